@@ -1,0 +1,138 @@
+"""A trained model as one folder: a SavedModel, its vocabulary, and `bundle.json` that says what it is.
+
+    saved_model.pb, variables/, ...   signatures `tokenize`, `classify`, `serving_default` (model/serving.py)
+    vocab.txt                         the encoder's wordpieces
+    bundle.json                       labels, windows, encoder, data and code versions, metrics, files, fingerprint
+
+`bundle.json` is written last and the folder is renamed into place, so a folder that has it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from model.config import WindowSettings
+from model.errors import UserError
+from model.vocabulary import Vocabulary
+
+BUNDLE_FORMAT = 1
+_DESCRIPTION = "bundle.json"
+_VOCABULARY = "vocab.txt"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle's description; loading it runs no TensorFlow.
+
+    Attributes:
+        path: the folder.
+        labels: in the order of the probabilities.
+        window: how documents are cut for this model.
+        vocabulary: the encoder's.
+        fingerprint: SHA-256 over the contents of all its files and its description.
+        description: everything else that `bundle.json` says, as JSON values.
+    """
+
+    path: Path
+    labels: tuple[str, ...]
+    window: WindowSettings
+    vocabulary: Vocabulary
+    fingerprint: str
+    description: Mapping[str, Any]
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """Returns the bundle in a folder, having checked every file against the description.
+
+    Raises:
+        UserError: no bundle, one of another format, or one whose files were changed or lost.
+    """
+    folder = Path(path)
+    try:
+        description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        description = None
+    if not isinstance(description, dict) or "format" not in description:
+        hint = "give the `bundle` folder that `sepline train` wrote"
+        raise UserError(f"{folder}: not a bundle ({_DESCRIPTION} is missing or unreadable); {hint}")
+    if description["format"] != BUNDLE_FORMAT:
+        raise UserError(
+            f"{folder}: bundle format {description['format']}, this sepline reads {BUNDLE_FORMAT}; export it again"
+        )
+    files = _hash_files(folder)
+    if files != description["files"] or _fingerprint(description) != description["fingerprint"]:
+        changed = sorted(name for name in files | description["files"] if files.get(name) != description["files"].get(name))
+        raise UserError(f"{folder}: {', '.join(changed) or _DESCRIPTION} changed since the export; export it again")
+    try:
+        window = WindowSettings.model_validate(description["window"])
+    except ValidationError as error:
+        raise UserError(f"{folder}: {_DESCRIPTION} has window settings that are not valid: {error}") from error
+    text = (folder / _VOCABULARY).read_text(encoding="utf-8")
+    return Bundle(
+        path=folder,
+        labels=tuple(description["labels"]),
+        window=window,
+        vocabulary=Vocabulary.from_text(text, lower_case=description["lower_case"]),
+        fingerprint=description["fingerprint"],
+        description=description,
+    )
+
+
+def write_bundle(
+    path: str | Path,
+    export: Callable[[Path], None],
+    *,
+    labels: tuple[str, ...],
+    window: WindowSettings,
+    vocabulary: Vocabulary,
+    facts: Mapping[str, Any],
+) -> Bundle:
+    """Writes a bundle under a temporary name, renames it to `path`, which it replaces, and returns it.
+
+    Args:
+        path: the bundle's folder.
+        export: writes the SavedModel into the folder it is given.
+        labels, window, vocabulary: see `Bundle`.
+        facts: JSON values that go into the description beside these.
+    """
+    folder = Path(path)
+    fresh = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    export(fresh)
+    (fresh / _VOCABULARY).write_text(vocabulary.text, encoding="utf-8")
+    description: dict[str, Any] = {
+        **facts,
+        "format": BUNDLE_FORMAT,
+        "labels": list(labels),
+        "window": window.model_dump(mode="json"),
+        "lower_case": vocabulary.lower_case,
+        "files": _hash_files(fresh),
+    }
+    description["fingerprint"] = _fingerprint(description)
+    (fresh / _DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+    return load_bundle(folder)
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    hashes = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.name != _DESCRIPTION:
+            with open(file, "rb") as stream:
+                hashes[file.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashes
+
+
+def _fingerprint(description: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in description.items() if key != "fingerprint"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,148 @@
+"""From an encoder's handle to a Keras layer with its pretrained weights; the only file that knows checkpoint formats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.bert import BertConfig, BertEncoder
+from model.config import EncoderSettings
+from model.downloads import DOWNLOADS, fetch
+from model.errors import UserError
+from model.vocabulary import Vocabulary
+
+_ACTIVATIONS = {"gelu": "gelu_erf", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+_CHECKPOINT_FILES = ("config.json", "model.safetensors", "vocab.txt")
+
+
+def load_vocabulary(settings: EncoderSettings) -> Vocabulary:
+    """Returns the encoder's vocabulary and casing.
+
+    Raises:
+        UserError: the handle names no encoder, or its vocabulary is not BERT's.
+    """
+    folder = _resolve(settings.handle)
+    tokenizer_file = folder / "tokenizer_config.json"
+    tokenizer = _read_json(tokenizer_file) if tokenizer_file.exists() else {}
+    text = (folder / "vocab.txt").read_text(encoding="utf-8")
+    return Vocabulary.from_text(text, lower_case=bool(tokenizer.get("do_lower_case", True)))
+
+
+def load_config(settings: EncoderSettings) -> BertConfig:
+    """Returns the encoder's shape, with the settings' number of layers and dropout.
+
+    Raises:
+        UserError: the handle names no encoder, or one that is not BERT.
+    """
+    folder = _resolve(settings.handle)
+    raw = _read_json(folder / "config.json")
+    where = folder / "config.json"
+    if raw.get("model_type", "bert") != "bert":
+        raise UserError(f"{where}: model_type is {raw['model_type']!r}; sepline reads BERT checkpoints")
+    if raw.get("hidden_act") not in _ACTIVATIONS:
+        raise UserError(f"{where}: hidden_act is {raw.get('hidden_act')!r}; known: {', '.join(_ACTIVATIONS)}")
+    if raw.get("position_embedding_type", "absolute") != "absolute":
+        raise UserError(f"{where}: position_embedding_type is {raw['position_embedding_type']!r}; known: absolute")
+    try:
+        config = BertConfig(
+            vocabulary_size=raw["vocab_size"],
+            width=raw["hidden_size"],
+            layers=raw["num_hidden_layers"],
+            heads=raw["num_attention_heads"],
+            intermediate_width=raw["intermediate_size"],
+            positions=raw["max_position_embeddings"],
+            segments=raw["type_vocab_size"],
+            activation=_ACTIVATIONS[raw["hidden_act"]],  # type: ignore[arg-type]
+            layer_norm_epsilon=raw.get("layer_norm_eps", 1e-12),
+            dropout=raw.get("hidden_dropout_prob", 0.1),
+            attention_dropout=raw.get("attention_probs_dropout_prob", 0.1),
+        )
+    except KeyError as error:
+        raise UserError(f"{where}: {error.args[0]} is missing; give a whole BERT checkpoint folder") from None
+    if settings.layers is not None:
+        if settings.layers > config.layers:
+            raise UserError(f"encoder.layers is {settings.layers}, but {settings.handle} has {config.layers} layers")
+        config = replace(config, layers=settings.layers)
+    if settings.attention_dropout is not None:
+        config = replace(config, attention_dropout=settings.attention_dropout)
+    return config
+
+
+def load_encoder(settings: EncoderSettings) -> BertEncoder:
+    """Returns a built encoder with the pretrained weights of its first `settings.layers` layers.
+
+    Raises:
+        UserError: the handle names no encoder, or a tensor is missing or has another shape.
+    """
+    config = load_config(settings)
+    encoder = BertEncoder(config, name="encoder")
+    encoder.build()
+    weights = _resolve(settings.handle) / "model.safetensors"
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, framework="numpy") as tensors:
+            prefix = "bert." if "bert.embeddings.word_embeddings.weight" in tensors.keys() else ""
+
+            def read(name: str) -> np.ndarray:
+                return np.asarray(tensors.get_tensor(prefix + name), np.float32)
+
+            _assign_embeddings(encoder, read)
+            for index, layer in enumerate(encoder.transformer_layers):
+                _assign_layer(layer, f"encoder.layer.{index}", read)
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{weights}: not the weights that config.json describes ({error})") from error
+    return encoder
+
+
+def _assign_embeddings(encoder: BertEncoder, read: Callable[[str], np.ndarray]) -> None:
+    encoder.word_embeddings.set_weights([read("embeddings.word_embeddings.weight")])
+    encoder.position_embeddings.set_weights([read("embeddings.position_embeddings.weight")])
+    encoder.segment_embeddings.set_weights([read("embeddings.token_type_embeddings.weight")])
+    _assign_norm(encoder.embeddings_norm, "embeddings.LayerNorm", read)
+
+
+def _assign_layer(layer: Any, prefix: str, read: Callable[[str], np.ndarray]) -> None:
+    for dense, name in (
+        (layer.query, "attention.self.query"),
+        (layer.key, "attention.self.key"),
+        (layer.value, "attention.self.value"),
+        (layer.attention_output, "attention.output.dense"),
+        (layer.intermediate, "intermediate.dense"),
+        (layer.output_dense, "output.dense"),
+    ):
+        # Hugging Face stores kernels as (out, in).
+        dense.set_weights([read(f"{prefix}.{name}.weight").T, read(f"{prefix}.{name}.bias")])
+    _assign_norm(layer.attention_norm, f"{prefix}.attention.output.LayerNorm", read)
+    _assign_norm(layer.output_norm, f"{prefix}.output.LayerNorm", read)
+
+
+def _assign_norm(norm: Any, name: str, read: Callable[[str], np.ndarray]) -> None:
+    norm.set_weights([read(f"{name}.weight"), read(f"{name}.bias")])
+
+
+def _resolve(handle: str) -> Path:
+    if handle in DOWNLOADS and handle != "medline-sample":
+        return fetch(handle)
+    folder = Path(handle)
+    if not folder.is_dir():
+        raise UserError(f"encoder.handle is {handle!r}: no such folder; give minilm-l6 or a BERT checkpoint folder")
+    missing = [name for name in _CHECKPOINT_FILES if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{handle}: {', '.join(missing)} missing; a Hugging Face BERT folder has all three")
+    return folder
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: can't be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no JSON object")
+    return content

@@ -1,0 +1,156 @@
+"""The records that travel through sepline, from a corpus file to a prediction.
+
+Standard library and numpy only: parsers, Beam workers and the trainer all import this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+MAX_EXCERPT_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A stretch of running text that sentence splitting must not cross.
+
+    Attributes:
+        text: the text, without its heading.
+        label: the rhetorical role that the authors gave the section; None where unknown.
+        heading: the heading as it was printed, for messages and label maps; None for plain text.
+    """
+
+    text: str
+    label: str | None = None
+    heading: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One abstract, labelled or not, with its sentences given or still to be split.
+
+    Exactly one of `sentences` and `sections` is filled when a parser makes it; splitting turns the sections into
+    sentences (and their labels). Everything given per sentence has one entry a sentence.
+
+    Attributes:
+        doc_id: the identifier that the corpus gives it; unique within a corpus.
+        source: the file it was read from.
+        record_index: its position among all records of that file, from 0, rejects included.
+        sentences: its sentences in order.
+        sections: text to be split into sentences.
+        labels: a label a sentence.
+        confidences: how sure the annotators were of each label, 0 to 1; weights of the loss.
+        scores: a target score a sentence, for regression.
+        features: additional numbers a sentence, each sentence with as many.
+    """
+
+    doc_id: str
+    source: str
+    record_index: int
+    sentences: tuple[str, ...] = ()
+    sections: tuple[Section, ...] = ()
+    labels: tuple[str, ...] | None = None
+    confidences: tuple[float, ...] | None = None
+    scores: tuple[float, ...] | None = None
+    features: tuple[tuple[float, ...], ...] | None = None
+
+
+class Reason(StrEnum):
+    """Why a record was rejected; the values are written to the rejects' files and counted in the manifest."""
+
+    NO_ID = "no_id"
+    NO_TEXT = "no_text"
+    BROKEN_RECORD = "broken_record"
+    BROKEN_SOURCE = "broken_source"
+    UNREADABLE_SOURCE = "unreadable_source"
+    WRONG_TYPE = "wrong_type"
+    WRONG_LENGTH = "wrong_length"
+    INVALID_ENCODING = "invalid_encoding"
+    TOO_LARGE = "too_large"
+    UNLABELLED = "unlabelled"
+    UNKNOWN_LABEL = "unknown_label"
+    FAILED_INFERENCE = "failed_inference"
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """An input record that could not be used, and why.
+
+    Attributes:
+        source: the file it was read from.
+        record_index: its position among the records of that file, from 0. A source that breaks off has one reject at
+            the position where the next record would have been.
+        doc_id: its identifier, where one could be read.
+        reason: a fixed code to group by.
+        message: what is wrong, in words, with the place in the file where that helps.
+        excerpt: the beginning of the offending record, at most 1 KiB of UTF-8.
+    """
+
+    source: str
+    record_index: int
+    reason: Reason
+    message: str
+    doc_id: str | None = None
+    excerpt: str = ""
+
+    def __post_init__(self) -> None:
+        clipped = self.excerpt.encode("utf-8", "replace")[:MAX_EXCERPT_BYTES].decode("utf-8", "ignore")
+        object.__setattr__(self, "excerpt", clipped)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A run of neighbouring sentences of one document that the encoder reads in one pass.
+
+    All positions are sentence indices within the document; ranges are half open.
+
+    Attributes:
+        index: the window's number within its document, from 0.
+        start, end: the sentences that the window shows.
+        owned_start, owned_end: the sentences whose predictions are taken from this window; the rest is context.
+    """
+
+    index: int
+    start: int
+    end: int
+    owned_start: int
+    owned_end: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedWindow:
+    """A window as the encoder takes it: `[CLS] s1 [SEP] s2 [SEP] ... sN [SEP]`, without padding.
+
+    Attributes:
+        window: which sentences these are.
+        token_ids: int32 `[tokens]`.
+        segment_ids: int32 `[tokens]`.
+        sep_positions: int32 `[sentences]`, where in `token_ids` each sentence's `[SEP]` stands.
+        truncated: bool `[sentences]`, True where a sentence alone was longer than the budget and lost its end.
+    """
+
+    window: Window
+    token_ids: np.ndarray
+    segment_ids: np.ndarray
+    sep_positions: np.ndarray
+    truncated: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledWindow:
+    """A window read back from the training records.
+
+    Attributes:
+        doc_id: the document it was cut from.
+        encoded: the window itself.
+        labels: int64 `[sentences]`, indices into the label vocabulary, context sentences included.
+        confidences: float32 `[sentences]`.
+    """
+
+    doc_id: str
+    encoded: EncodedWindow
+    labels: np.ndarray
+    confidences: np.ndarray

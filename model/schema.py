@@ -1,0 +1,144 @@
+"""The one definition of every stored record: tf.Example features of training records, Arrow schemas of the output.
+
+Writers, readers, the serving signature and the tests all derive from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import tensorflow as tf
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One feature of a training record.
+
+    Attributes:
+        kind: `int64`, `float32` or `string`, as tf.Example stores it.
+        ragged: True where the record holds a list, False where it holds one value.
+        optional: True where a corpus need not have it.
+    """
+
+    kind: str
+    ragged: bool
+    optional: bool = False
+
+
+TRAINING_RECORD: Mapping[str, Feature] = {
+    "doc_id": Feature("string", ragged=False),
+    "window_index": Feature("int64", ragged=False),
+    "token_ids": Feature("int64", ragged=True),  # [tokens], [CLS] and [SEP]s included
+    "segment_ids": Feature("int64", ragged=True),  # [tokens]
+    "sep_positions": Feature("int64", ragged=True),  # [sentences], indices into token_ids
+    "first_sentence": Feature("int64", ragged=False),  # the shown sentences are first_sentence + [0, sentences)
+    "owned_start": Feature("int64", ragged=False),  # within the window: sentences owned_start..owned_end - 1 are its own
+    "owned_end": Feature("int64", ragged=False),
+    "truncated": Feature("int64", ragged=True),  # [sentences], 1 where the sentence's end is missing
+    "labels": Feature("int64", ragged=True),  # [sentences], indices into the label vocabulary
+    "confidences": Feature("float32", ragged=True, optional=True),  # [sentences], 1 everywhere when absent
+}
+"""A training record is one window of one labelled document, context sentences included."""
+
+
+def training_spec() -> dict[str, Any]:
+    """Returns the spec for `tf.io.parse_single_example`; lists come out dense, absent optional ones empty."""
+    import tensorflow as tf
+
+    return {
+        name: tf.io.FixedLenSequenceFeature([], feature.kind, allow_missing=True)
+        if feature.ragged
+        else tf.io.FixedLenFeature([], feature.kind)
+        for name, feature in TRAINING_RECORD.items()
+    }
+
+
+def encode_training_record(values: Mapping[str, Any]) -> bytes:
+    """Returns a serialized tf.Example.
+
+    Raises:
+        ValueError: a feature is missing or unknown.
+    """
+    import tensorflow as tf
+
+    required = {name for name, feature in TRAINING_RECORD.items() if not feature.optional}
+    if unknown := values.keys() - TRAINING_RECORD.keys():
+        raise ValueError(f"not in the training record: {sorted(unknown)}")
+    if missing := required - values.keys():
+        raise ValueError(f"missing in the training record: {sorted(missing)}")
+    example = tf.train.Example()
+    for name in sorted(values):
+        feature = TRAINING_RECORD[name]
+        items = values[name] if feature.ragged else [values[name]]
+        slot = example.features.feature[name]
+        if feature.kind == "string":
+            slot.bytes_list.value.extend(item.encode("utf-8") for item in items)
+        elif feature.kind == "float32":
+            slot.float_list.value.extend(float(item) for item in items)
+        else:
+            slot.int64_list.value.extend(int(item) for item in items)
+    return example.SerializeToString(deterministic=True)
+
+
+def classify_signature() -> dict[str, tf.TensorSpec]:
+    """Returns what the bundle's `classify` signature takes: a padded batch of windows.
+
+    `token_ids`, `segment_ids` and `padding_mask` are int32 `[batch, tokens]`, the mask 1 for real tokens.
+    `sep_positions` is int32 `[batch, sentences]`, -1 where a window has fewer sentences.
+    """
+    import tensorflow as tf
+
+    names = ("token_ids", "segment_ids", "padding_mask", "sep_positions")
+    return {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in names}
+
+
+def prediction_schema(labels: Sequence[str], metadata: Mapping[str, str]) -> pa.Schema:
+    """Returns the Arrow schema of a scored part: one row a sentence.
+
+    Args:
+        labels: the bundle's labels; `probabilities` follows their order.
+        metadata: written into the file beside the data, for readers that have only the file.
+    """
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("doc_id", pa.string(), nullable=False),
+            pa.field("sentence_index", pa.int32(), nullable=False),
+            pa.field("sentence", pa.string(), nullable=False),
+            pa.field("label", pa.dictionary(pa.int16(), pa.string()), nullable=False),
+            pa.field("probability", pa.float32(), nullable=False),
+            pa.field("probabilities", pa.list_(pa.field("element", pa.float32(), nullable=False), len(labels))),
+            pa.field("status", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+            pa.field("source", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+            pa.field("record_index", pa.int64(), nullable=False),
+        ],
+        metadata=dict(metadata),
+    )
+
+
+STATUSES = ("ok", "truncated")
+"""Values of the `status` column: `truncated` marks a sentence that was longer than a window and lost its end."""
+
+
+def reject_schema(metadata: Mapping[str, str]) -> pa.Schema:
+    """Returns the Arrow schema of rejected records: one row a record, wherever rejects are written."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("record_index", pa.int64(), nullable=False),
+            pa.field("doc_id", pa.string()),
+            pa.field("reason", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+            pa.field("message", pa.string(), nullable=False),
+            pa.field("excerpt", pa.string(), nullable=False),
+        ],
+        metadata=dict(metadata),
+    )

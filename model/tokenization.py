@@ -1,0 +1,47 @@
+"""WordPiece in the TensorFlow graph, with the encoder's own vocabulary.
+
+The ids are those of Hugging Face's BERT tokenizer: its normalization is written out in graph operations, since tf.text's
+own lower-casing (NFKC case folding) differs in about one sentence in seven hundred. What still differs: final sigma in
+capitals, and words over 100 bytes but not over 100 characters.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+import tensorflow_text as tf_text
+
+from model.vocabulary import Vocabulary
+
+_MAX_BYTES_PER_WORD = 100
+
+
+class Tokenizer(tf.Module):
+    """Sentences to wordpiece ids; lives in the tf.Transform graph and in the bundle alike.
+
+    Text that spells a special token, such as "[SEP]", is tokenized as the text it is.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        super().__init__(name="tokenizer")
+        self.vocabulary = vocabulary
+        self._tokenizer = tf_text.FastBertTokenizer(
+            vocab=list(vocabulary.pieces),
+            max_bytes_per_word=_MAX_BYTES_PER_WORD,
+            token_out_type=tf.int32,
+            lower_case_nfd_strip_accents=False,  # _normalize does it, and closer to the encoder's pretraining
+        )
+
+    def tokenize(self, sentences: tf.Tensor) -> tf.RaggedTensor:
+        """Returns int32 ids `[sentences, (tokens)]`, without special tokens, of string `[sentences]`."""
+        return self._tokenizer.tokenize(_normalize(sentences, lower_case=self.vocabulary.lower_case))
+
+
+def _normalize(sentences: tf.Tensor, *, lower_case: bool) -> tf.Tensor:
+    """Cleans, and for uncased encoders lower-cases and strips accents, as BERT's own basic tokenizer does."""
+    text = tf.strings.regex_replace(sentences, r"[\t\r\n\p{Zs}\p{Zl}\p{Zp}]", " ")
+    text = tf.strings.regex_replace(text, r"[\p{Cc}\p{Cf}\p{Co}\x{FFFD}]", "")
+    if lower_case:
+        text = tf_text.normalize_utf8(text, "NFD")
+        text = tf.strings.regex_replace(text, r"\p{Mn}", "")
+        text = tf.strings.lower(text, encoding="utf-8")
+    return text

@@ -1,0 +1,87 @@
+"""The folder of training records that preprocessing leaves, as a contract: what is where, and that it is whole.
+
+    documents/SPLIT/part-*.parquet    the labelled documents as text
+    windows/SPLIT/part-*.tfrecord     their windows (`schema.TRAINING_RECORD`), one file for each documents' part
+    transform/                        the tf.Transform graph that made the ids, tokenizer included
+    rejects/part-*.parquet            records that could not train, and why
+    stats.json                        labels, lengths, counts, settings, fingerprints
+    COMPLETED                         written last; a folder without it is refused
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.config import Settings, settings_from_dict
+from model.errors import UserError
+
+DATA_FORMAT = 1
+STATS = "stats.json"
+COMPLETED = "COMPLETED"
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """An opened folder of training records.
+
+    Attributes:
+        path: the folder.
+        settings: those it was made with.
+        labels: the label vocabulary; a record's label is an index into it.
+        vocabulary_fingerprint: of the encoder's vocabulary that made the ids.
+        bucket_boundaries: window lengths at which the input pipeline separates its length buckets, ascending.
+        window_lengths: for each split, how many windows have how many wordpieces.
+        fingerprint: of the inputs and settings that it was made from.
+        stats: everything in `stats.json`.
+    """
+
+    path: Path
+    settings: Settings
+    labels: tuple[str, ...]
+    vocabulary_fingerprint: str
+    bucket_boundaries: tuple[int, ...]
+    window_lengths: Mapping[str, Mapping[int, int]]
+    fingerprint: str
+    stats: Mapping[str, Any]
+
+    def window_files(self, split: str) -> list[str]:
+        """Returns the split's TFRecord files in order; empty where the split is."""
+        return sorted(glob.glob(glob.escape(str(self.path)) + f"/windows/{split}/part-*.tfrecord"))
+
+    def document_files(self, split: str) -> list[str]:
+        """Returns the split's Parquet files in order; empty where the split is."""
+        return sorted(glob.glob(glob.escape(str(self.path)) + f"/documents/{split}/part-*.parquet"))
+
+
+def open_training_data(path: str | Path) -> TrainingData:
+    """Returns the folder's description.
+
+    Raises:
+        UserError: no such folder, not one of training records, or an unfinished one.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the --output of `sepline preprocess`")
+    if not (folder / COMPLETED).exists() or not (folder / STATS).exists():
+        raise UserError(f"{folder}: no finished training records ({COMPLETED} is missing); run `sepline preprocess`")
+    stats = json.loads((folder / STATS).read_text(encoding="utf-8"))
+    if stats["format"] != DATA_FORMAT:
+        raise UserError(f"{folder}: format {stats['format']}, this sepline reads {DATA_FORMAT}; preprocess it again")
+    return TrainingData(
+        path=folder,
+        settings=settings_from_dict(stats["settings"], origin=str(folder / STATS)),
+        labels=tuple(stats["labels"]),
+        vocabulary_fingerprint=stats["vocabulary_fingerprint"],
+        bucket_boundaries=tuple(stats["bucket_boundaries"]),
+        window_lengths={
+            split: {int(length): count for length, count in lengths.items()}
+            for split, lengths in stats["window_lengths"].items()
+        },
+        fingerprint=stats["fingerprint"],
+        stats=stats,
+    )

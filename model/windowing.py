@@ -1,0 +1,104 @@
+"""Sentences into windows under a token budget. Pure functions of lengths and ids; no TensorFlow.
+
+A document that fits the budget is one window. One that does not is cut into owned ranges, each shown with `context`
+sentences on either side:
+
+- as few windows as possible, found greedily (any part of a range that fits also fits, so greedy is optimal);
+- balanced: the windows are made as even as that number allows, by the smallest budget that needs no more of them;
+- each sentence is owned by exactly one window, and no other window shows it with more context on its scarcer side;
+- context gives way where a single sentence leaves no room for it, and a sentence that alone is longer than the budget
+  is cut to fit and keeps its `[SEP]`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+import numpy as np
+
+from model.config import WindowSettings
+from model.records import EncodedWindow, Window
+
+
+def plan_windows(lengths: Sequence[int], settings: WindowSettings) -> list[Window]:
+    """Returns the windows of a document in order; their owned ranges follow on one another and cover it.
+
+    Args:
+        lengths: wordpieces of each sentence, without special tokens.
+        settings: budget and context.
+    """
+    if not lengths:
+        return []
+    capacity = settings.max_tokens - 1  # what [CLS] leaves
+    if sum(lengths) + len(lengths) <= capacity:
+        return [Window(0, 0, len(lengths), 0, len(lengths))]
+    costs = [min(length + 1, capacity) for length in lengths]  # a sentence and its [SEP]
+    ends = [0, *accumulate(costs)]
+    bounds = _cut(ends, capacity, settings.context)
+    low, high = max(costs), capacity
+    while low < high:  # the smallest capacity that needs no more windows
+        middle = (low + high) // 2
+        candidate = _cut(ends, middle, settings.context)
+        if len(candidate) <= len(bounds):
+            bounds, high = candidate, middle
+        else:
+            low = middle + 1
+    windows = []
+    for index, (owned_start, owned_end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        start, end = _with_context(ends, owned_start, owned_end, capacity, settings.context)
+        windows.append(Window(index, start, end, owned_start, owned_end))
+    return windows
+
+
+def encode_windows(
+    token_ids: Sequence[np.ndarray], settings: WindowSettings, *, cls_id: int, sep_id: int
+) -> list[EncodedWindow]:
+    """Returns a document's windows with their ids laid out as `[CLS] s1 [SEP] s2 [SEP] ... sN [SEP]`.
+
+    Args:
+        token_ids: wordpiece ids of each sentence, without special tokens.
+        settings: budget, context and the kind of segment ids.
+        cls_id, sep_id: the vocabulary's ids of `[CLS]` and `[SEP]`.
+    """
+    longest = settings.max_tokens - 2
+    encoded = []
+    for window in plan_windows([len(ids) for ids in token_ids], settings):
+        shown = token_ids[window.start : window.end]
+        lengths = np.array([min(len(ids), longest) for ids in shown], np.int32)
+        sep_positions = np.cumsum(lengths + 1, dtype=np.int32)
+        ids = np.full(1 + sep_positions[-1], sep_id, np.int32)
+        ids[0] = cls_id
+        for sentence, length, sep in zip(shown, lengths, sep_positions, strict=True):
+            ids[sep - length : sep] = sentence[:length]
+        segment_ids = np.zeros_like(ids)
+        if settings.segment_ids == "alternating":
+            segment_ids[1:] = np.repeat(np.arange(len(shown)) % 2, lengths + 1)
+        truncated = np.array([len(sentence) > longest for sentence in shown])
+        encoded.append(EncodedWindow(window, ids, segment_ids, sep_positions, truncated))
+    return encoded
+
+
+def _cut(ends: list[int], capacity: int, context: int) -> list[int]:
+    """Returns the bounds of the fewest owned ranges that fit with their context, from 0 to the sentence count."""
+    count = len(ends) - 1
+    bounds = [0]
+    while bounds[-1] < count:
+        start = bounds[-1]
+        last_shown = bisect_right(ends, ends[max(start - context, 0)] + capacity) - 1
+        end = count if last_shown >= count else last_shown - context
+        end = max(end, start + 1)  # a range of one sentence is always allowed: its context gives way
+        bounds.append(end)
+    return bounds
+
+
+def _with_context(ends: list[int], owned_start: int, owned_end: int, capacity: int, context: int) -> tuple[int, int]:
+    """Returns the shown range: the owned one and up to `context` sentences a side, evenly, as far as they fit."""
+    start, end = owned_start, owned_end
+    for _ in range(context):
+        if start > 0 and ends[end] - ends[start - 1] <= capacity:
+            start -= 1
+        if end < len(ends) - 1 and ends[end + 1] - ends[start] <= capacity:
+            end += 1
+    return start, end

@@ -1,0 +1,204 @@
+"""What a record must satisfy to become a document. Parsers only find the fields; every check of them is here."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from model.records import Document, Reason, Reject, Section
+from pipelines.corpora.options import ReadOptions
+
+_SHOWN_CHARS = 40
+_DROPPED_CATEGORIES = frozenset(("Cc", "Cf", "Co", "Zs", "Zl", "Zp", "Mn"))
+
+
+class Problem(Exception):
+    """Why a record, or the rest of a source, cannot be used. Parsers yield it in a record's place; checks raise it.
+
+    Attributes:
+        reason: the code to group by.
+        message: what is wrong, in words.
+        beginning: the beginning of the offending record.
+    """
+
+    def __init__(self, reason: Reason, message: str, beginning: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.beginning = beginning
+
+
+@dataclass(frozen=True, slots=True)
+class RawRecord:
+    """The fields of one record as a parser found them, of any type; None where absent.
+
+    Attributes:
+        beginning: returns the beginning of the record; called only for a reject, and before the next record is read.
+        sections: text that the parser has taken apart by itself; `text` otherwise.
+    """
+
+    beginning: Callable[[], str]
+    doc_id: object = None
+    text: object = None
+    sections: tuple[Section, ...] = ()
+    sentences: object = None
+    labels: object = None
+    confidences: object = None
+    scores: object = None
+    features: object = None
+
+
+def is_blank(text: str) -> bool:
+    """Returns whether `text` holds only characters that tokenizers drop: space, control, format, combining and such.
+
+    A sentence made of nothing else would be classified unseen.
+    """
+    return all(unicodedata.category(char) in _DROPPED_CATEGORIES or char == "\ufffd" for char in text)
+
+
+def check_record(raw: RawRecord, source: str, record_index: int, *, options: ReadOptions) -> Document | Reject:
+    """Returns the document that a raw record holds, or the reason why it holds none."""
+    doc_id = None
+    try:
+        doc_id = _check_id(raw.doc_id)
+        if raw.sentences is None:
+            return Document(doc_id, source, record_index, sections=_check_sections(raw, options))
+        sentences = _check_sentences(raw.sentences, options)
+        return Document(
+            doc_id,
+            source,
+            record_index,
+            sentences=sentences,
+            labels=_check_labels(raw.labels, len(sentences), options),
+            confidences=_check_confidences(raw.confidences, len(sentences)),
+            scores=_check_numbers("scores", raw.scores, len(sentences)),
+            features=_check_features(raw.features, len(sentences)),
+        )
+    except Problem as problem:
+        return Reject(source, record_index, problem.reason, problem.message, doc_id, raw.beginning())
+
+
+def _check_id(doc_id: object) -> str:
+    if doc_id is None:
+        raise Problem(Reason.NO_ID, "the record has no id")
+    if isinstance(doc_id, int) and not isinstance(doc_id, bool):
+        return str(doc_id)
+    if not isinstance(doc_id, str):
+        raise Problem(Reason.WRONG_TYPE, f"the id is {_kind(doc_id)}, not text or a whole number")
+    if is_blank(doc_id):
+        raise Problem(Reason.NO_ID, "the id is empty")
+    _check_encoding("the id", doc_id)
+    return doc_id.strip()
+
+
+def _check_sections(raw: RawRecord, options: ReadOptions) -> tuple[Section, ...]:
+    for name in ("labels", "confidences", "scores", "features"):
+        if getattr(raw, name) is not None:
+            raise Problem(Reason.WRONG_LENGTH, f"{name} are given for each sentence, but no sentences")
+    sections = raw.sections
+    if raw.text is not None:
+        if not isinstance(raw.text, str):
+            raise Problem(Reason.WRONG_TYPE, f"the text is {_kind(raw.text)}, not text")
+        sections = (Section(raw.text),)
+    sections = tuple(section for section in sections if not is_blank(section.text))
+    if not sections:
+        raise Problem(Reason.NO_TEXT, "the record has no text")
+    length = sum(len(section.text) for section in sections)
+    if length > options.max_text_chars:
+        raise Problem(Reason.TOO_LARGE, f"the text has {length} characters; at most {options.max_text_chars} are read")
+    for section in sections:
+        _check_encoding("the text", section.text)
+    return sections
+
+
+def _check_sentences(sentences: object, options: ReadOptions) -> tuple[str, ...]:
+    items = _check_list("sentences", sentences)
+    if not items:
+        raise Problem(Reason.NO_TEXT, "the list of sentences is empty")
+    if len(items) > options.max_sentences:
+        raise Problem(Reason.TOO_LARGE, f"there are {len(items)} sentences; at most {options.max_sentences} are read")
+    checked = []
+    for index, sentence in enumerate(items):
+        if not isinstance(sentence, str):
+            raise Problem(Reason.WRONG_TYPE, f"sentence {index} is {_kind(sentence)}, not text")
+        if len(sentence) > options.max_sentence_chars:
+            message = f"sentence {index} has {len(sentence)} characters; at most {options.max_sentence_chars} are read"
+            raise Problem(Reason.TOO_LARGE, message)
+        if is_blank(sentence):
+            raise Problem(Reason.NO_TEXT, f"sentence {index} is empty")
+        _check_encoding(f"sentence {index}", sentence)
+        checked.append(sentence)
+    return tuple(checked)
+
+
+def _check_labels(labels: object, count: int, options: ReadOptions) -> tuple[str, ...] | None:
+    if labels is None:
+        return None
+    checked = []
+    for index, label in enumerate(_check_list("labels", labels, count)):
+        if not isinstance(label, str) or is_blank(label):
+            raise Problem(Reason.WRONG_TYPE, f"label {index} is {_kind(label)}, not a name")
+        _check_encoding(f"label {index}", label)
+        target = options.label_map.find(label) if options.label_map else label.strip()
+        if target is None:
+            raise Problem(Reason.UNKNOWN_LABEL, f"label {index} is {label!r}, which the label map does not have")
+        checked.append(target)
+    return tuple(checked)
+
+
+def _check_confidences(confidences: object, count: int) -> tuple[float, ...] | None:
+    checked = _check_numbers("confidences", confidences, count)
+    for index, confidence in enumerate(checked or ()):
+        if not 0 <= confidence <= 1:
+            raise Problem(Reason.WRONG_TYPE, f"confidence {index} is {confidence}, not between 0 and 1")
+    return checked
+
+
+def _check_features(features: object, count: int) -> tuple[tuple[float, ...], ...] | None:
+    if features is None:
+        return None
+    rows = _check_list("features", features, count)
+    width = len(rows[0]) if isinstance(rows[0], list) else None
+    return tuple(_check_numbers(f"features of sentence {index}", row, width) or () for index, row in enumerate(rows))
+
+
+def _check_numbers(name: str, numbers: object, count: int | None) -> tuple[float, ...] | None:
+    if numbers is None:
+        return None
+    checked = []
+    for index, number in enumerate(_check_list(name, numbers, count)):
+        try:
+            value = math.nan if isinstance(number, bool) or not isinstance(number, int | float) else float(number)
+        except OverflowError:
+            value = math.inf
+        if not math.isfinite(value):
+            raise Problem(Reason.WRONG_TYPE, f"{name}: number {index} is {_kind(number)}, not a finite number")
+        checked.append(value)
+    return tuple(checked)
+
+
+def _check_list(name: str, items: object, count: int | None = None) -> list[object]:
+    if not isinstance(items, list):
+        raise Problem(Reason.WRONG_TYPE, f"{name}: {_kind(items)}, not a list")
+    if count is not None and len(items) != count:
+        raise Problem(Reason.WRONG_LENGTH, f"{name}: the list has {len(items)} entries instead of {count}")
+    return items
+
+
+def _check_encoding(what: str, text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        message = f"{what} holds bytes or escapes that are not Unicode text, at character {error.start}"
+        raise Problem(Reason.INVALID_ENCODING, message) from error
+
+
+def _kind(value: object) -> str:
+    """Returns words for a value of the wrong type, short enough for a message."""
+    names = {type(None): "null", bool: "true or false", list: "a list", dict: "an object"}
+    if type(value) in names:
+        return names[type(value)]
+    shown = repr(value)
+    return shown if len(shown) <= _SHOWN_CHARS else f"{shown[:_SHOWN_CHARS]}..."

@@ -1,0 +1,125 @@
+"""MEDLINE/PubMed XML, record by record: articles and book chapters, with the sections of their abstracts.
+
+Elements: https://www.nlm.nih.gov/bsd/licensee/elements_descriptions.html
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+from lxml import etree
+
+from model.records import Reason, Section
+from pipelines.corpora.checks import Problem, RawRecord, is_blank
+from pipelines.corpora.labels import LabelMap
+from pipelines.corpora.options import ReadOptions
+
+# What holds the PMID and, below it, the record's own abstract. A sibling `OtherAbstract` (a translation, a lay summary)
+# is left out, and so are citations that are deleted: `DeleteCitation` is no record.
+_HOLDERS = {
+    "PubmedArticle": ("MedlineCitation", "Article/Abstract/AbstractText"),
+    "PubmedBookArticle": ("BookDocument", "Abstract/AbstractText"),
+}
+_ROOTS = {"PubmedArticleSet", "PubmedBookArticleSet", *_HOLDERS}
+_BLOCK_BYTES = 64 * 1024
+
+
+def read_medline(stream: io.BufferedReader, options: ReadOptions) -> Iterator[RawRecord | Problem]:
+    """Yields an item for every article and book record, and a problem where the XML breaks off.
+
+    Nothing is fetched, and no entity but XML's own five is expanded.
+    """
+    label_map = options.label_map or LabelMap.medline()
+    parser = etree.XMLPullParser(
+        events=("end",),
+        tag=tuple(_HOLDERS),
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        huge_tree=False,
+        remove_comments=True,
+        remove_pis=True,
+    )
+    records = 0
+    bytes_since_record = 0
+    while True:
+        # One read of what lies below at a time: when compressed data breaks off, what came before it is not lost.
+        block = stream.read1(_BLOCK_BYTES)
+        root, error = _feed(parser, block)
+        bytes_since_record += len(block)
+        for _, element in parser.read_events():
+            yield _parse_record(element, label_map)
+            _free(element)
+            records += 1
+            bytes_since_record = 0
+        if error is not None:
+            yield Problem(Reason.BROKEN_SOURCE, f"the XML is broken or breaks off: {error.msg}")
+            return
+        if not block:
+            break
+        if bytes_since_record > options.max_record_bytes:
+            message = f"no record ends within {options.max_record_bytes} bytes; the rest of the file was not read"
+            yield Problem(Reason.TOO_LARGE, message)
+            return
+    if not records and root is not None and root.tag not in _ROOTS:
+        yield Problem(Reason.UNREADABLE_SOURCE, f"the XML holds a {root.tag}, not a PubmedArticleSet")
+
+
+def _feed(parser: etree.XMLPullParser, block: bytes) -> tuple[etree._Element | None, etree.XMLSyntaxError | None]:
+    """Returns the root once the parser has been fed the last, empty block, and the error if there was one.
+
+    The error is returned so that the records finished before it can be read first.
+    """
+    try:
+        if block:
+            parser.feed(block)
+            return None, None
+        return parser.close(), None
+    except etree.XMLSyntaxError as error:
+        return None, error
+
+
+def _free(element: etree._Element) -> None:
+    """Drops a record that has been read, and all before it, so that memory stays constant."""
+    element.clear()
+    parent = element.getparent()
+    while parent is not None and element.getprevious() is not None:
+        del parent[0]
+
+
+def _parse_record(element: etree._Element, label_map: LabelMap) -> RawRecord | Problem:
+    def beginning() -> str:
+        return str(etree.tostring(element, encoding="unicode", with_tail=False))
+
+    holder_path, sections_path = _HOLDERS[element.tag]
+    holder = element.find(holder_path)
+    if holder is None:
+        return Problem(Reason.BROKEN_RECORD, f"the {element.tag} has no {holder_path}", beginning())
+    try:
+        pmid = holder.find("PMID")
+        doc_id = None if pmid is None else _flatten(pmid)
+        sections = tuple(_parse_section(section, label_map) for section in holder.iterfind(sections_path))
+    except Problem as problem:
+        return Problem(problem.reason, problem.message, beginning())
+    return RawRecord(beginning, doc_id=doc_id, sections=tuple(s for s in sections if not is_blank(s.text)))
+
+
+def _parse_section(section: etree._Element, label_map: LabelMap) -> Section:
+    heading = section.get("Label")
+    label = label_map.find(section.get("NlmCategory")) or label_map.find(heading)
+    return Section(_flatten(section), label, heading)
+
+
+def _flatten(element: etree._Element) -> str:
+    """Returns the text of an element without markup, with single spaces.
+
+    Raises:
+        Problem: it refers to an entity, which is not expanded.
+    """
+    if not len(element):
+        return " ".join((element.text or "").split())
+    entity = next(element.iter(etree.Entity), None)
+    if entity is not None:
+        raise Problem(Reason.BROKEN_RECORD, f"the text refers to the entity {entity.text}, which is not expanded")
+    return " ".join("".join(element.itertext()).split())

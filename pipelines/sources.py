@@ -1,0 +1,161 @@
+"""Where corpora lie. Only this module knows Beam's filesystems; local paths, gs://, s3:// and hdfs:// are alike."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+import zstandard
+
+from model.errors import UserError
+from model.records import Document, Reason, Reject
+from pipelines.corpora import ReadOptions, read_records
+
+_BLOCK_BYTES = 64 * 1024
+# A block of zstd input grows at most 32,768-fold, so this bounds what one call decompresses to 32 MiB.
+_ZSTD_INPUT_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One input file.
+
+    Attributes:
+        path: its full name.
+        size: its size in bytes, as stored.
+    """
+
+    path: str
+    size: int
+
+
+def match_sources(patterns: Sequence[str]) -> list[Source]:
+    """Returns the files that any of the patterns names, sorted by path, each once.
+
+    Args:
+        patterns: paths and globs, on any filesystem that Beam knows.
+
+    Raises:
+        UserError: a pattern names a folder or nothing, or a filesystem that cannot be reached.
+    """
+    sources: dict[str, Source] = {}
+    for pattern in patterns:
+        if pattern.endswith("/") or os.path.isdir(pattern):
+            raise UserError(f"{pattern!r} is a folder; name its files, for example {pattern.rstrip('/') + '/*'!r}")
+        found = _match(pattern)
+        if not found:
+            raise UserError(f"no file matches {pattern!r}; check the path")
+        sources.update((source.path, source) for source in found)
+    return [sources[path] for path in sorted(sources)]
+
+
+def open_source(path: str) -> io.BufferedReader:
+    """Returns the decompressed content of a file: gzip, bzip2 and zstd are told by their first bytes.
+
+    The stream of a compressed file is forward only; that of any other is seekable where its filesystem allows.
+
+    Raises:
+        OSError: the file cannot be opened or read.
+    """
+    from apache_beam.io.filesystem import CompressionTypes
+    from apache_beam.io.filesystems import FileSystems
+
+    opened: Any = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    buffered = opened if isinstance(opened, io.BufferedReader) else io.BufferedReader(opened, _BLOCK_BYTES)
+    file = cast(io.BufferedReader, buffered)
+    head = file.peek(4)
+    for magic, blocks in _decompressors().items():
+        if head.startswith(magic):
+            return io.BufferedReader(_BlockStream(file, blocks), _BLOCK_BYTES)
+    return file
+
+
+def read_source(path: str, options: ReadOptions) -> Iterator[Document | Reject]:
+    """Yields one document or reject for every record of a file, as `pipelines.corpora.read_records` does.
+
+    Never raises for the file: one that is gone or cannot be opened is one reject.
+    """
+    try:
+        stream = open_source(path)
+    except (OSError, ValueError) as error:  # ValueError: Beam knows no such filesystem
+        yield Reject(path, 0, Reason.UNREADABLE_SOURCE, f"the file cannot be opened: {error}")
+        return
+    with stream:
+        yield from read_records(stream, path, options)
+
+
+def _match(pattern: str) -> list[Source]:
+    from apache_beam.io.filesystems import FileSystems
+
+    filesystems: Any = FileSystems  # its methods have no type annotations
+    try:
+        (result,) = filesystems.match([pattern])
+        # A name may read like a glob, such as "a[1].xml".
+        if not result.metadata_list and filesystems.exists(pattern):
+            return [Source(pattern, filesystems.get_filesystem(pattern).size(pattern))]
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot look for {pattern!r}: {error}") from error
+    return [Source(metadata.path, metadata.size_in_bytes) for metadata in result.metadata_list]
+
+
+def _decompressors() -> dict[bytes, Callable[[BinaryIO], Iterator[bytes]]]:
+    return {b"\x1f\x8b": _gzip_blocks, b"BZh": _bzip2_blocks, b"\x28\xb5\x2f\xfd": _zstd_blocks}
+
+
+def _gzip_blocks(file: BinaryIO) -> Iterator[bytes]:
+    with gzip.GzipFile(fileobj=file) as content:
+        while block := content.read1(_BLOCK_BYTES):
+            yield block
+
+
+def _bzip2_blocks(file: BinaryIO) -> Iterator[bytes]:
+    with bz2.BZ2File(file) as content:
+        while block := content.read1(_BLOCK_BYTES):
+            yield block
+
+
+def _zstd_blocks(file: BinaryIO) -> Iterator[bytes]:
+    # Frame by frame, because zstandard's own stream reader takes a file that breaks off for one that ends.
+    decompressor = zstandard.ZstdDecompressor()
+    frame = decompressor.decompressobj()
+    inside_frame = False
+    while data := file.read(_ZSTD_INPUT_BYTES):
+        while data:
+            inside_frame = True
+            if block := frame.decompress(data):
+                yield block
+            data = b""
+            if frame.eof:
+                data = frame.unused_data
+                frame = decompressor.decompressobj()
+                inside_frame = False
+    if inside_frame:
+        raise EOFError("Compressed file ended before the end of a zstd frame")
+
+
+class _BlockStream(io.RawIOBase):
+    """A forward-only stream of blocks of bytes. An error comes only after all that was decompressed before it."""
+
+    def __init__(self, file: io.BufferedReader, blocks: Callable[[BinaryIO], Iterator[bytes]]) -> None:
+        self._file = file
+        self._blocks = blocks(file)
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        block = self._rest or next(self._blocks, b"")
+        size = min(len(block), len(buffer))
+        buffer[:size] = block[:size]
+        self._rest = block[size:]
+        return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

@@ -1,0 +1,138 @@
+"""Finding files, opening compressed ones, and reading whole files."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from model.errors import UserError
+from model.records import Document, Reason, Reject
+from pipelines.corpora import ReadOptions
+from pipelines.sources import Source, match_sources, open_source, read_source
+
+LINES = b"".join(b'{"doc_id": "%d", "text": "Some words, %d of them."}\n' % (i, i * i) for i in range(3000))
+
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "zstd": zstandard.ZstdCompressor(level=3, write_checksum=True).compress,
+}
+
+
+def write(path: Path, content: bytes = b"x") -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return str(path)
+
+
+def read(path: str, options: ReadOptions | None = None) -> list[Document | Reject]:
+    items = list(read_source(path, options or ReadOptions()))
+    assert [item.record_index for item in items] == list(range(len(items)))
+    assert {item.source for item in items} == {path}
+    return items
+
+
+def test_matching_sorts_and_drops_duplicates(tmp_path: Path) -> None:
+    b, a, deep = (write(tmp_path / name, b"xy") for name in ("b.xml", "a.xml", "deep/c.xml"))
+    found = match_sources([b, f"{tmp_path}/*.xml", f"{tmp_path}/**/*.xml"])
+    assert found == [Source(a, 2), Source(b, 2), Source(deep, 2)]
+
+
+def test_a_name_that_reads_like_a_glob(tmp_path: Path) -> None:
+    path = write(tmp_path / "a[1].xml")
+    assert match_sources([path]) == [Source(path, 1)]
+
+
+def test_what_cannot_be_matched_says_what_to_do(tmp_path: Path) -> None:
+    write(tmp_path / "folder" / "a.xml")
+    with pytest.raises(UserError, match=r"no file matches .*none\.\*'; check the path"):
+        match_sources([f"{tmp_path}/none.*"])
+    for folder in (f"{tmp_path}/folder", f"{tmp_path}/folder/"):
+        with pytest.raises(UserError, match=r"is a folder; name its files, for example '.*/folder/\*'"):
+            match_sources([folder])
+    with pytest.raises(UserError, match="cannot look for 'nowhere://a/b'"):
+        match_sources(["nowhere://a/b"])
+    assert match_sources([]) == []
+
+
+def test_a_plain_file_is_seekable(tmp_path: Path) -> None:
+    with open_source(write(tmp_path / "a.xml.gz", b"plain")) as stream:
+        assert stream.seekable()
+        assert stream.read() == b"plain"
+
+
+@pytest.mark.parametrize("compress", COMPRESSORS.values(), ids=COMPRESSORS)
+def test_compression_is_told_by_content(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    content = compress(LINES[:40_000]) + compress(b"") + compress(LINES[40_000:])
+    path = write(tmp_path / "a.jsonl", content)
+    with open_source(path) as stream:
+        assert not stream.seekable()
+        assert stream.read() == LINES
+    assert [item.doc_id for item in read(path)] == [str(i) for i in range(3000)]
+
+
+@pytest.mark.parametrize("compress", COMPRESSORS.values(), ids=COMPRESSORS)
+def test_compressed_data_that_breaks_off(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    whole = compress(LINES[:40_000])
+    content = whole + compress(LINES[40_000:])[:200]
+    items = read(write(tmp_path / "a.jsonl.gz", content))
+    kept = LINES[:40_000].count(b"\n")
+    assert [item.doc_id for item in items[:kept]] == [str(i) for i in range(kept)]
+    assert isinstance(items[-1], Reject) and items[-1].reason == Reason.BROKEN_SOURCE
+    assert all(isinstance(item, Document) for item in items[:-1])
+    head_only = read(write(tmp_path / "b.jsonl", whole[:10]))
+    assert [item.reason for item in head_only if isinstance(item, Reject)] == [Reason.BROKEN_SOURCE]
+
+
+@pytest.mark.parametrize("compress", COMPRESSORS.values(), ids=COMPRESSORS)
+def test_compressed_data_that_is_damaged(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    content = compress(LINES)
+    middle = len(content) // 2
+    items = read(write(tmp_path / "a.jsonl", content[:middle] + b"\xff" * 50 + content[middle + 50 :]))
+    last = items[-1]
+    assert isinstance(last, Reject) and last.reason == Reason.BROKEN_SOURCE
+    assert last.message.startswith(f"reading broke off after {len(items) - 1} records: ")
+
+
+def test_a_zstd_frame_that_may_be_skipped(tmp_path: Path) -> None:
+    skippable = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"note"
+    content = COMPRESSORS["zstd"](b"one, ") + skippable + COMPRESSORS["zstd"](b"two")
+    with open_source(write(tmp_path / "a.zst", content)) as stream:
+        assert stream.read() == b"one, two"
+
+
+def test_a_compression_bomb_is_read_in_small_blocks(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl.zst", COMPRESSORS["zstd"](bytes(50_000_000)))
+    (reject,) = read(path, ReadOptions(max_record_bytes=1_000_000))
+    assert isinstance(reject, Reject) and reject.reason == Reason.TOO_LARGE
+
+
+@pytest.mark.parametrize("name", ["none.jsonl", "folder"])
+def test_a_file_that_cannot_be_opened_is_one_reject(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (reject,) = read(str(tmp_path / name))
+    assert isinstance(reject, Reject)
+    assert reject.reason == Reason.UNREADABLE_SOURCE
+    assert reject.message.startswith("the file cannot be opened: ")
+
+
+def test_a_filesystem_that_is_unknown_is_one_reject() -> None:
+    (reject,) = read("nowhere://a/b.jsonl")
+    assert isinstance(reject, Reject) and reject.reason == Reason.UNREADABLE_SOURCE
+
+
+@pytest.mark.parametrize("content", [b"", gzip.compress(b"")])
+def test_an_empty_file_is_one_reject(tmp_path: Path, content: bytes) -> None:
+    (reject,) = read(write(tmp_path / "a.jsonl.gz", content))
+    assert isinstance(reject, Reject)
+    assert (reject.reason, reject.message) == (Reason.UNREADABLE_SOURCE, "the file is empty")
+
+
+def test_a_file_of_no_known_format_is_one_reject(tmp_path: Path) -> None:
+    (reject,) = read(write(tmp_path / "a.bin", b"\x00\x01\x02"))
+    assert isinstance(reject, Reject) and reject.reason == Reason.UNREADABLE_SOURCE

@@ -1,0 +1,185 @@
+"""Reading CSV, TSV and Parquet."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from model.records import Document, Reason, Reject, Section
+from pipelines.corpora import ReadOptions, read_records
+
+
+def read(content: bytes, source: str = "a.csv", **options: Any) -> list[Document | Reject]:
+    items = list(read_records(io.BytesIO(content), source, ReadOptions(**options)))
+    assert [item.record_index for item in items] == list(range(len(items)))
+    return items
+
+
+def outline(items: list[Document | Reject]) -> list[str | Reason]:
+    return [item.reason if isinstance(item, Reject) else item.doc_id for item in items]
+
+
+def test_csv() -> None:
+    content = b'\xef\xbb\xbfid,year,abstract\r\n1,2020,"One, ""two"".\nThree."\r\n\r\n2,2021,caf\xc3\xa9\r\n'
+    assert read(content, id_column="id", text_column="abstract") == [
+        Document("1", "a.csv", 0, sections=(Section('One, "two".\nThree.'),)),
+        Document("2", "a.csv", 1, sections=(Section("caf\u00e9"),)),
+    ]
+
+
+def test_tsv() -> None:
+    assert read(b"text\tdoc_id\nOne, two.\t1\n", "a.tsv") == [
+        Document("1", "a.tsv", 0, sections=(Section("One, two."),))
+    ]
+
+
+def test_a_missing_column_is_one_reject_that_names_the_columns() -> None:
+    (reject,) = read(b"id,abstract\n1,x\n2,y\n", text_column="abstract")
+    assert isinstance(reject, Reject)
+    assert (reject.reason, reject.message) == (
+        Reason.UNREADABLE_SOURCE,
+        "there is no column 'doc_id' (id_column); the columns are 'id', 'abstract'",
+    )
+
+
+def test_rows_that_cannot_be_used() -> None:
+    rows = [b"1,x", b"2", b"3,x,y", b",x", b"5,", b"6,\xff", b'7,"a"b"', b"8,x"]
+    items = read(b"doc_id,text\n" + b"\n".join(rows))
+    assert outline(items) == [
+        "1",
+        Reason.BROKEN_RECORD,
+        Reason.BROKEN_RECORD,
+        Reason.NO_ID,
+        Reason.NO_TEXT,
+        Reason.INVALID_ENCODING,
+        Reason.BROKEN_RECORD,
+        "8",
+    ]
+    assert isinstance(items[1], Reject)
+    assert items[1].message == "the row at line 3 has 1 fields; the header has 2"
+    assert items[1].excerpt == "2"
+
+
+def test_bytes_that_are_not_utf8_matter_only_in_columns_in_use() -> None:
+    assert outline(read(b"doc_id,text,journal\n1,x,Caf\xe9\n")) == ["1"]
+
+
+def test_an_unclosed_quote_costs_the_rows_it_swallows_and_no_more() -> None:
+    lines = b"".join(b"%d,some text\n" % i for i in range(20_000))
+    items = read(b'doc_id,text\na,x\nb,"never closed\n' + lines)
+    assert outline(items)[:2] == ["a", Reason.TOO_LARGE]
+    assert isinstance(items[1], Reject)
+    assert "line 3" in items[1].message and "stray quote" in items[1].message
+    assert items[1].excerpt == 'b,"never closed'
+    swallowed = 20_002 - len(items)
+    assert 131_072 < swallowed * len("19999,some text\n") < 142_000  # csv's limit for a field
+    assert outline(items)[-1] == "19999"
+    assert outline(read(b'doc_id,text\na,x\nb,"never closed\nc,x\n')) == ["a", Reason.BROKEN_RECORD]
+
+
+def test_a_stray_quote_is_caught_where_it_stands() -> None:
+    content = b'doc_id,text\n1,"open\n2,"text"\n3,x\n4,y\n'
+    assert outline(read(content)) == [Reason.BROKEN_RECORD, "3", "4"]
+
+
+def test_a_field_over_the_limit_of_csv() -> None:
+    content = b"doc_id,text,full\n1,x," + b"y" * 200_000 + b"\n2,x,y\n"
+    assert outline(read(content)) == [Reason.TOO_LARGE, "2"]
+
+
+def test_rows_over_the_limit() -> None:
+    content = b"doc_id,text\n1,x\n2," + b"y" * 500 + b'\n3,"' + b"z\n" * 300 + b'z"\n4,x\n'
+    found = outline(read(content, max_record_bytes=100))
+    assert found[:3] == ["1", Reason.TOO_LARGE, Reason.TOO_LARGE]
+    assert found[-1] == "4"
+
+
+def test_only_a_header() -> None:
+    assert read(b"doc_id,text\n") == []
+
+
+def parquet(table: pa.Table, **options: Any) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, **options)
+    return sink.getvalue()
+
+
+def test_parquet_with_sentences() -> None:
+    table = pa.table(
+        {
+            "doc_id": pa.array([1, 2, 3, None, 5], pa.int64()),
+            "sentences": [["One.", "Two."], ["One."], [], ["One."], None],
+            "labels": [["a", "b"], ["a", "b"], [], ["a"], None],
+            "confidences": [[0.5, 1.0], None, [], None, None],
+            "other": [{"x": 1}] * 5,
+        }
+    )
+    items = read(parquet(table), "a.parquet")
+    assert items[0] == Document(
+        "1", "a.parquet", 0, sentences=("One.", "Two."), labels=("a", "b"), confidences=(0.5, 1.0)
+    )
+    assert outline(items[1:]) == [Reason.WRONG_LENGTH, Reason.NO_TEXT, Reason.NO_ID, Reason.NO_TEXT]
+
+
+def test_parquet_with_text_in_many_row_groups() -> None:
+    count = 1000
+    table = pa.table({"id": [f"d{i}" for i in range(count)], "abstract": [f"Text {i}." for i in range(count)]})
+    table = table.set_column(0, "id", table["id"].dictionary_encode())
+    items = read(parquet(table, row_group_size=300), "a.parquet", id_column="id", text_column="abstract")
+    assert [(item.doc_id, item.sections) for item in items if isinstance(item, Document)] == [
+        (f"d{i}", (Section(f"Text {i}."),)) for i in range(count)
+    ]
+
+
+def test_parquet_of_another_schema() -> None:
+    (reject,) = read(parquet(pa.table({"doc_id": ["1"], "body": ["x"]})), "a.parquet")
+    assert isinstance(reject, Reject)
+    assert (reject.reason, reject.message) == (
+        Reason.UNREADABLE_SOURCE,
+        "there is no column 'text' (text_column); the columns are 'doc_id', 'body'",
+    )
+    table = pa.table({"doc_id": [["1"], ["2"]], "text": [1.5, 2.5]})
+    assert outline(read(parquet(table), "a.parquet")) == [Reason.WRONG_TYPE] * 2
+
+
+def test_parquet_text_that_is_not_utf8() -> None:
+    text = pa.array([b"Fine.", b"caf\xe9", b"Fine too."], pa.binary()).view(pa.string())
+    items = read(parquet(pa.table({"doc_id": ["1", "2", "3"], "text": text})), "a.parquet")
+    assert outline(items) == ["1", Reason.INVALID_ENCODING, "3"]
+
+
+@pytest.mark.parametrize("content", [b"PAR1", b"PAR1 and something else PAR1", b"Not Parquet at all, but long enough."])
+def test_not_parquet(content: bytes) -> None:
+    assert outline(read(content, "a.parquet")) == [Reason.UNREADABLE_SOURCE]
+
+
+def test_parquet_that_breaks_off_or_is_damaged() -> None:
+    count = 5000
+    table = pa.table({"doc_id": [str(i) for i in range(count)], "text": [f"Text {i}." * 5 for i in range(count)]})
+    content = parquet(table, row_group_size=1000)
+    assert outline(read(content[:-100], "a.parquet")) == [Reason.UNREADABLE_SOURCE]
+    start = len(content) * 3 // 4
+    items = read(content[:start] + b"\xff" * 2000 + content[start + 2000 :], "a.parquet")
+    assert isinstance(items[-1], Reject) and items[-1].reason == Reason.BROKEN_SOURCE
+    assert [item.doc_id for item in items[:-1]] == [str(i) for i in range(len(items) - 1)]
+    assert len(items) > 1000
+
+
+def test_parquet_from_a_forward_stream(tmp_path: Path) -> None:
+    class Forward(io.RawIOBase):
+        content = io.BytesIO(parquet(pa.table({"doc_id": ["1"], "text": ["x"]})))
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            return self.content.readinto(buffer)
+
+    (reject,) = read_records(io.BufferedReader(Forward()), "a.parquet", ReadOptions())
+    assert isinstance(reject, Reject)
+    assert reject.reason == Reason.UNREADABLE_SOURCE and "decompress it" in reject.message
