@@ -56,16 +56,16 @@ class DataSettings(_Section):
         splits: the share of the documents that each split gets, by a hash of the document id; the shares sum to 1.
         labels: the labels in the order that the model will know them; from the train split, the most frequent first,
             when absent.
-        shards: TFRecord files a split.
-        buckets: how many length buckets the quantiles of the train windows' lengths make.
-        max_documents: stop after that many documents that can train, for a first look; all when absent.
+        sample: the share of the documents to keep, by a hash of the document id, for a first look.
+        part_records: how many input records go into one part; it bounds the memory of a worker.
+        buckets: how many length buckets the quantiles of the train documents' lengths make.
     """
 
     splits: dict[Literal["train", "dev", "test"], float] = {"train": 0.8, "dev": 0.1, "test": 0.1}
     labels: tuple[str, ...] | None = None
-    shards: int = Field(default=4, ge=1)
-    buckets: int = Field(default=8, ge=1)
-    max_documents: int | None = Field(default=None, ge=1)
+    sample: float = Field(default=1.0, gt=0, le=1)
+    part_records: int = Field(default=2000, ge=1)
+    buckets: int = Field(default=8, ge=2)
 
     @field_validator("splits")
     @classmethod

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from model.bundle import load_bundle
 from model.engine import Engine
+from model.errors import UserError
 from model.records import LabelledWindow
+from model.training_data import open_training_data
 
 
 @dataclass(frozen=True)
@@ -99,3 +102,22 @@ def measure(sentences: LabelledSentences, predicted: np.ndarray, *, labels: Sequ
         },
         confusion=confusion.tolist(),
     )
+
+
+def evaluate_bundle(bundle_dir: str, data_dir: str, split: str) -> dict[str, Metrics]:
+    """Returns the metrics of a bundle on a split, under `sepline`, beside those of the baselines.
+
+    Raises:
+        UserError: bundle or data can't be used, don't belong together, or the split is empty.
+    """
+    from model.baselines import evaluate_baselines
+    from model.input_pipeline import read_windows
+
+    bundle, data = load_bundle(bundle_dir), open_training_data(data_dir)
+    if bundle.labels != data.labels or bundle.vocabulary.fingerprint != data.vocabulary_fingerprint:
+        raise UserError(f"{data_dir}: labels or vocabulary are not those of {bundle_dir}; preprocess for this model")
+    if not data.window_lengths.get(split):
+        raise UserError(f"{data_dir}: the {split} split is empty; name another --split")
+    sentences, probabilities = predict(Engine.load(bundle), read_windows(data, split))
+    metrics = measure(sentences, probabilities.argmax(axis=1), labels=bundle.labels)
+    return {"sepline": metrics, **evaluate_baselines(data, split)}

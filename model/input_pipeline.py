@@ -26,7 +26,7 @@ def training_batches(
     """
     order = int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7], "big")
     files = tf.data.Dataset.from_tensor_slices(data.window_files(split)).shuffle(1024, seed=order)
-    records = files.interleave(tf.data.TFRecordDataset, cycle_length=8, block_length=16, deterministic=True)
+    records = files.interleave(tf.data.TFRecordDataset, cycle_length=8, block_length=16)
     examples = records.shuffle(_SHUFFLE_BUFFER, seed=order).map(_parse, num_parallel_calls=tf.data.AUTOTUNE)
     boundaries, sizes = _buckets(data, batch_tokens)
     batches = examples.bucket_by_sequence_length(
@@ -39,6 +39,8 @@ def training_batches(
             0.0,
         ),
     )
+    # Keras warns at the end of data of unknown length.
+    batches = batches.apply(tf.data.experimental.assert_cardinality(count_batches(data, split, batch_tokens=batch_tokens)))
     return batches.prefetch(tf.data.AUTOTUNE)
 
 

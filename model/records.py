@@ -72,7 +72,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     UNLABELLED = "unlabelled"
     UNKNOWN_LABEL = "unknown_label"
-    FAILED_INFERENCE = "failed_inference"
+    LABELLED = "labelled"
 
 
 @dataclass(frozen=True, slots=True)

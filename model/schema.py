@@ -123,6 +123,22 @@ def prediction_schema(labels: Sequence[str], metadata: Mapping[str, str]) -> pa.
     )
 
 
+def document_schema() -> pa.Schema:
+    """Returns the Arrow schema of labelled documents as text, one row a document; `confidences` may be null."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("doc_id", pa.string(), nullable=False),
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("record_index", pa.int64(), nullable=False),
+            pa.field("sentences", pa.list_(pa.string()), nullable=False),
+            pa.field("labels", pa.list_(pa.string()), nullable=False),
+            pa.field("confidences", pa.list_(pa.float32())),
+        ]
+    )
+
+
 STATUSES = ("ok", "truncated")
 """Values of the `status` column: `truncated` marks a sentence that was longer than a window and lost its end."""
 

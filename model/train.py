@@ -6,7 +6,6 @@ A run's folder:
     checkpoints/      the last checkpoint; a killed run goes on from it
     best.weights.h5   the weights of the best epoch so far
     history.json      each epoch's figures
-    logs/             TensorBoard
     bundle/           the result, written last
 """
 
@@ -14,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +29,7 @@ from model.config import Settings
 from model.encoder import load_encoder, load_vocabulary
 from model.engine import Engine
 from model.errors import UserError
+from model.folders import claim_folder, write_json
 from model.evaluate import Metrics, measure, predict
 from model.input_pipeline import count_batches, read_windows, training_batches
 from model.progress import ProgressReporter
@@ -61,7 +60,8 @@ def train_and_evaluate(settings: Settings, data_dir: str, run_dir: str, *, overw
     if not data.window_lengths.get("train"):
         raise UserError(f"{data_dir}: the train split is empty; preprocess more labelled documents")
     run = Path(run_dir)
-    _claim(run, settings, data, overwrite=overwrite)
+    mark = {"data": data.fingerprint, "settings": settings.model_dump(mode="json")}
+    claim_folder(run, "run.json", mark, overwrite=overwrite)
     if (run / "bundle").is_dir():
         return load_bundle(run / "bundle")
 
@@ -128,34 +128,10 @@ def _settle(settings: Settings, data: TrainingData) -> Settings:
     return settings.model_copy(update={"window": made_with.window, "data": made_with.data, "encoder": encoder})
 
 
-def _claim(run: Path, settings: Settings, data: TrainingData, *, overwrite: bool) -> None:
-    """Marks the folder as this run's, or finds the mark of the same run there."""
-    mark = {"data": data.fingerprint, "settings": settings.model_dump(mode="json")}
-    file = run / "run.json"
-    if overwrite:
-        shutil.rmtree(run, ignore_errors=True)
-    if file.exists():
-        there = json.loads(file.read_text(encoding="utf-8"))
-        if there != mark:
-            raise UserError(f"{run}: holds a run with {_difference(there, mark)}; use another --output or --overwrite")
-    elif run.exists() and any(run.iterdir()):
-        raise UserError(f"{run}: is not empty and holds no training run; use another --output")
-    run.mkdir(parents=True, exist_ok=True)
-    _write_json(file, mark)
-
-
-def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    for section, keys in here["settings"].items():
-        for key, value in keys.items():
-            other = there["settings"].get(section, {}).get(key)
-            if other != value:
-                return f"{section}.{key} {other!r}, not {value!r}"
-    return "other training records"
-
-
 def _compile(classifier: SentenceClassifier, settings: Settings, *, total_steps: int) -> None:
-    # Building with one token makes all variables, so that a checkpoint can be restored before the first batch.
-    classifier({name: tf.zeros([1, 1], tf.int32) for name in classify_signature()})
+    # Building makes all variables, so that a checkpoint can be restored before the first batch. Two tokens, as Keras
+    # warns of a softmax over one.
+    classifier({name: tf.zeros([1, 2], tf.int32) for name in classify_signature()})
     training = settings.training
     optimizer = keras.optimizers.AdamW(
         SlantedTriangle(training.learning_rate, total_steps, warmup=training.warmup),
@@ -207,14 +183,15 @@ def _fit(
         ).skip(int(steps_done))
         title = f"epoch {epoch + 1} of {training.epochs}"
         with ProgressReporter(title, total=steps, unit="batches") as progress:
-            watcher = _Watcher(progress, manager, steps_done, seconds=training.checkpoint_seconds)
+            watcher = _Watcher(progress, manager, steps_done, steps=steps, seconds=training.checkpoint_seconds)
             started = time.monotonic()
             fitted = classifier.fit(
                 batches,
                 initial_epoch=epoch,
                 epochs=epoch + 1,
                 verbose=0,
-                callbacks=[watcher, keras.callbacks.TensorBoard(run / "logs", write_graph=False)],
+                shuffle=False,  # the input pipeline does
+                callbacks=[watcher],
             ).history
         figures: dict[str, Any] = {
             "epoch": epoch + 1,
@@ -230,7 +207,7 @@ def _fit(
         if best_epoch(history) is figures:
             classifier.save_weights(run / "writing.weights.h5")
             (run / "writing.weights.h5").replace(run / "best.weights.h5")
-        _write_json(run / "history.json", history)
+        write_json(run / "history.json", history)
         epochs_done.assign(epoch + 1)
         steps_done.assign(0)
         manager.save()
@@ -254,11 +231,18 @@ class _Watcher(keras.callbacks.Callback):
     """Shows progress, counts tokens, and saves a checkpoint every so many seconds."""
 
     def __init__(
-        self, progress: ProgressReporter, manager: tf.train.CheckpointManager, steps_done: tf.Variable, *, seconds: float
+        self,
+        progress: ProgressReporter,
+        manager: tf.train.CheckpointManager,
+        steps_done: tf.Variable,
+        *,
+        steps: int,
+        seconds: float,
     ) -> None:
         super().__init__()
         self.tokens = 0
-        self._progress, self._manager, self._steps_done, self._seconds = progress, manager, steps_done, seconds
+        self._progress, self._manager, self._steps_done = progress, manager, steps_done
+        self._steps, self._seconds = steps, seconds
         self._first = int(steps_done)
         self._started = self._saved = time.monotonic()
 
@@ -267,7 +251,8 @@ class _Watcher(keras.callbacks.Callback):
         self._steps_done.assign(done)
         note = f"loss {logs['loss']:.3f}, accuracy {logs['accuracy']:.3f}" if logs else ""
         self._progress.update(done=done, note=note)
-        if time.monotonic() - self._saved >= self._seconds:
+        # After the last batch the epoch's end saves, so that a resumed epoch always has a batch left to fit.
+        if done < self._steps and time.monotonic() - self._saved >= self._seconds:
             self._manager.save()
             self._saved = time.monotonic()
 
@@ -280,9 +265,3 @@ def _print_epoch(figures: Mapping[str, Any], epochs: int) -> None:
     if "dev" in figures:
         line += f", dev accuracy {figures['dev']['accuracy']:.4f}, dev macro F1 {figures['dev']['macro_f1']:.4f}"
     print(f"{line} ({figures['seconds']:.0f} s)", flush=True)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    fresh = path.with_name(f".{path.name}.writing")
-    fresh.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    fresh.replace(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -159,3 +160,19 @@ class _BlockStream(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def fingerprint_source(source: Source) -> dict[str, str | int]:
+    """Returns path, size in bytes and SHA-256 of a file as stored.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    from apache_beam.io.filesystem import CompressionTypes
+    from apache_beam.io.filesystems import FileSystems
+
+    digest = hashlib.sha256()
+    with FileSystems.open(source.path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return {"path": source.path, "size": source.size, "sha256": digest.hexdigest()}

@@ -1,0 +1,33 @@
+# One virtual environment, .venv, made once and reused; everything the demo makes lies under build/.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: demo demo-full test lint format clean
+.DEFAULT_GOAL := test
+
+.venv/installed: setup.py constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/sepline demo
+
+demo-full: .venv/installed
+	$(BIN)/sepline demo --full
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build *.egg-info

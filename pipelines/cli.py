@@ -1,0 +1,271 @@
+"""The command line, `sepline VERB`. Nothing heavy is imported before a verb runs.
+
+Exit codes: 0 done, 1 failure, 2 a mistake in usage, settings or inputs; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from model import __version__
+from model.errors import UserError
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from model.config import Settings
+    from pipelines.corpora import ReadOptions
+
+_FORMATS = ("jsonl", "medline", "pubmed_rct", "csv", "tsv", "parquet")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    beam_flags: list[str] = []
+    if "--" in arguments:
+        cut = arguments.index("--")
+        arguments, beam_flags = arguments[:cut], arguments[cut + 1 :]
+    options = build_parser().parse_args(arguments)
+    if beam_flags and not options.takes_beam_flags:
+        print(f"sepline: {options.verb} runs no Beam job; leave out what follows --", file=sys.stderr)
+        return 2
+    options.beam_flags = beam_flags
+    try:
+        options.run(options)
+    except UserError as error:
+        print(f"sepline: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sepline: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run() -> None:
+    """The console script: runs a verb and exits with its code."""
+    sys.exit(main())
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="sepline",
+        description="Labels every sentence of large collections of scientific abstracts with its rhetorical role.",
+        epilog="Flags of Beam itself follow after --, for example: sepline score ... -- --runner=FlinkRunner",
+    )
+    parser.add_argument("--version", action="version", version=f"sepline {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    verb = _add_verb(verbs, "preprocess", _preprocess, "labelled corpora -> training records", beam=True)
+    _add_inputs(verb)
+    verb.add_argument("--output", required=True, metavar="DIR", help="folder for the training records")
+    _add_settings(verb, "encoder, window, data")
+    _add_overwrite(verb)
+
+    verb = _add_verb(verbs, "train", _train, "training records -> a trained model, the bundle")
+    verb.add_argument("--data", required=True, metavar="DIR", help="folder that `sepline preprocess` wrote")
+    verb.add_argument("--output", required=True, metavar="DIR", help="folder for the run; the model is DIR/bundle")
+    _add_settings(verb, "encoder, model, training")
+    _add_overwrite(verb)
+
+    verb = _add_verb(verbs, "evaluate", _evaluate, "what a bundle is worth on a split, beside two baselines")
+    verb.add_argument("--model", required=True, metavar="BUNDLE", help="folder of the trained model")
+    verb.add_argument("--data", required=True, metavar="DIR", help="folder that `sepline preprocess` wrote")
+    verb.add_argument("--split", choices=("train", "dev", "test"), default="test", help="default: test")
+    _add_json(verb)
+
+    verb = _add_verb(verbs, "score", _score, "document collections -> predictions in Parquet", beam=True)
+    verb.add_argument("--model", required=True, metavar="BUNDLE", help="folder of the trained model")
+    _add_inputs(verb)
+    verb.add_argument("--output", required=True, metavar="DIR", help="folder for the Parquet files")
+    verb.add_argument("--limit", type=_positive, metavar="N", help="score only the first N records of each file")
+    verb.add_argument("--unlabelled-only", action="store_true", help="reject documents that carry labels already")
+    verb.add_argument("--chunk-records", type=_positive, metavar="N", help="input records a part (default: 500)")
+    verb.add_argument("--batch-tokens", type=_positive, metavar="N", help="wordpieces a micro-batch (default: 8192)")
+    _add_overwrite(verb)
+    _add_json(verb)
+
+    verb = _add_verb(verbs, "demo", _demo, "all of it on real MEDLINE records, each command shown before it runs")
+    verb.add_argument("--output", default="build/demo", metavar="DIR", help="default: build/demo")
+    verb.add_argument("--full", action="store_true", help="all abstracts and all layers: hours, not minutes")
+    return parser
+
+
+def _preprocess(options: argparse.Namespace) -> None:
+    settings = _settings(options)
+    with _quiet_imports():
+        from pipelines.preprocess import preprocess
+        from pipelines.terminal import show_training_data
+    data = preprocess(
+        options.input,
+        options.output,
+        settings=settings,
+        options=_read_options(options),
+        beam_options=_beam_options(options),
+        overwrite=options.overwrite,
+    )
+    show_training_data(data)
+
+
+def _train(options: argparse.Namespace) -> None:
+    settings = _settings(options)
+    with _quiet_imports():
+        from model.train import train_and_evaluate
+        from pipelines.terminal import show_bundle
+    bundle = train_and_evaluate(settings, options.data, options.output, overwrite=options.overwrite)
+    show_bundle(bundle)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    with _quiet_imports():
+        import model.input_pipeline  # noqa: F401  imports TensorFlow while it is quiet
+        from model.evaluate import evaluate_bundle
+        from pipelines.terminal import show_evaluation
+    results = evaluate_bundle(options.model, options.data, options.split)
+    if options.json:
+        print(json.dumps({name: metrics.to_json() for name, metrics in results.items()}, indent=1))
+    else:
+        show_evaluation(results, split=options.split)
+
+
+def _score(options: argparse.Namespace) -> None:
+    with _quiet_imports():
+        from pipelines.score import ScoreSettings, score
+        from pipelines.terminal import show_scored
+    given = {key: getattr(options, key) for key in ("chunk_records", "batch_tokens", "limit")}
+    manifest = score(
+        options.model,
+        options.input,
+        options.output,
+        settings=ScoreSettings(
+            **{key: value for key, value in given.items() if value is not None},
+            unlabelled_only=options.unlabelled_only,
+        ),
+        options=_read_options(options),
+        beam_options=_beam_options(options),
+        overwrite=options.overwrite,
+    )
+    if options.json:
+        print(json.dumps(manifest, indent=1))
+    else:
+        show_scored(manifest, options.output)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from pipelines.demo import run_demo
+
+    run_demo(options.output, full=options.full)
+
+
+def _add_verb(verbs: Any, name: str, run: Any, summary: str, *, beam: bool = False) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=summary,
+        description=f"{name}: {summary}.",
+        epilog="Flags of Beam itself follow after --." if beam else None,
+    )
+    verb.set_defaults(run=run, takes_beam_flags=beam)
+    if beam:
+        verb.add_argument("--runner-config", metavar="YAML", help="a file of Beam options, such as those in runner_configs")
+    return verb
+
+
+def _add_inputs(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--input", required=True, nargs="+", metavar="PATH", help="files or globs; .gz, .bz2, .zst too")
+    verb.add_argument("--format", choices=_FORMATS, help="default: told from name and content")
+    verb.add_argument("--id-column", metavar="NAME", help="column or key of the document id (default: doc_id)")
+    verb.add_argument("--text-column", metavar="NAME", help="column or key of the text (default: text)")
+    verb.add_argument("--sentences-column", metavar="NAME", help="column or key of given sentences (default: sentences)")
+    verb.add_argument("--labels-column", metavar="NAME", help="column or key of their labels (default: labels)")
+    verb.add_argument("--label-map", metavar="YAML", help="renames labels and section headings; see docs/corpora.md")
+
+
+def _add_settings(verb: argparse.ArgumentParser, sections: str) -> None:
+    verb.add_argument("--config", metavar="YAML", help=f"settings file; the sections that count here: {sections}")
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="one setting, over the file's; may be repeated",
+    )
+
+
+def _add_overwrite(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--overwrite", action="store_true", help="replace what an earlier run left in --output")
+
+
+def _add_json(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    from model.config import load_settings
+
+    return load_settings(options.config, options.set)
+
+
+def _read_options(options: argparse.Namespace) -> ReadOptions:
+    from pipelines.corpora import LabelMap, ReadOptions
+
+    given = {
+        name: getattr(options, name)
+        for name in ("format", "id_column", "text_column", "sentences_column", "labels_column")
+        if getattr(options, name) is not None
+    }
+    return ReadOptions(**given, label_map=LabelMap.load(options.label_map) if options.label_map else None)
+
+
+def _beam_options(options: argparse.Namespace) -> PipelineOptions:
+    from pipelines.runner_config import beam_options
+
+    return beam_options(options.runner_config, options.beam_flags)
+
+
+@contextmanager
+def _quiet_imports() -> Iterator[None]:
+    """Keeps what the C++ libraries print on import from the terminal, unless the import fails.
+
+    TensorFlow logs on file descriptor 2 before its log level is read, so only redirecting that helps.
+    """
+    import logging
+    import warnings
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.filterwarnings("ignore")
+    logging.getLogger().setLevel(logging.ERROR)
+    for name in ("apache_beam", "tensorflow", "absl"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as noise:
+        os.dup2(noise.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            noise.seek(0)
+            os.write(terminal, noise.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+if __name__ == "__main__":
+    run()

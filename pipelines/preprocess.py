@@ -1,0 +1,412 @@
+"""Labelled corpora to training records, in three Beam pipelines that read top to bottom:
+
+1. ingest: sources -> documents as text, one Parquet part a chunk and split; rejects beside them;
+2. analyze: the train documents -> a tf.Transform graph with tokenizer, label vocabulary and length statistics;
+3. transform: all documents -> token ids -> windows -> one TFRecord part for each documents' part.
+
+Between them lie files, not collections in memory, so that memory is bounded by a part on any runner.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow as tf
+import tensorflow_transform.beam as tft_beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+import model
+from model.config import DataSettings, Settings, WindowSettings
+from model.encoder import load_config, load_vocabulary
+from model.errors import UserError
+from model.folders import claim_folder, write_json
+from model.records import Document, Reason, Reject
+from model.schema import SPLITS, document_schema, encode_training_record
+from model.training_data import COMPLETED, DATA_FORMAT, STATS, TrainingData, open_training_data
+from model.vocabulary import Vocabulary
+from model.windowing import encode_windows
+from pipelines.corpora import ReadOptions
+from pipelines.parts import write_bytes, write_rejects, write_table
+from pipelines.sentences import SentenceSplitter, split_document
+from pipelines.sources import fingerprint_source, match_sources
+from pipelines.transform import (
+    PASSED_THROUGH,
+    Statistics,
+    adapter_config,
+    make_preprocessing_fn,
+    raw_batch,
+    read_statistics,
+)
+from pipelines.units import Chunk, read_chunks
+
+_SPLITTING = 1 << 64
+
+
+def preprocess(
+    inputs: Sequence[str],
+    output: str,
+    *,
+    settings: Settings,
+    options: ReadOptions,
+    beam_options: PipelineOptions,
+    overwrite: bool = False,
+) -> TrainingData:
+    """Makes a folder of training records (`model/training_data.py`) and returns it opened.
+
+    A finished folder made from the same inputs with the same settings is returned as it is.
+
+    Args:
+        inputs: paths and globs of the corpora.
+        output: the folder.
+        settings: the sections `encoder`, `window` and `data` count here.
+        options: how the corpora are read.
+        beam_options: for all three pipelines.
+        overwrite: True to replace records that the folder holds already.
+
+    Raises:
+        UserError: inputs, settings or folder can't be used, or no document can train.
+    """
+    vocabulary = load_vocabulary(settings.encoder)
+    positions = load_config(settings.encoder).positions
+    if settings.window.max_tokens > positions:
+        raise UserError(f"window.max_tokens is {settings.window.max_tokens}, but the encoder reads at most {positions}")
+    sources = [fingerprint_source(source) for source in match_sources(inputs)]
+    mark = _mark(sources, settings, options, vocabulary)
+    folder = Path(output)
+    claim_folder(folder, "preprocess.json", mark, overwrite=overwrite)
+    if (folder / COMPLETED).exists():
+        return open_training_data(folder)
+    for leftover in ("documents", "windows", "rejects", "transform"):
+        shutil.rmtree(folder / leftover, ignore_errors=True)
+
+    counts = _ingest(sources, folder, data=settings.data, options=options, beam_options=beam_options)
+    _check_ingested(counts)
+    parts = sorted(str(path.relative_to(folder / "documents")) for path in folder.glob("documents/*/part-*.parquet"))
+    statistics = _analyze(parts, folder, vocabulary=vocabulary, data=settings.data, beam_options=beam_options)
+    _check_labels(counts, statistics)
+    counts.update(_transform(parts, folder, vocabulary=vocabulary, window=settings.window, beam_options=beam_options))
+    write_json(folder / STATS, _stats(mark, counts, statistics, settings, vocabulary))
+    (folder / COMPLETED).touch()
+    return open_training_data(folder)
+
+
+def _ingest(
+    sources: Sequence[Mapping[str, Any]],
+    folder: Path,
+    *,
+    data: DataSettings,
+    options: ReadOptions,
+    beam_options: PipelineOptions,
+) -> Counter[str]:
+    """Returns the counts of what was read; documents and rejects are files by then."""
+    summary = str(folder / "ingest.json")
+    with beam.Pipeline(options=beam_options) as pipeline:
+        (
+            pipeline
+            | "Sources" >> beam.Create([str(source["path"]) for source in sources])
+            | "SpreadSources" >> beam.Reshuffle()
+            | "ReadChunks" >> beam.FlatMap(read_chunks, options, size=data.part_records)
+            | "WriteDocuments" >> beam.ParDo(WriteDocuments(str(folder), data, max_sentences=options.max_sentences))
+            | "Sum" >> beam.CombineGlobally(_sum_counts)
+            | "WriteSummary" >> beam.Map(_write_counts, summary)
+        )
+    return _read_counts(summary)
+
+
+def _analyze(
+    parts: Sequence[str], folder: Path, *, vocabulary: Vocabulary, data: DataSettings, beam_options: PipelineOptions
+) -> Statistics:
+    """Returns the statistics of the train documents; the transform graph is in the folder by then."""
+    preprocessing_fn = make_preprocessing_fn(vocabulary, labels=data.labels, buckets=data.buckets)
+    train = [part for part in parts if part.startswith("train/")]
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, tft_beam.Context(temp_dir=scratch):
+        with beam.Pipeline(options=beam_options) as pipeline:
+            raw = (
+                pipeline
+                | "TrainParts" >> beam.Create(train)
+                | "SpreadParts" >> beam.Reshuffle()
+                | "ReadDocuments" >> beam.Map(read_documents, str(folder))
+            )
+            transform = (raw, adapter_config()) | "Analyze" >> tft_beam.AnalyzeDataset(preprocessing_fn)
+            transform | "WriteGraph" >> tft_beam.WriteTransformFn(str(folder / "transform"))
+    return read_statistics(str(folder / "transform"), labels=data.labels)
+
+
+def _transform(
+    parts: Sequence[str], folder: Path, *, vocabulary: Vocabulary, window: WindowSettings, beam_options: PipelineOptions
+) -> Counter[str]:
+    """Returns the counts of the windows that it wrote."""
+    summary = str(folder / "transform.json")
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        with tft_beam.Context(temp_dir=scratch, passthrough_keys=set(PASSED_THROUGH)):
+            with beam.Pipeline(options=beam_options) as pipeline:
+                transform = pipeline | "ReadGraph" >> tft_beam.ReadTransformFn(str(folder / "transform"))
+                raw = (
+                    pipeline
+                    | "Parts" >> beam.Create(parts)
+                    | "SpreadParts" >> beam.Reshuffle()
+                    | "ReadDocuments" >> beam.Map(read_documents, str(folder))
+                )
+                dataset = ((raw, adapter_config()), transform)
+                ids, _ = dataset | "Transform" >> tft_beam.TransformDataset(output_record_batches=True)
+                (
+                    ids
+                    | "WriteWindows" >> beam.Map(write_windows, str(folder), vocabulary, window)
+                    | "Sum" >> beam.CombineGlobally(_sum_counts)
+                    | "WriteSummary" >> beam.Map(_write_counts, summary)
+                )
+    return _read_counts(summary)
+
+
+class WriteDocuments(beam.DoFn):  # type: ignore[misc]
+    """Splits a chunk's documents into sentences and over the splits, writes them, and emits the counts."""
+
+    def __init__(self, folder: str, data: DataSettings, *, max_sentences: int) -> None:
+        self._folder, self._data, self._max_sentences = folder, data, max_sentences
+
+    def setup(self) -> None:
+        self._splitter = SentenceSplitter()
+
+    def process(self, chunk: Chunk) -> Iterator[Counter[str]]:
+        documents: dict[str, list[Document]] = {split: [] for split in SPLITS}
+        rejects: list[Reject] = []
+        counts: Counter[str] = Counter(records=len(chunk.items))
+        for item in chunk.items:
+            if isinstance(item, Document):
+                item = trainable(item, self._splitter, labels=self._data.labels, max_sentences=self._max_sentences)
+            if isinstance(item, Reject):
+                rejects.append(item)
+                counts[f"rejects.{item.reason}"] += 1
+            elif (split := assign_split(item.doc_id, self._data)) is None:
+                counts["sampled_out"] += 1
+            else:
+                documents[split].append(item)
+                counts[f"documents.{split}"] += 1
+                counts[f"sentences.{split}"] += len(item.sentences)
+                counts.update(f"labels.{split}.{label}" for label in item.labels or ())
+        for split, members in documents.items():
+            if members:
+                write_table(f"{self._folder}/documents/{split}/{chunk.name}.parquet", document_table(members))
+        write_rejects(f"{self._folder}/rejects/{chunk.name}.parquet", rejects, {})
+        yield counts
+
+
+def trainable(
+    document: Document, splitter: SentenceSplitter, *, labels: Sequence[str] | None, max_sentences: int
+) -> Document | Reject:
+    """Returns the document with sentences and a label for each, or why it can't train.
+
+    Args:
+        document: as a parser made it.
+        splitter: for documents that arrive as text.
+        labels: the only labels allowed; None allows any.
+        max_sentences: the most sentences of one document.
+    """
+
+    def reject(reason: Reason, message: str) -> Reject:
+        excerpt = " ".join(section.text for section in document.sections) or " ".join(document.sentences)
+        return Reject(document.source, document.record_index, reason, message, document.doc_id, excerpt)
+
+    for section in document.sections:
+        if section.label is None and section.heading is not None:
+            return reject(Reason.UNKNOWN_LABEL, f"the label map has no label for the heading {section.heading!r}")
+    split = split_document(document, splitter, max_sentences=max_sentences)
+    if isinstance(split, Reject):
+        return split
+    if split.labels is None:
+        return reject(Reason.UNLABELLED, "the document has no labels")
+    unknown = [label for label in split.labels if labels is not None and label not in labels]
+    if unknown:
+        return reject(Reason.UNKNOWN_LABEL, f"{unknown[0]!r} is not among data.labels")
+    return split
+
+
+def assign_split(doc_id: str, data: DataSettings) -> str | None:
+    """Returns the split of a document, by a hash of its id; None where `data.sample` leaves it out."""
+    if _share(f"sample/{doc_id}") >= data.sample:
+        return None
+    place = _share(f"split/{doc_id}")
+    names = [split for split in SPLITS if split in data.splits]
+    for split in names:
+        place -= data.splits[split]
+        if place < 0:
+            return split
+    return names[-1]  # rounding of the shares' sum
+
+
+def document_table(documents: Sequence[Document]) -> pa.Table:
+    """Returns labelled documents as a table of `schema.document_schema`."""
+    schema = document_schema()
+    columns = {name: [getattr(document, name) for document in documents] for name in schema.names}
+    return pa.Table.from_pydict(columns, schema=schema)
+
+
+def read_documents(part: str, folder: str) -> pa.RecordBatch:
+    """Returns one part of documents, `SPLIT/NAME.parquet`, as tf.Transform takes it."""
+    return raw_batch(pq.read_table(f"{folder}/documents/{part}", partitioning=None), part)
+
+
+def write_windows(
+    transformed: tuple[pa.RecordBatch, Mapping[str, Any]], folder: str, vocabulary: Vocabulary, window: WindowSettings
+) -> Counter[str]:
+    """Writes the windows of one part of documents as TFRecord and returns their counts."""
+    batch, _ = transformed
+    part = batch["part"][0].as_py()[0].decode()
+    split = part.partition("/")[0]
+    counts: Counter[str] = Counter()
+    records = []
+    for doc_id, token_ids, label_ids, confidences in zip(
+        batch["doc_id"].to_pylist(),
+        _nested_arrays(batch["token_ids"]),
+        batch["label_ids"].to_pylist(),
+        batch["confidences"].to_pylist(),
+        strict=True,
+    ):
+        for encoded in encode_windows(token_ids, window, cls_id=vocabulary.cls_id, sep_id=vocabulary.sep_id):
+            shown = slice(encoded.window.start, encoded.window.end)
+            record = {
+                "doc_id": doc_id[0].decode(),
+                "window_index": encoded.window.index,
+                "token_ids": encoded.token_ids,
+                "segment_ids": encoded.segment_ids,
+                "sep_positions": encoded.sep_positions,
+                "first_sentence": encoded.window.start,
+                "owned_start": encoded.window.owned_start - encoded.window.start,
+                "owned_end": encoded.window.owned_end - encoded.window.start,
+                "truncated": encoded.truncated,
+                "labels": label_ids[shown],
+            }
+            if confidences is not None:
+                record["confidences"] = confidences[shown]
+            records.append(encode_training_record(record))
+            owned = slice(record["owned_start"], record["owned_end"])
+            counts[f"windows.{split}"] += 1
+            counts[f"truncated.{split}"] += int(encoded.truncated[owned].sum())
+            counts[f"window_lengths.{split}.{len(encoded.token_ids)}"] += 1
+    with tempfile.NamedTemporaryFile(suffix=".tfrecord") as scratch:
+        with tf.io.TFRecordWriter(scratch.name) as writer:
+            for serialized in records:
+                writer.write(serialized)
+        content = Path(scratch.name).read_bytes()
+    write_bytes(f"{folder}/windows/{part.removesuffix('.parquet')}.tfrecord", content)
+    return counts
+
+
+def _nested_arrays(column: pa.Array) -> Iterator[list[np.ndarray]]:
+    """Yields for each document its sentences' ids, out of a list<list<int64>> column."""
+    sentences = column.flatten()
+    ids = sentences.flatten().to_numpy()
+    ends = np.cumsum(sentences.value_lengths().to_numpy())
+    by_sentence = np.split(ids, ends[:-1])
+    first = 0
+    for count in column.value_lengths().to_numpy():
+        yield by_sentence[first : first + count]
+        first += count
+
+
+def _share(key: str) -> float:
+    """Returns a number in [0, 1) that depends on the key alone."""
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big") / _SPLITTING
+
+
+def _sum_counts(counts: Iterable[Counter[str]]) -> Counter[str]:
+    return sum(counts, Counter())
+
+
+def _write_counts(counts: Counter[str], path: str) -> None:
+    write_json(Path(path), dict(sorted(counts.items())))
+
+
+def _read_counts(path: str) -> Counter[str]:
+    import json
+
+    file = Path(path)
+    counts: Counter[str] = Counter(json.loads(file.read_text(encoding="utf-8")))
+    file.unlink()
+    return counts
+
+
+def _check_ingested(counts: Counter[str]) -> None:
+    if not counts["documents.train"]:
+        reasons = ", ".join(f"{name[8:]} {n}" for name, n in sorted(counts.items()) if name.startswith("rejects."))
+        raise UserError(
+            f"no document can train: {counts['records']} records read, rejects: {reasons or 'none'}, "
+            f"sampled out {counts['sampled_out']}; give documents whose every sentence or section is labelled"
+        )
+
+
+def _check_labels(counts: Counter[str], statistics: Statistics) -> None:
+    for split in SPLITS[1:]:
+        names = {name.removeprefix(f"labels.{split}.") for name in counts if name.startswith(f"labels.{split}.")}
+        if unknown := sorted(names - set(statistics.labels)):
+            raise UserError(
+                f"the {split} split has labels that the train split has not: {', '.join(unknown)}; "
+                "map them with --label-map or name the labels to use in data.labels"
+            )
+
+
+def _mark(
+    sources: Sequence[Mapping[str, Any]], settings: Settings, options: ReadOptions, vocabulary: Vocabulary
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "inputs": list(sources),
+        "settings": {
+            "encoder": {"handle": settings.encoder.handle},
+            "window": settings.window.model_dump(mode="json"),
+            "data": settings.data.model_dump(mode="json"),
+        },
+        "options": asdict(options),
+        "vocabulary": vocabulary.fingerprint,
+    }
+
+
+def _stats(
+    mark: Mapping[str, Any], counts: Counter[str], statistics: Statistics, settings: Settings, vocabulary: Vocabulary
+) -> dict[str, Any]:
+    def by_key(prefix: str) -> dict[str, int]:
+        start = f"{prefix}."
+        return {name.removeprefix(start): n for name, n in sorted(counts.items()) if name.startswith(start)}
+
+    longest = settings.window.max_tokens
+    boundaries = sorted({quantile for quantile in statistics.length_quantiles if 1 < quantile <= longest})
+    return {
+        "format": DATA_FORMAT,
+        "sepline": model.__version__,
+        "fingerprint": hashlib.sha256(repr(sorted(mark.items())).encode()).hexdigest(),
+        "inputs": mark["inputs"],
+        "settings": mark["settings"],
+        "vocabulary_fingerprint": vocabulary.fingerprint,
+        "labels": list(statistics.labels),
+        "bucket_boundaries": boundaries,
+        "counts": {
+            "records": counts["records"],
+            "rejected": sum(by_key("rejects").values()),
+            "rejects": by_key("rejects"),
+            "sampled_out": counts["sampled_out"],
+            "documents": by_key("documents"),
+            "sentences": by_key("sentences"),
+            "windows": by_key("windows"),
+            "truncated": by_key("truncated"),
+        },
+        "label_counts": {split: by_key(f"labels.{split}") for split in SPLITS},
+        "lengths": {
+            "length_quantiles": list(statistics.length_quantiles),
+            "mean_tokens": statistics.mean_tokens,
+            "max_tokens": statistics.max_tokens,
+            "mean_sentences": statistics.mean_sentences,
+        },
+        "window_lengths": {split: by_key(f"window_lengths.{split}") for split in SPLITS},
+    }

@@ -1,0 +1,377 @@
+"""Document collections to predictions in Parquet, one chain:
+
+    units | Reshuffle | ReadChunks | SplitAndTokenize | RunInference(ClassifierHandler) | WriteParts
+
+Whole chunks travel, so Beam's cost per element vanishes. Each chunk becomes one part of predictions and, where it has
+any, one of rejects. A scored folder:
+
+    part-*.parquet            one row a sentence (`schema.prediction_schema`)
+    rejects/part-*.parquet    input records that could not be scored, and why
+    manifest.json             bundle, inputs, settings, versions, counts
+    _SUCCESS                  written last
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInference
+from apache_beam.options.pipeline_options import PipelineOptions
+
+import model
+from model.bundle import Bundle, load_bundle
+from model.engine import DEFAULT_BATCH_TOKENS, Engine
+from model.folders import claim_folder, write_json
+from model.progress import ProgressReporter
+from model.records import Document, EncodedWindow, Reason, Reject
+from model.schema import STATUSES, prediction_schema
+from model.tokenization import Tokenizer
+from model.windowing import encode_windows
+from pipelines.corpora import ReadOptions
+from pipelines.parts import write_rejects, write_table
+from pipelines.sentences import SentenceSplitter, split_document
+from pipelines.sources import fingerprint_source, match_sources
+from pipelines.units import Chunk, read_chunks
+
+SUCCESS = "_SUCCESS"
+MANIFEST = "manifest.json"
+_COUNTS = b"sepline.counts"
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSettings:
+    """How a collection is scored.
+
+    Attributes:
+        chunk_records: input records a part; it bounds the memory of a worker.
+        batch_tokens: padded wordpieces a micro-batch may hold.
+        limit: score only the first so many records of each source; all when None.
+        unlabelled_only: reject documents that carry labels already.
+    """
+
+    chunk_records: int = 500
+    batch_tokens: int = DEFAULT_BATCH_TOKENS
+    limit: int | None = None
+    unlabelled_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedChunk:
+    """A chunk between tokenization and inference.
+
+    Attributes:
+        name: of its part files.
+        records: input records in it.
+        documents: those that can be scored, split into sentences.
+        windows: for each document, its windows.
+        rejects: the other records.
+    """
+
+    name: str
+    records: int
+    documents: tuple[Document, ...]
+    windows: tuple[tuple[EncodedWindow, ...], ...]
+    rejects: tuple[Reject, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkInference:
+    """What the model says of a chunk.
+
+    Attributes:
+        probabilities: for each window of the chunk, in order, float32 `[sentences, labels]`.
+        tokens, padded_tokens: wordpieces that the encoder read, without and with padding.
+    """
+
+    probabilities: tuple[np.ndarray, ...]
+    tokens: int
+    padded_tokens: int
+
+
+def score(
+    bundle_dir: str,
+    inputs: Sequence[str],
+    output: str,
+    *,
+    settings: ScoreSettings,
+    options: ReadOptions,
+    beam_options: PipelineOptions,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Scores every record of the inputs and returns the manifest of the folder.
+
+    A finished folder of the same bundle, inputs and settings is left as it is.
+
+    Args:
+        bundle_dir: the trained model.
+        inputs: paths and globs.
+        output: the folder.
+        settings: chunks, batches and limits.
+        options: how the inputs are read.
+        beam_options: of the pipeline.
+        overwrite: True to replace what the folder holds.
+
+    Raises:
+        UserError: bundle, inputs or folder can't be used.
+    """
+    bundle = load_bundle(bundle_dir)
+    sources = [fingerprint_source(source) for source in match_sources(inputs)]
+    mark = {
+        "bundle": bundle.fingerprint,
+        "inputs": sources,
+        "settings": asdict(settings),
+        "options": asdict(options),
+        "engine": "tensorflow",
+    }
+    folder = Path(output)
+    claim_folder(folder, "score.json", mark, overwrite=overwrite)
+    if (folder / SUCCESS).exists():
+        return dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    for leftover in (*folder.glob("part-*.parquet"), *folder.glob(".*.writing")):
+        leftover.unlink()
+    shutil.rmtree(folder / "rejects", ignore_errors=True)
+
+    with _FolderProgress(folder):
+        with beam.Pipeline(options=beam_options) as pipeline:
+            (
+                pipeline
+                | "Units" >> beam.Create([str(source["path"]) for source in sources])
+                | "SpreadUnits" >> beam.Reshuffle()
+                | "ReadChunks" >> beam.FlatMap(
+                    read_chunks, options, size=settings.chunk_records, limit=settings.limit
+                )
+                | "SplitAndTokenize" >> beam.ParDo(
+                    SplitAndTokenize(
+                        bundle, max_sentences=options.max_sentences, unlabelled_only=settings.unlabelled_only
+                    )
+                )
+                | "Classify" >> RunInference(ClassifierHandler(bundle, batch_tokens=settings.batch_tokens))
+                | "WriteParts" >> beam.Map(write_part, str(folder), bundle)
+            )
+    manifest = {
+        "bundle": {"path": str(bundle_dir), "fingerprint": bundle.fingerprint, "labels": list(bundle.labels)},
+        **{key: mark[key] for key in ("engine", "settings", "options", "inputs")},
+        "versions": {
+            "sepline": model.__version__,
+            "python": platform.python_version(),
+            "apache-beam": beam.__version__,
+            "pyarrow": pa.__version__,
+        },
+        "counts": sum_parts(folder),
+    }
+    write_json(folder / MANIFEST, manifest)
+    (folder / SUCCESS).touch()
+    return manifest
+
+
+class SplitAndTokenize(beam.DoFn):  # type: ignore[misc]
+    """Chunks of documents to chunks of windows; tokenizes a whole chunk in one call."""
+
+    def __init__(self, bundle: Bundle, *, max_sentences: int, unlabelled_only: bool) -> None:
+        self._bundle, self._max_sentences, self._unlabelled_only = bundle, max_sentences, unlabelled_only
+
+    def setup(self) -> None:
+        self._splitter = SentenceSplitter()
+        self._tokenizer = Tokenizer(self._bundle.vocabulary)
+
+    def process(self, chunk: Chunk) -> Iterator[TokenizedChunk]:
+        documents: list[Document] = []
+        rejects: list[Reject] = []
+        for item in chunk.items:
+            if isinstance(item, Document) and self._unlabelled_only and is_labelled(item):
+                excerpt = item.sections[0].text if item.sections else item.sentences[0]
+                message = "the document is labelled already, and only unlabelled ones are wanted"
+                item = Reject(item.source, item.record_index, Reason.LABELLED, message, item.doc_id, excerpt)
+            if isinstance(item, Document):
+                item = split_document(item, self._splitter, max_sentences=self._max_sentences)
+            if isinstance(item, Reject):
+                rejects.append(item)
+            else:
+                documents.append(item)
+        yield TokenizedChunk(
+            name=chunk.name,
+            records=len(chunk.items),
+            documents=tuple(documents),
+            windows=tuple(self._windows(documents)),
+            rejects=tuple(rejects),
+        )
+
+    def _windows(self, documents: Sequence[Document]) -> Iterator[tuple[EncodedWindow, ...]]:
+        sentences = [sentence for document in documents for sentence in document.sentences]
+        if not sentences:
+            return
+        tokens = self._tokenizer.tokenize(sentences)
+        by_sentence = np.split(tokens.values.numpy(), tokens.row_limits().numpy()[:-1])
+        vocabulary, first = self._bundle.vocabulary, 0
+        for document in documents:
+            token_ids = by_sentence[first : first + len(document.sentences)]
+            first += len(document.sentences)
+            yield tuple(
+                encode_windows(token_ids, self._bundle.window, cls_id=vocabulary.cls_id, sep_id=vocabulary.sep_id)
+            )
+
+
+class ClassifierHandler(ModelHandler[TokenizedChunk, PredictionResult, Engine]):  # type: ignore[misc]
+    """Runs a bundle's `classify` signature on whole chunks; batches by length within a chunk, one model a process."""
+
+    def __init__(self, bundle: Bundle, *, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> None:
+        super().__init__(max_batch_size=1)
+        self._bundle, self._batch_tokens = bundle, batch_tokens
+
+    def load_model(self) -> Engine:
+        return Engine.load(self._bundle, batch_tokens=self._batch_tokens)
+
+    def run_inference(
+        self, batch: Sequence[TokenizedChunk], model: Engine, inference_args: dict[str, Any] | None = None
+    ) -> Iterator[PredictionResult]:
+        for chunk in batch:
+            before = replace(model.counts)
+            probabilities = model.probabilities([window for windows in chunk.windows for window in windows])
+            yield PredictionResult(
+                chunk,
+                ChunkInference(
+                    tuple(probabilities),
+                    tokens=model.counts.tokens - before.tokens,
+                    padded_tokens=model.counts.padded_tokens - before.padded_tokens,
+                ),
+            )
+
+    def get_num_bytes(self, batch: Sequence[TokenizedChunk]) -> int:
+        # The default pickles the batch to measure it.
+        return sum(window.token_ids.nbytes for chunk in batch for windows in chunk.windows for window in windows)
+
+
+def is_labelled(document: Document) -> bool:
+    """Returns whether the corpus labels the document: a label a sentence, or a heading or label over a section."""
+    labelled = (section.label is not None or section.heading is not None for section in document.sections)
+    return document.labels is not None or any(labelled)
+
+
+def write_part(result: PredictionResult, folder: str, bundle: Bundle) -> str:
+    """Writes a chunk's parts, the rejects first, and returns the path of the part of predictions.
+
+    The part of predictions is there even where it has no rows: it says that its chunk is done, and its metadata
+    carries the chunk's counts.
+    """
+    chunk, inference = result.example, result.inference
+    counts = Counter(
+        records=chunk.records,
+        scored=len(chunk.documents),
+        rejected=len(chunk.rejects),
+        sentences=sum(len(document.sentences) for document in chunk.documents),
+        windows=len(inference.probabilities),
+        tokens=inference.tokens,
+        padded_tokens=inference.padded_tokens,
+    )
+    counts.update(f"rejects.{reject.reason}" for reject in chunk.rejects)
+    columns, truncated = prediction_columns(chunk, inference)
+    counts["truncated"] = truncated
+    metadata = {
+        "sepline.version": model.__version__,
+        "sepline.bundle": bundle.fingerprint,
+        "sepline.engine": "tensorflow",
+        "sepline.labels": json.dumps(list(bundle.labels)),
+    }
+    write_rejects(f"{folder}/rejects/{chunk.name}.parquet", chunk.rejects, metadata)
+    schema = prediction_schema(bundle.labels, {**metadata, _COUNTS.decode(): json.dumps(counts, sort_keys=True)})
+    path = f"{folder}/{chunk.name}.parquet"
+    write_table(path, prediction_table(columns, schema, bundle.labels))
+    return path
+
+
+def prediction_columns(chunk: TokenizedChunk, inference: ChunkInference) -> tuple[dict[str, Any], int]:
+    """Returns the columns of a chunk's predictions before labelling, and how many sentences were truncated.
+
+    Each sentence's probabilities are taken from the window that owns it.
+    """
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("doc_id", "sentence_index", "sentence", "status", "source", "record_index")
+    }
+    rows: list[np.ndarray] = []
+    shown_probabilities = iter(inference.probabilities)
+    truncated = 0
+    for document, windows in zip(chunk.documents, chunk.windows, strict=True):
+        count = len(document.sentences)
+        cut = np.zeros(count, bool)
+        for encoded in windows:
+            window = encoded.window
+            owned = slice(window.owned_start - window.start, window.owned_end - window.start)
+            rows.append(next(shown_probabilities)[owned])
+            cut[window.owned_start : window.owned_end] = encoded.truncated[owned]
+        truncated += int(cut.sum())
+        columns["doc_id"] += [document.doc_id] * count
+        columns["sentence_index"] += range(count)
+        columns["sentence"] += document.sentences
+        columns["status"] += [STATUSES[int(flag)] for flag in cut]
+        columns["source"] += [document.source] * count
+        columns["record_index"] += [document.record_index] * count
+    return {**columns, "probabilities": np.concatenate(rows) if rows else None}, truncated
+
+
+def prediction_table(columns: Mapping[str, Any], schema: pa.Schema, labels: Sequence[str]) -> pa.Table:
+    """Returns the predictions as a table of `schema.prediction_schema`."""
+    probabilities = columns["probabilities"]
+    if probabilities is None:
+        probabilities = np.zeros((0, len(labels)), np.float32)
+    best = probabilities.argmax(axis=1)
+    arrays = {
+        **{name: pa.array(columns[name], pa.string()) for name in ("doc_id", "sentence")},
+        "sentence_index": pa.array(columns["sentence_index"], pa.int32()),
+        "record_index": pa.array(columns["record_index"], pa.int64()),
+        "label": pa.DictionaryArray.from_arrays(pa.array(best, pa.int16()), pa.array(labels, pa.string())),
+        "probability": pa.array(probabilities.max(axis=1, initial=0.0), pa.float32()),
+        "probabilities": pa.FixedSizeListArray.from_arrays(
+            pa.array(probabilities.ravel(), pa.float32()), type=schema.field("probabilities").type
+        ),
+        "status": pa.array(columns["status"], pa.string()).cast(schema.field("status").type),
+        "source": pa.array(columns["source"], pa.string()).cast(schema.field("source").type),
+    }
+    return pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema)
+
+
+def sum_parts(folder: Path) -> dict[str, Any]:
+    """Returns the counts of all finished parts, read from their metadata; `rejects` by reason."""
+    total: Counter[str] = Counter()
+    for part in sorted(folder.glob("part-*.parquet")):
+        total.update(json.loads(pq.read_schema(part).metadata[_COUNTS]))
+    names = ("records", "scored", "rejected", "sentences", "truncated", "windows", "tokens", "padded_tokens")
+    reasons = {name.removeprefix("rejects."): n for name, n in sorted(total.items()) if name.startswith("rejects.")}
+    return {**{name: total[name] for name in names}, "rejects": reasons}
+
+
+class _FolderProgress:
+    """Reads progress off the parts as they land, so that it works the same on every runner."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        with ProgressReporter("scoring", total=None, unit="records") as progress:
+            records, seen = 0, set()
+            while not self._stopped.wait(0.5):
+                for part in self._folder.glob("part-*.parquet"):
+                    if part.name not in seen:
+                        seen.add(part.name)
+                        records += json.loads(pq.read_schema(part).metadata[_COUNTS])["records"]
+                progress.update(done=records, note=f"{len(seen)} parts")

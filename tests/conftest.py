@@ -1,0 +1,219 @@
+"""A tiny BERT checkpoint and a tiny labelled corpus, and the records and the bundle that the real jobs make of them.
+
+All of it is made once a run, from fixed seeds, with no download. The real encoder and the public corpora are
+fixtures too; a test that asks for them is skipped, with the reason, where they can't be had.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # tests compare floats: one kind of device
+
+PROJECT = Path(__file__).parent.parent
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CUES = {
+    "background": ("little", "known", "remains"),
+    "methods": ("measured", "randomized", "used"),
+    "results": ("significant", "increase", "found"),
+    "conclusions": ("suggest", "conclude", "should"),
+}
+"""The labels of the tiny corpus, and the words any one of which gives a sentence its label."""
+FILLERS = tuple("the a of in we patients cells group drug dose trial effect level model data after was were with".split())
+PIECES = ("##s", "##ed", "##ing", "##tion", "##al", "##e", "##n", "##t", "##1", "##2", "treat", "test", "control", "learn")
+PUNCTUATION = tuple(".,;:()%-=<>[]+/")
+TINY_VOCABULARY = (
+    *SPECIAL_TOKENS,
+    *FILLERS,
+    *(cue for cues in CUES.values() for cue in cues),
+    *PIECES,
+    *PUNCTUATION,
+    *(letter for letter in "bcdefghijklmnopqrstuvwxyz0123456789" if letter not in FILLERS),
+)
+TINY_SHAPE: dict[str, Any] = {
+    "model_type": "bert",
+    "hidden_act": "gelu",
+    "vocab_size": len(TINY_VOCABULARY),
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 128,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+}
+
+
+def tiny_weights(shape: dict[str, Any], *, seed: int = 0) -> dict[str, np.ndarray]:
+    """Returns random weights by their Hugging Face names, large enough that every one of them changes the output."""
+    random_state = np.random.default_rng(seed)
+    width, wide = shape["hidden_size"], shape["intermediate_size"]
+
+    def draw(*size: int, scale: float = 0.3) -> np.ndarray:
+        return random_state.normal(0.0, scale, size).astype(np.float32)
+
+    angles = np.outer(np.arange(shape["max_position_embeddings"]), 1.0 / 2.0 ** np.arange(1, width // 2 + 1))
+    weights = {
+        "embeddings.word_embeddings.weight": draw(shape["vocab_size"], width),
+        # Smooth positions, as pretrained encoders have: a few dozen documents teach no other kind.
+        "embeddings.position_embeddings.weight": np.hstack([np.sin(angles), np.cos(angles)]).astype(np.float32),
+        "embeddings.token_type_embeddings.weight": draw(shape["type_vocab_size"], width),
+        "embeddings.LayerNorm.weight": 1 + draw(width),
+        "embeddings.LayerNorm.bias": draw(width),
+    }
+    for layer in range(shape["num_hidden_layers"]):
+        prefix = f"encoder.layer.{layer}"
+        for name, rows, columns in (
+            ("attention.self.query", width, width),
+            ("attention.self.key", width, width),
+            ("attention.self.value", width, width),
+            ("attention.output.dense", width, width),
+            ("intermediate.dense", wide, width),
+            ("output.dense", width, wide),
+        ):
+            weights[f"{prefix}.{name}.weight"] = draw(rows, columns)
+            weights[f"{prefix}.{name}.bias"] = draw(rows)
+        for name in ("attention.output.LayerNorm", "output.LayerNorm"):
+            weights[f"{prefix}.{name}.weight"] = 1 + draw(width)
+            weights[f"{prefix}.{name}.bias"] = draw(width)
+    return weights
+
+
+def write_checkpoint(
+    folder: Path,
+    *,
+    shape: dict[str, Any] | None = None,
+    vocabulary: tuple[str, ...] = TINY_VOCABULARY,
+    weights: dict[str, np.ndarray] | None = None,
+) -> Path:
+    """Writes a Hugging Face BERT checkpoint, by default the tiny one, and returns its folder."""
+    from safetensors.numpy import save_file
+
+    shape = shape or TINY_SHAPE
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(shape), encoding="utf-8")
+    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in vocabulary), encoding="utf-8")
+    save_file(weights or tiny_weights(shape), folder / "model.safetensors")
+    return folder
+
+
+def tiny_documents(count: int = 60, *, seed: int = 7) -> list[dict[str, Any]]:
+    """Returns labelled records: the labels follow on one another through a document, and each sentence has a cue word.
+
+    Every tenth document is long, and every twentieth has a sentence that is longer than the records' window.
+    """
+    draw = random.Random(seed)
+    documents = []
+    for number in range(count):
+        sentences, labels = [], []
+        length = draw.randint(9, 14) if number % 10 == 0 else draw.randint(1, 5)
+        for place in range(length):
+            label = list(CUES)[min(place, 3) if length <= 5 else place * 4 // length]
+            words = [draw.choice(FILLERS) for _ in range(draw.randint(2, 7))]
+            words.insert(draw.randrange(len(words) + 1), draw.choice(CUES[label]))
+            if number % 20 == 0 and place == 1:
+                words += [draw.choice(FILLERS) for _ in range(60)]
+            sentences.append(" ".join(words).capitalize() + ".")
+            labels.append(label)
+        documents.append({"doc_id": f"tiny-{number:03}", "sentences": sentences, "labels": labels})
+    return documents
+
+
+def real_data(name: str) -> Path:
+    """Returns the path of a public corpus under `$SEPLINE_DATA`, or skips the test where it is absent."""
+    folder = Path(os.environ.get("SEPLINE_DATA", PROJECT.parent / "shared" / "data"))
+    if not (folder / name).exists():
+        pytest.skip(f"{folder / name} is absent; set SEPLINE_DATA to the folder that holds the corpora")
+    return folder / name
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random BERT checkpoint in Hugging Face's naming; give it as `encoder.handle`.
+
+    Uncased, 3 layers, 16 wide, 2 heads, 128 positions; its vocabulary tokenizes any ASCII text into words and letters.
+    """
+    return write_checkpoint(tmp_path_factory.mktemp("encoder") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of the real MiniLM checkpoint, downloaded into the user's cache on first use."""
+    from model.downloads import fetch
+    from model.errors import UserError
+
+    try:
+        return fetch("minilm-l6")
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A JSON-lines file of 60 labelled documents, `tiny_documents()`: keys `doc_id`, `sentences`, `labels`.
+
+    Labels are learnable. Six documents have 9 to 14 sentences, three of them a sentence of over 60 wordpieces.
+    """
+    path = tmp_path_factory.mktemp("corpus") / "tiny.jsonl"
+    path.write_text("".join(json.dumps(document) + "\n" for document in tiny_documents()), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(tiny_encoder: Path) -> Any:
+    """The `Settings` of `tiny_records` and `tiny_bundle`: 48-wordpiece windows with one sentence of context."""
+    from model.config import settings_from_dict
+
+    return settings_from_dict(
+        {
+            "encoder": {"handle": str(tiny_encoder)},
+            "window": {"max_tokens": 48, "context": 1},
+            "data": {"splits": {"train": 0.6, "dev": 0.2, "test": 0.2}, "part_records": 25, "buckets": 3},
+            "training": {"epochs": 2, "batch_tokens": 384, "learning_rate": 0.003},
+        },
+        origin="tests",
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_records(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path, tiny_settings: Any) -> Path:
+    """The folder of training records that `preprocess` makes of `tiny_corpus`; long documents have several windows.
+
+    Read-only: every test shares it.
+    """
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from pipelines.corpora import ReadOptions
+    from pipelines.preprocess import preprocess
+
+    folder = tmp_path_factory.mktemp("records") / "tiny"
+    preprocess(
+        [str(tiny_corpus)],
+        str(folder),
+        settings=tiny_settings,
+        options=ReadOptions(),
+        beam_options=PipelineOptions(["--runner=FnApiRunner"]),
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_records: Path, tiny_settings: Any) -> Any:
+    """The `Bundle` of two epochs on `tiny_records`; its run's folder is `tiny_bundle.path.parent`.
+
+    Read-only: every test shares it.
+    """
+    from model.train import train_and_evaluate
+
+    return train_and_evaluate(tiny_settings, str(tiny_records), str(tmp_path_factory.mktemp("runs") / "tiny"))
