@@ -31,9 +31,7 @@ def evaluate_baselines(data: TrainingData, split: str) -> dict[str, Metrics]:
     """
     train, judged = _read(data, "train"), _read(data, split)
     predictions = {"position": _by_position(train, judged), "tfidf": _by_words(train, judged)}
-    return {
-        name: measure(judged.sentences, predicted, labels=data.labels) for name, predicted in predictions.items()
-    }
+    return {name: measure(judged.sentences, predicted, labels=data.labels) for name, predicted in predictions.items()}
 
 
 def _by_position(train: _Split, judged: _Split) -> np.ndarray:
@@ -65,7 +63,9 @@ def _read(data: TrainingData, split: str) -> _Split:
     parts = [pq.read_table(file, columns=columns, partitioning=None) for file in data.document_files(split)]
     documents = pa.concat_tables(parts)
     counts = [len(sentences) for sentences in documents["sentences"].to_pylist()]
-    doc_ids = [doc_id for doc_id, count in zip(documents["doc_id"].to_pylist(), counts, strict=True) for _ in range(count)]
+    doc_ids = [
+        doc_id for doc_id, count in zip(documents["doc_id"].to_pylist(), counts, strict=True) for _ in range(count)
+    ]
     ids = {label: index for index, label in enumerate(data.labels)}
     labels = np.array([ids[label] for labels in documents["labels"].to_pylist() for label in labels])
     indices = np.concatenate([np.arange(count) for count in counts])

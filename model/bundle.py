@@ -69,7 +69,9 @@ def load_bundle(path: str | Path) -> Bundle:
         )
     files = _hash_files(folder)
     if files != description["files"] or _fingerprint(description) != description["fingerprint"]:
-        changed = sorted(name for name in files | description["files"] if files.get(name) != description["files"].get(name))
+        changed = sorted(
+            name for name in files | description["files"] if files.get(name) != description["files"].get(name)
+        )
         raise UserError(f"{folder}: {', '.join(changed) or _DESCRIPTION} changed since the export; export it again")
     try:
         window = WindowSettings.model_validate(description["window"])

@@ -1,4 +1,4 @@
-"""From an encoder's handle to a Keras layer with its pretrained weights; the only file that knows checkpoint formats."""
+"""From an encoder's handle to a Keras layer with pretrained weights; the only file that knows checkpoint formats."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def load_encoder(settings: EncoderSettings) -> BertEncoder:
 
     try:
         with safe_open(weights, framework="numpy") as tensors:
-            prefix = "bert." if "bert.embeddings.word_embeddings.weight" in tensors.keys() else ""
+            prefix = "bert." if "bert.embeddings.word_embeddings.weight" in tensors.keys() else ""  # noqa: SIM118  no dict
 
             def read(name: str) -> np.ndarray:
                 return np.asarray(tensors.get_tensor(prefix + name), np.float32)

@@ -1,4 +1,4 @@
-"""Training records to tensors: shuffled, length-bucketed, padded batches for training, and plain windows to evaluate."""
+"""Training records to tensors: shuffled, length-bucketed, padded batches to train on, and windows to evaluate."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Returns one epoch of `(inputs, labels, weights)`, in an order that depends on `seed` and `epoch` alone.
 
-    `inputs` is as `schema.classify_signature`; `labels` int32 and `weights` float32 are `[batch, sentences]`. A weight is
-    the annotators' confidence, 0 for padding and for sentences that another window owns.
+    `inputs` is as `schema.classify_signature`; `labels` int32 and `weights` float32 are `[batch, sentences]`. A weight
+    is the annotators' confidence, 0 for padding and for sentences that another window owns.
     """
     order = int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7], "big")
     files = tf.data.Dataset.from_tensor_slices(data.window_files(split)).shuffle(1024, seed=order)
@@ -40,7 +40,9 @@ def training_batches(
         ),
     )
     # Keras warns at the end of data of unknown length.
-    batches = batches.apply(tf.data.experimental.assert_cardinality(count_batches(data, split, batch_tokens=batch_tokens)))
+    batches = batches.apply(
+        tf.data.experimental.assert_cardinality(count_batches(data, split, batch_tokens=batch_tokens))
+    )
     return batches.prefetch(tf.data.AUTOTUNE)
 
 

@@ -38,7 +38,9 @@ TRAINING_RECORD: Mapping[str, Feature] = {
     "segment_ids": Feature("int64", ragged=True),  # [tokens]
     "sep_positions": Feature("int64", ragged=True),  # [sentences], indices into token_ids
     "first_sentence": Feature("int64", ragged=False),  # the shown sentences are first_sentence + [0, sentences)
-    "owned_start": Feature("int64", ragged=False),  # within the window: sentences owned_start..owned_end - 1 are its own
+    "owned_start": Feature(
+        "int64", ragged=False
+    ),  # within the window: sentences owned_start..owned_end - 1 are its own
     "owned_end": Feature("int64", ragged=False),
     "truncated": Feature("int64", ragged=True),  # [sentences], 1 where the sentence's end is missing
     "labels": Feature("int64", ragged=True),  # [sentences], indices into the label vocabulary

@@ -1,8 +1,8 @@
 """WordPiece in the TensorFlow graph, with the encoder's own vocabulary.
 
-The ids are those of Hugging Face's BERT tokenizer: its normalization is written out in graph operations, since tf.text's
-own lower-casing (NFKC case folding) differs in about one sentence in seven hundred. What still differs: final sigma in
-capitals, and words over 100 bytes but not over 100 characters.
+The ids are those of Hugging Face's BERT tokenizer: its normalization is written out in graph operations, since
+tf.text's own lower-casing (NFKC case folding) differs in about one sentence in seven hundred. What still differs: final
+sigma in capitals, and words over 100 bytes but not over 100 characters.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ from model.config import Settings
 from model.encoder import load_encoder, load_vocabulary
 from model.engine import Engine
 from model.errors import UserError
-from model.folders import claim_folder, write_json
 from model.evaluate import Metrics, measure, predict
+from model.folders import claim_folder, write_json
 from model.input_pipeline import count_batches, read_windows, training_batches
 from model.progress import ProgressReporter
 from model.schedule import SlantedTriangle

@@ -1,11 +1,11 @@
 """The folder of training records that preprocessing leaves, as a contract: what is where, and that it is whole.
 
-    documents/SPLIT/part-*.parquet    the labelled documents as text
-    windows/SPLIT/part-*.tfrecord     their windows (`schema.TRAINING_RECORD`), one file for each documents' part
-    transform/                        the tf.Transform graph that made the ids, tokenizer included
-    rejects/part-*.parquet            records that could not train, and why
-    stats.json                        labels, lengths, counts, settings, fingerprints
-    COMPLETED                         written last; a folder without it is refused
+documents/SPLIT/part-*.parquet    the labelled documents as text
+windows/SPLIT/part-*.tfrecord     their windows (`schema.TRAINING_RECORD`), one file for each documents' part
+transform/                        the tf.Transform graph that made the ids, tokenizer included
+rejects/part-*.parquet            records that could not train, and why
+stats.json                        labels, lengths, counts, settings, fingerprints
+COMPLETED                         written last; a folder without it is refused
 """
 
 from __future__ import annotations

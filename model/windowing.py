@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def plan_windows(lengths: Sequence[int], settings: WindowSettings) -> list[Windo
         else:
             low = middle + 1
     windows = []
-    for index, (owned_start, owned_end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for index, (owned_start, owned_end) in enumerate(pairwise(bounds)):
         start, end = _with_context(ends, owned_start, owned_end, capacity, settings.context)
         windows.append(Window(index, start, end, owned_start, owned_end))
     return windows

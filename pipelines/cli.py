@@ -174,7 +174,9 @@ def _add_verb(verbs: Any, name: str, run: Any, summary: str, *, beam: bool = Fal
     )
     verb.set_defaults(run=run, takes_beam_flags=beam)
     if beam:
-        verb.add_argument("--runner-config", metavar="YAML", help="a file of Beam options, such as those in runner_configs")
+        verb.add_argument(
+            "--runner-config", metavar="YAML", help="a file of Beam options, such as those in runner_configs"
+        )
     return verb
 
 
@@ -183,7 +185,9 @@ def _add_inputs(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--format", choices=_FORMATS, help="default: told from name and content")
     verb.add_argument("--id-column", metavar="NAME", help="column or key of the document id (default: doc_id)")
     verb.add_argument("--text-column", metavar="NAME", help="column or key of the text (default: text)")
-    verb.add_argument("--sentences-column", metavar="NAME", help="column or key of given sentences (default: sentences)")
+    verb.add_argument(
+        "--sentences-column", metavar="NAME", help="column or key of given sentences (default: sentences)"
+    )
     verb.add_argument("--labels-column", metavar="NAME", help="column or key of their labels (default: labels)")
     verb.add_argument("--label-map", metavar="YAML", help="renames labels and section headings; see docs/corpora.md")
 

@@ -16,7 +16,9 @@ from model.errors import UserError
 
 T = TypeVar("T")
 
-_QUERY = "SELECT label, count(*) AS sentences, avg(probability) AS confidence FROM '{parts}' GROUP BY label ORDER BY 2 DESC"
+_QUERY = (
+    "SELECT label, count(*) AS sentences, avg(probability) AS confidence FROM '{parts}' GROUP BY label ORDER BY 2 DESC"
+)
 
 
 def run_demo(output: str, *, full: bool) -> None:

@@ -10,11 +10,12 @@ Between them lie files, not collections in memory, so that memory is bounded by 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -130,16 +131,14 @@ def _analyze(
     """Returns the statistics of the train documents; the transform graph is in the folder by then."""
     preprocessing_fn = make_preprocessing_fn(vocabulary, labels=data.labels, buckets=data.buckets)
     train = [part for part in parts if part.startswith("train/")]
-    with tempfile.TemporaryDirectory(dir=folder) as scratch, tft_beam.Context(temp_dir=scratch):
-        with beam.Pipeline(options=beam_options) as pipeline:
-            raw = (
-                pipeline
-                | "TrainParts" >> beam.Create(train)
-                | "SpreadParts" >> beam.Reshuffle()
-                | "ReadDocuments" >> beam.Map(read_documents, str(folder))
-            )
-            transform = (raw, adapter_config()) | "Analyze" >> tft_beam.AnalyzeDataset(preprocessing_fn)
-            transform | "WriteGraph" >> tft_beam.WriteTransformFn(str(folder / "transform"))
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as scratch,
+        tft_beam.Context(temp_dir=scratch),
+        beam.Pipeline(options=beam_options) as pipeline,
+    ):
+        raw = pipeline | "ReadTrain" >> ReadDocuments(train, str(folder))
+        transform = (raw, adapter_config()) | "Analyze" >> tft_beam.AnalyzeDataset(preprocessing_fn)
+        transform | "WriteGraph" >> tft_beam.WriteTransformFn(str(folder / "transform"))
     return read_statistics(str(folder / "transform"), labels=data.labels)
 
 
@@ -148,28 +147,41 @@ def _transform(
 ) -> Counter[str]:
     """Returns the counts of the windows that it wrote."""
     summary = str(folder / "transform.json")
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        with tft_beam.Context(temp_dir=scratch, passthrough_keys=set(PASSED_THROUGH)):
-            with beam.Pipeline(options=beam_options) as pipeline:
-                transform = pipeline | "ReadGraph" >> tft_beam.ReadTransformFn(str(folder / "transform"))
-                raw = (
-                    pipeline
-                    | "Parts" >> beam.Create(parts)
-                    | "SpreadParts" >> beam.Reshuffle()
-                    | "ReadDocuments" >> beam.Map(read_documents, str(folder))
-                )
-                dataset = ((raw, adapter_config()), transform)
-                ids, _ = dataset | "Transform" >> tft_beam.TransformDataset(output_record_batches=True)
-                (
-                    ids
-                    | "WriteWindows" >> beam.Map(write_windows, str(folder), vocabulary, window)
-                    | "Sum" >> beam.CombineGlobally(_sum_counts)
-                    | "WriteSummary" >> beam.Map(_write_counts, summary)
-                )
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as scratch,
+        tft_beam.Context(temp_dir=scratch, passthrough_keys=set(PASSED_THROUGH)),
+        beam.Pipeline(options=beam_options) as pipeline,
+    ):
+        transform = pipeline | "ReadGraph" >> tft_beam.ReadTransformFn(str(folder / "transform"))
+        raw = pipeline | "ReadAll" >> ReadDocuments(parts, str(folder))
+        dataset = ((raw, adapter_config()), transform)
+        ids, _ = dataset | "Transform" >> tft_beam.TransformDataset(output_record_batches=True)
+        (
+            ids
+            | "WriteWindows" >> beam.Map(write_windows, str(folder), vocabulary, window)
+            | "Sum" >> beam.CombineGlobally(_sum_counts)
+            | "WriteSummary" >> beam.Map(_write_counts, summary)
+        )
     return _read_counts(summary)
 
 
-class WriteDocuments(beam.DoFn):  # type: ignore[misc]
+class ReadDocuments(beam.PTransform):
+    """Parts of documents, `SPLIT/NAME.parquet`, to record batches as tf.Transform takes them, one a part."""
+
+    def __init__(self, parts: Sequence[str], folder: str) -> None:
+        super().__init__()
+        self._parts, self._folder = parts, folder
+
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
+        return (
+            pipeline
+            | "Parts" >> beam.Create(self._parts)
+            | "Spread" >> beam.Reshuffle()
+            | "Read" >> beam.Map(read_documents, self._folder)
+        )
+
+
+class WriteDocuments(beam.DoFn):
     """Splits a chunk's documents into sentences and over the splits, writes them, and emits the counts."""
 
     def __init__(self, folder: str, data: DataSettings, *, max_sentences: int) -> None:
@@ -183,23 +195,25 @@ class WriteDocuments(beam.DoFn):  # type: ignore[misc]
         rejects: list[Reject] = []
         counts: Counter[str] = Counter(records=len(chunk.items))
         for item in chunk.items:
-            if isinstance(item, Document):
-                item = trainable(item, self._splitter, labels=self._data.labels, max_sentences=self._max_sentences)
-            if isinstance(item, Reject):
-                rejects.append(item)
-                counts[f"rejects.{item.reason}"] += 1
-            elif (split := assign_split(item.doc_id, self._data)) is None:
+            result = item if isinstance(item, Reject) else self._trainable(item)
+            if isinstance(result, Reject):
+                rejects.append(result)
+                counts[f"rejects.{result.reason}"] += 1
+            elif (split := assign_split(result.doc_id, self._data)) is None:
                 counts["sampled_out"] += 1
             else:
-                documents[split].append(item)
+                documents[split].append(result)
                 counts[f"documents.{split}"] += 1
-                counts[f"sentences.{split}"] += len(item.sentences)
-                counts.update(f"labels.{split}.{label}" for label in item.labels or ())
+                counts[f"sentences.{split}"] += len(result.sentences)
+                counts.update(f"labels.{split}.{label}" for label in result.labels or ())
         for split, members in documents.items():
             if members:
                 write_table(f"{self._folder}/documents/{split}/{chunk.name}.parquet", document_table(members))
         write_rejects(f"{self._folder}/rejects/{chunk.name}.parquet", rejects, {})
         yield counts
+
+    def _trainable(self, document: Document) -> Document | Reject:
+        return trainable(document, self._splitter, labels=self._data.labels, max_sentences=self._max_sentences)
 
 
 def trainable(
@@ -329,8 +343,6 @@ def _write_counts(counts: Counter[str], path: str) -> None:
 
 
 def _read_counts(path: str) -> Counter[str]:
-    import json
-
     file = Path(path)
     counts: Counter[str] = Counter(json.loads(file.read_text(encoding="utf-8")))
     file.unlink()
@@ -359,8 +371,6 @@ def _check_labels(counts: Counter[str], statistics: Statistics) -> None:
 def _mark(
     sources: Sequence[Mapping[str, Any]], settings: Settings, options: ReadOptions, vocabulary: Vocabulary
 ) -> dict[str, Any]:
-    from dataclasses import asdict
-
     return {
         "inputs": list(sources),
         "settings": {

@@ -143,23 +143,20 @@ def score(
         leftover.unlink()
     shutil.rmtree(folder / "rejects", ignore_errors=True)
 
-    with _FolderProgress(folder):
-        with beam.Pipeline(options=beam_options) as pipeline:
-            (
-                pipeline
-                | "Units" >> beam.Create([str(source["path"]) for source in sources])
-                | "SpreadUnits" >> beam.Reshuffle()
-                | "ReadChunks" >> beam.FlatMap(
-                    read_chunks, options, size=settings.chunk_records, limit=settings.limit
-                )
-                | "SplitAndTokenize" >> beam.ParDo(
-                    SplitAndTokenize(
-                        bundle, max_sentences=options.max_sentences, unlabelled_only=settings.unlabelled_only
-                    )
-                )
-                | "Classify" >> RunInference(ClassifierHandler(bundle, batch_tokens=settings.batch_tokens))
-                | "WriteParts" >> beam.Map(write_part, str(folder), bundle)
-            )
+    split_and_tokenize = SplitAndTokenize(
+        bundle, max_sentences=options.max_sentences, unlabelled_only=settings.unlabelled_only
+    )
+    handler = ClassifierHandler(bundle, batch_tokens=settings.batch_tokens)
+    with _FolderProgress(folder), beam.Pipeline(options=beam_options) as pipeline:
+        (
+            pipeline
+            | "Units" >> beam.Create([str(source["path"]) for source in sources])
+            | "SpreadUnits" >> beam.Reshuffle()
+            | "ReadChunks" >> beam.FlatMap(read_chunks, options, size=settings.chunk_records, limit=settings.limit)
+            | "SplitAndTokenize" >> beam.ParDo(split_and_tokenize)
+            | "Classify" >> RunInference(handler)
+            | "WriteParts" >> beam.Map(write_part, str(folder), bundle)
+        )
     manifest = {
         "bundle": {"path": str(bundle_dir), "fingerprint": bundle.fingerprint, "labels": list(bundle.labels)},
         **{key: mark[key] for key in ("engine", "settings", "options", "inputs")},
@@ -176,7 +173,7 @@ def score(
     return manifest
 
 
-class SplitAndTokenize(beam.DoFn):  # type: ignore[misc]
+class SplitAndTokenize(beam.DoFn):
     """Chunks of documents to chunks of windows; tokenizes a whole chunk in one call."""
 
     def __init__(self, bundle: Bundle, *, max_sentences: int, unlabelled_only: bool) -> None:
@@ -190,16 +187,11 @@ class SplitAndTokenize(beam.DoFn):  # type: ignore[misc]
         documents: list[Document] = []
         rejects: list[Reject] = []
         for item in chunk.items:
-            if isinstance(item, Document) and self._unlabelled_only and is_labelled(item):
-                excerpt = item.sections[0].text if item.sections else item.sentences[0]
-                message = "the document is labelled already, and only unlabelled ones are wanted"
-                item = Reject(item.source, item.record_index, Reason.LABELLED, message, item.doc_id, excerpt)
-            if isinstance(item, Document):
-                item = split_document(item, self._splitter, max_sentences=self._max_sentences)
-            if isinstance(item, Reject):
-                rejects.append(item)
+            result = item if isinstance(item, Reject) else self._split(item)
+            if isinstance(result, Reject):
+                rejects.append(result)
             else:
-                documents.append(item)
+                documents.append(result)
         yield TokenizedChunk(
             name=chunk.name,
             records=len(chunk.items),
@@ -207,6 +199,14 @@ class SplitAndTokenize(beam.DoFn):  # type: ignore[misc]
             windows=tuple(self._windows(documents)),
             rejects=tuple(rejects),
         )
+
+    def _split(self, document: Document) -> Document | Reject:
+        if self._unlabelled_only and is_labelled(document):
+            excerpt = document.sections[0].text if document.sections else document.sentences[0]
+            message = "the document is labelled already, and only unlabelled ones are wanted"
+            where = (document.source, document.record_index)
+            return Reject(*where, Reason.LABELLED, message, document.doc_id, excerpt)
+        return split_document(document, self._splitter, max_sentences=self._max_sentences)
 
     def _windows(self, documents: Sequence[Document]) -> Iterator[tuple[EncodedWindow, ...]]:
         sentences = [sentence for document in documents for sentence in document.sentences]
@@ -223,7 +223,7 @@ class SplitAndTokenize(beam.DoFn):  # type: ignore[misc]
             )
 
 
-class ClassifierHandler(ModelHandler[TokenizedChunk, PredictionResult, Engine]):  # type: ignore[misc]
+class ClassifierHandler(ModelHandler[TokenizedChunk, PredictionResult, Engine]):
     """Runs a bundle's `classify` signature on whole chunks; batches by length within a chunk, one model a process."""
 
     def __init__(self, bundle: Bundle, *, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> None:

@@ -127,4 +127,6 @@ def _label_ids(labels: tf.Tensor, fixed: Sequence[str] | None) -> tf.Tensor:
     if fixed is None:
         return tft.compute_and_apply_vocabulary(labels, vocab_filename=_LABEL_VOCABULARY, default_value=-1)
     matches = tf.equal(labels[:, tf.newaxis], tf.constant(list(fixed))[tf.newaxis, :])
-    return tf.where(tf.reduce_any(matches, axis=1), tf.argmax(tf.cast(matches, tf.int8), axis=1, output_type=tf.int64), -1)
+    return tf.where(
+        tf.reduce_any(matches, axis=1), tf.argmax(tf.cast(matches, tf.int8), axis=1, output_type=tf.int64), -1
+    )

@@ -1,4 +1,4 @@
-"""How an input collection is cut into units of work: a unit is one file, and yields chunks of a fixed number of records.
+"""How an input collection is cut into units of work: a unit is one file, cut into chunks of a fixed number of records.
 
 A chunk's content and name depend on the file and the chunk size alone, never on the runner or on timing.
 """
