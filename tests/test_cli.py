@@ -1,0 +1,114 @@
+"""The command line: fast help, one-line errors, exit codes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import main
+
+
+def test_help_answers_at_once_because_nothing_heavy_is_imported() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "pipelines.cli", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "score" in result.stdout
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert not imported & {"tensorflow", "apache_beam", "keras", "pyarrow", "numpy", "pydantic", "rich"}
+
+
+@pytest.mark.parametrize("verb", ["preprocess", "train", "evaluate", "score", "demo"])
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, "--help"])
+    assert stopped.value.code == 0
+    assert f"sepline {verb}" in capsys.readouterr().out
+
+
+def _fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1, captured.err
+    assert captured.err.startswith("sepline: ")
+    return captured.err
+
+
+def test_a_wrong_path_is_one_line(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["score", "--model", str(tiny_bundle), "--input", "nowhere.csv", "--output", str(tmp_path / "out")]
+    assert "nowhere.csv" in _fails(command, capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = _fails(["train", "--data", str(tmp_path), "--output", str(tmp_path / "run")], capsys)
+    assert "sepline preprocess" in message
+    assert str(tmp_path) in message
+
+
+def test_a_folder_that_is_no_bundle_is_one_line(
+    tiny_records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = _fails(["evaluate", "--model", str(tmp_path), "--data", str(tiny_records)], capsys)
+    assert "not a bundle" in message and str(tmp_path) in message
+
+
+def test_documents_without_labels_are_one_line(
+    tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"doc_id": "a", "text": "We did it."}\n', encoding="utf-8")
+    settings = ["--set", f"encoder.handle={tiny_encoder}", "--set", "window.max_tokens=48"]
+    message = _fails(["preprocess", "--input", str(corpus), "--output", str(tmp_path / "out"), *settings], capsys)
+    assert "1 records read" in message and "unlabelled 1" in message
+
+
+def test_a_misspelt_setting_names_the_known_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", "--data", "x", "--output", str(tmp_path / "run"), "--set", "training.epoch=3"]
+    message = _fails(command, capsys)
+    assert "training.epoch" in message and "epochs" in message
+
+
+def test_beam_options_are_checked(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"doc_id": "a", "text": "We did it."}\n', encoding="utf-8")
+    command = ["score", "--model", str(tiny_bundle), "--input", str(source), "--output", str(tmp_path / "out")]
+    assert "--direct_num_worker" in _fails([*command, "--", "--direct_num_worker=2"], capsys)
+    config = tmp_path / "runner.yaml"
+    config.write_text("runner: FnApiRunner\nmachine_tipe: n1\n", encoding="utf-8")
+    message = _fails([*command, "--runner-config", str(config)], capsys)
+    assert "machine_tipe" in message and str(config) in message
+
+
+def test_beam_flags_are_refused_where_no_beam_job_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no Beam job" in _fails(["train", "--data", "x", "--output", "y", "--", "--runner=X"], capsys)
+
+
+def test_evaluate_prints_json_with_baselines(
+    tiny_bundle: Path, tiny_records: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--model", str(tiny_bundle), "--data", str(tiny_records), "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert set(results) == {"sepline", "position", "tfidf"}
+    for metrics in results.values():
+        assert sum(sum(row) for row in metrics["confusion"]) == metrics["sentences"]
+        assert metrics["sentences"] == results["sepline"]["sentences"] > 0
+
+
+def test_tables_name_every_label(tiny_bundle: Path, tiny_records: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--model", str(tiny_bundle), "--data", str(tiny_records), "--split", "dev"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("TF-IDF", "position", "background", "methods", "results", "conclusions", "dev split"):
+        assert word in printed
+
+
+def test_the_terminal_stays_quiet(tiny_bundle: Path, tmp_path: Path) -> None:
+    """A real process, since what TensorFlow prints on import comes from C++."""
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"doc_id": "a", "text": "We did it. It worked."}\n', encoding="utf-8")
+    command = [sys.executable, "-m", "pipelines.cli", "score", "--model", str(tiny_bundle)]
+    command += ["--input", str(source), "--output", str(tmp_path / "out")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert result.stdout.splitlines()[0].startswith("1 records = 1 scored + 0 rejected; 2 sentences")
