@@ -170,6 +170,7 @@ def _fit(
         checkpoint.restore(manager.latest_checkpoint).assert_consumed()
     history = read_history(run)[: int(epochs_done)]
     engine = Engine(_live_classify(classifier), pad_id=vocabulary.pad_id, batch_tokens=training.batch_tokens)
+    tokens = sum(length * count for length, count in data.window_lengths["train"].items())
     dev = list(read_windows(data, "dev")) if data.window_lengths.get("dev") else []
 
     for epoch in range(int(epochs_done), training.epochs):
@@ -180,7 +181,9 @@ def _fit(
             pad_id=vocabulary.pad_id,
             seed=training.seed,
             epoch=epoch,
-        ).skip(int(steps_done))
+        )
+        left = steps - int(steps_done)
+        batches = batches.skip(int(steps_done)).apply(tf.data.experimental.assert_cardinality(left))
         title = f"epoch {epoch + 1} of {training.epochs}"
         with ProgressReporter(title, total=steps, unit="batches") as progress:
             watcher = _Watcher(progress, manager, steps_done, steps=steps, seconds=training.checkpoint_seconds)
@@ -193,10 +196,11 @@ def _fit(
                 shuffle=False,  # the input pipeline does
                 callbacks=[watcher],
             ).history
+        seconds = time.monotonic() - started
         figures: dict[str, Any] = {
             "epoch": epoch + 1,
-            "seconds": round(time.monotonic() - started, 1),
-            "tokens_per_second": round(watcher.tokens / max(time.monotonic() - started, 1e-9)),
+            "seconds": round(seconds, 1),
+            "tokens_per_second": round(tokens * left / steps / seconds),
             "loss": fitted["loss"][-1],
             "train_accuracy": fitted["accuracy"][-1],
         }
@@ -228,7 +232,7 @@ def _evaluate(engine: Engine, windows: list[Any], labels: tuple[str, ...]) -> Me
 
 
 class _Watcher(keras.callbacks.Callback):
-    """Shows progress, counts tokens, and saves a checkpoint every so many seconds."""
+    """Shows progress and saves a checkpoint every so many seconds."""
 
     def __init__(
         self,
@@ -240,11 +244,10 @@ class _Watcher(keras.callbacks.Callback):
         seconds: float,
     ) -> None:
         super().__init__()
-        self.tokens = 0
         self._progress, self._manager, self._steps_done = progress, manager, steps_done
         self._steps, self._seconds = steps, seconds
         self._first = int(steps_done)
-        self._started = self._saved = time.monotonic()
+        self._saved = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         done = self._first + batch + 1
@@ -264,4 +267,4 @@ def _print_epoch(figures: Mapping[str, Any], epochs: int) -> None:
     )
     if "dev" in figures:
         line += f", dev accuracy {figures['dev']['accuracy']:.4f}, dev macro F1 {figures['dev']['macro_f1']:.4f}"
-    print(f"{line} ({figures['seconds']:.0f} s)", flush=True)
+    print(f"{line} ({figures['seconds']:.0f} s, {figures['tokens_per_second']:,} tokens/s)", flush=True)

@@ -40,10 +40,10 @@ def run_demo(output: str, *, full: bool) -> None:
     sample = _timed("Fetching the encoder and the MEDLINE sample (about 150 MB, once)", _fetch_all)
     labelled, unlabelled = str(sample / "pubmed21n1298.xml.gz"), str(sample / "pubmed20n0014.xml.gz")
 
-    size = [] if full else ["--set", "data.sample=0.2"]
+    size = [] if full else ["--set", "data.sample=0.15"]
     _verb(
         "Structured abstracts, labelled by their own section headings, become training records"
-        + ("" if full else ", a fifth of them"),
+        + ("" if full else ", about one in seven of them"),
         ["preprocess", "--input", labelled, "--output", str(records), *size],
     )
     size = [] if full else ["--set", "encoder.layers=4", "--set", "training.epochs=2"]
