@@ -29,8 +29,15 @@ def load_vocabulary(settings: EncoderSettings) -> Vocabulary:
     folder = _resolve(settings.handle)
     tokenizer_file = folder / "tokenizer_config.json"
     tokenizer = _read_json(tokenizer_file) if tokenizer_file.exists() else {}
-    text = (folder / "vocab.txt").read_text(encoding="utf-8")
-    return Vocabulary.from_text(text, lower_case=bool(tokenizer.get("do_lower_case", True)))
+    try:
+        text = (folder / "vocab.txt").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder / 'vocab.txt'}: can't be read as text ({error})") from error
+    vocabulary = Vocabulary.from_text(text, lower_case=bool(tokenizer.get("do_lower_case", True)))
+    embedded = load_config(settings).vocabulary_size
+    if len(vocabulary.pieces) > embedded:
+        raise UserError(f"{folder}: vocab.txt has {len(vocabulary.pieces)} wordpieces, config.json only {embedded}")
+    return vocabulary
 
 
 def load_config(settings: EncoderSettings) -> BertConfig:
@@ -64,6 +71,8 @@ def load_config(settings: EncoderSettings) -> BertConfig:
         )
     except KeyError as error:
         raise UserError(f"{where}: {error.args[0]} is missing; give a whole BERT checkpoint folder") from None
+    if config.width % config.heads:
+        raise UserError(f"{where}: num_attention_heads is {config.heads}, which does not divide {config.width}")
     if settings.layers is not None:
         if settings.layers > config.layers:
             raise UserError(f"encoder.layers is {settings.layers}, but {settings.handle} has {config.layers} layers")

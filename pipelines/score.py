@@ -6,9 +6,13 @@ Whole chunks travel, so Beam's cost per element vanishes. Each chunk becomes one
 any, one of rejects. A scored folder:
 
     part-*.parquet            one row a sentence (`schema.prediction_schema`)
-    rejects/part-*.parquet    input records that could not be scored, and why
-    manifest.json             bundle, inputs, settings, versions, counts
+    _rejects/part-*.parquet   input records that could not be scored, and why
+    _manifest.json            bundle, inputs, settings, versions, counts
+    _job.json                 whose folder it is, from the start
     _SUCCESS                  written last
+
+Readers of Parquet folders (pandas, Arrow, Spark) pass over names that begin with an underscore, so the folder as a
+whole is a table.
 """
 
 from __future__ import annotations
@@ -46,7 +50,9 @@ from pipelines.sources import fingerprint_source, match_sources
 from pipelines.units import Chunk, read_chunks
 
 SUCCESS = "_SUCCESS"
-MANIFEST = "manifest.json"
+MANIFEST = "_manifest.json"
+REJECTS = "_rejects"
+_JOB = "_job.json"
 _COUNTS = b"sepline.counts"
 
 
@@ -136,12 +142,12 @@ def score(
         "engine": "tensorflow",
     }
     folder = Path(output)
-    claim_folder(folder, "score.json", mark, overwrite=overwrite)
+    claim_folder(folder, _JOB, mark, overwrite=overwrite)
     if (folder / SUCCESS).exists():
         return dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
     for leftover in (*folder.glob("part-*.parquet"), *folder.glob(".*.writing")):
         leftover.unlink()
-    shutil.rmtree(folder / "rejects", ignore_errors=True)
+    shutil.rmtree(folder / REJECTS, ignore_errors=True)
 
     split_and_tokenize = SplitAndTokenize(
         bundle, max_sentences=options.max_sentences, unlabelled_only=settings.unlabelled_only
@@ -284,7 +290,7 @@ def write_part(result: PredictionResult, folder: str, bundle: Bundle) -> str:
         "sepline.engine": "tensorflow",
         "sepline.labels": json.dumps(list(bundle.labels)),
     }
-    write_rejects(f"{folder}/rejects/{chunk.name}.parquet", chunk.rejects, metadata)
+    write_rejects(f"{folder}/{REJECTS}/{chunk.name}.parquet", chunk.rejects, metadata)
     schema = prediction_schema(bundle.labels, {**metadata, _COUNTS.decode(): json.dumps(counts, sort_keys=True)})
     path = f"{folder}/{chunk.name}.parquet"
     write_table(path, prediction_table(columns, schema, bundle.labels))

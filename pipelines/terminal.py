@@ -108,7 +108,7 @@ def show_predictions(rows: list[dict[str, Any]], *, labels: list[str]) -> None:
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=False)
+    return Console(highlight=False, soft_wrap=True)
 
 
 def _align_right(table: Table) -> None:

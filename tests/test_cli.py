@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from model.bundle import Bundle
 from pipelines.cli import main
 
 
@@ -34,8 +35,8 @@ def _fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return captured.err
 
 
-def test_a_wrong_path_is_one_line(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["score", "--model", str(tiny_bundle), "--input", "nowhere.csv", "--output", str(tmp_path / "out")]
+def test_a_wrong_path_is_one_line(tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["score", "--model", str(tiny_bundle.path), "--input", "nowhere.csv", "--output", str(tmp_path / "out")]
     assert "nowhere.csv" in _fails(command, capsys)
     assert not (tmp_path / "out").exists()
 
@@ -69,10 +70,10 @@ def test_a_misspelt_setting_names_the_known_ones(tmp_path: Path, capsys: pytest.
     assert "training.epoch" in message and "epochs" in message
 
 
-def test_beam_options_are_checked(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_beam_options_are_checked(tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "a.jsonl"
     source.write_text('{"doc_id": "a", "text": "We did it."}\n', encoding="utf-8")
-    command = ["score", "--model", str(tiny_bundle), "--input", str(source), "--output", str(tmp_path / "out")]
+    command = ["score", "--model", str(tiny_bundle.path), "--input", str(source), "--output", str(tmp_path / "out")]
     assert "--direct_num_worker" in _fails([*command, "--", "--direct_num_worker=2"], capsys)
     config = tmp_path / "runner.yaml"
     config.write_text("runner: FnApiRunner\nmachine_tipe: n1\n", encoding="utf-8")
@@ -85,9 +86,9 @@ def test_beam_flags_are_refused_where_no_beam_job_runs(capsys: pytest.CaptureFix
 
 
 def test_evaluate_prints_json_with_baselines(
-    tiny_bundle: Path, tiny_records: Path, capsys: pytest.CaptureFixture[str]
+    tiny_bundle: Bundle, tiny_records: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["evaluate", "--model", str(tiny_bundle), "--data", str(tiny_records), "--json"]) == 0
+    assert main(["evaluate", "--model", str(tiny_bundle.path), "--data", str(tiny_records), "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
     assert set(results) == {"sepline", "position", "tfidf"}
     for metrics in results.values():
@@ -95,18 +96,18 @@ def test_evaluate_prints_json_with_baselines(
         assert metrics["sentences"] == results["sepline"]["sentences"] > 0
 
 
-def test_tables_name_every_label(tiny_bundle: Path, tiny_records: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", "--model", str(tiny_bundle), "--data", str(tiny_records), "--split", "dev"]) == 0
+def test_tables_name_every_label(tiny_bundle: Bundle, tiny_records: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--model", str(tiny_bundle.path), "--data", str(tiny_records), "--split", "dev"]) == 0
     printed = capsys.readouterr().out
     for word in ("TF-IDF", "position", "background", "methods", "results", "conclusions", "dev split"):
         assert word in printed
 
 
-def test_the_terminal_stays_quiet(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_the_terminal_stays_quiet(tiny_bundle: Bundle, tmp_path: Path) -> None:
     """A real process, since what TensorFlow prints on import comes from C++."""
     source = tmp_path / "a.jsonl"
     source.write_text('{"doc_id": "a", "text": "We did it. It worked."}\n', encoding="utf-8")
-    command = [sys.executable, "-m", "pipelines.cli", "score", "--model", str(tiny_bundle)]
+    command = [sys.executable, "-m", "pipelines.cli", "score", "--model", str(tiny_bundle.path)]
     command += ["--input", str(source), "--output", str(tmp_path / "out")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -1,0 +1,245 @@
+"""The encoder against BERT's forward pass in plain numpy, and what is said of checkpoints that can't be used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.bert import BertEncoder
+from model.config import EncoderSettings
+from model.encoder import load_config, load_encoder, load_vocabulary
+from model.errors import UserError
+from tests.conftest import SPECIAL_TOKENS, TINY_SHAPE, TINY_VOCABULARY, tiny_weights, write_checkpoint
+
+Weights = dict[str, np.ndarray]
+
+
+def bert_forward(
+    weights: Weights, shape: dict[str, Any], token_ids: np.ndarray, segment_ids: np.ndarray, mask: np.ndarray
+) -> np.ndarray:
+    """Returns the last hidden states `[batch, tokens, width]` in float64, written after the paper and its code."""
+    from scipy.special import erf
+
+    def dense(name: str, states: np.ndarray) -> np.ndarray:
+        return states @ weights[f"{name}.weight"].T.astype(np.float64) + weights[f"{name}.bias"]
+
+    def normalize(name: str, states: np.ndarray) -> np.ndarray:
+        centred = states - states.mean(-1, keepdims=True)
+        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + shape["layer_norm_eps"])
+        return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    def gelu(x: np.ndarray) -> np.ndarray:
+        if shape["hidden_act"] == "gelu":
+            return x * 0.5 * (1 + erf(x / np.sqrt(2)))
+        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+    batch, tokens = token_ids.shape
+    heads, width = shape["num_attention_heads"], shape["hidden_size"]
+    states = weights["embeddings.word_embeddings.weight"][token_ids].astype(np.float64)
+    states += weights["embeddings.position_embeddings.weight"][:tokens]
+    states += weights["embeddings.token_type_embeddings.weight"][segment_ids]
+    states = normalize("embeddings.LayerNorm", states)
+    for layer in range(shape["num_hidden_layers"]):
+        prefix = f"encoder.layer.{layer}"
+        query, key, value = (
+            dense(f"{prefix}.attention.self.{name}", states).reshape(batch, tokens, heads, -1)
+            for name in ("query", "key", "value")
+        )
+        scores = np.einsum("bihd,bjhd->bhij", query, key) / np.sqrt(width / heads)
+        scores = np.where(mask[:, None, None, :] == 1, scores, -np.inf)
+        attention = np.exp(scores - scores.max(-1, keepdims=True))
+        attention /= attention.sum(-1, keepdims=True)
+        mixed = np.einsum("bhij,bjhd->bihd", attention, value).reshape(batch, tokens, width)
+        states = normalize(
+            f"{prefix}.attention.output.LayerNorm", states + dense(f"{prefix}.attention.output.dense", mixed)
+        )
+        expanded = gelu(dense(f"{prefix}.intermediate.dense", states))
+        states = normalize(f"{prefix}.output.LayerNorm", states + dense(f"{prefix}.output.dense", expanded))
+    return states
+
+
+def padded_batch(vocabulary_size: int, lengths: tuple[int, ...], *, seed: int = 3) -> tuple[np.ndarray, ...]:
+    """Returns random ids, segment ids and mask, `[batch, tokens]`; ids at padding are random too, not [PAD]."""
+    draw = np.random.default_rng(seed)
+    shape = (len(lengths), max(lengths))
+    mask = (np.arange(shape[1])[None, :] < np.array(lengths)[:, None]).astype(np.int32)
+    token_ids = draw.integers(0, vocabulary_size, shape).astype(np.int32)
+    return token_ids, draw.integers(0, 2, shape).astype(np.int32), mask
+
+
+def encode(encoder: BertEncoder, *inputs: np.ndarray) -> np.ndarray:
+    return np.asarray(encoder(*inputs, training=False))
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "gelu_pytorch_tanh"])
+def test_forward_pass(tmp_path: Path, activation: str) -> None:
+    shape = {**TINY_SHAPE, "hidden_act": activation}
+    weights = tiny_weights(shape, seed=11)
+    folder = write_checkpoint(tmp_path / "bert", shape=shape, weights=weights)
+    encoder = load_encoder(EncoderSettings(handle=str(folder)))
+    token_ids, segment_ids, mask = padded_batch(shape["vocab_size"], (40, 1, 17, 128))
+    expected = bert_forward(weights, shape, token_ids, segment_ids, mask)
+    np.testing.assert_allclose(encode(encoder, token_ids, segment_ids, mask), expected, atol=1e-5)
+
+
+def test_the_two_gelus_differ(tmp_path: Path) -> None:
+    """Otherwise the test above could not tell them apart."""
+    weights = tiny_weights(TINY_SHAPE)
+    inputs = padded_batch(TINY_SHAPE["vocab_size"], (20,))
+    erf = bert_forward(weights, {**TINY_SHAPE, "hidden_act": "gelu"}, *inputs)
+    tanh = bert_forward(weights, {**TINY_SHAPE, "hidden_act": "gelu_new"}, *inputs)
+    assert np.abs(erf - tanh).max() > 1e-4
+
+
+def test_first_layers_only(tiny_encoder: Path) -> None:
+    weights = tiny_weights(TINY_SHAPE)
+    encoder = load_encoder(EncoderSettings(handle=str(tiny_encoder), layers=1))
+    assert len(encoder.transformer_layers) == 1
+    inputs = padded_batch(TINY_SHAPE["vocab_size"], (9, 30))
+    expected = bert_forward(weights, {**TINY_SHAPE, "num_hidden_layers": 1}, *inputs)
+    np.testing.assert_allclose(encode(encoder, *inputs), expected, atol=1e-5)
+
+
+def test_weights_under_a_bert_prefix(tmp_path: Path, tiny_encoder: Path) -> None:
+    """As `BertForPreTraining` and its kin save them, with tensors that the encoder has no use for."""
+    weights = {f"bert.{name}": tensor for name, tensor in tiny_weights(TINY_SHAPE).items()}
+    weights["cls.predictions.bias"] = np.zeros(TINY_SHAPE["vocab_size"], np.float32)
+    folder = write_checkpoint(tmp_path / "bert", weights=weights)
+    inputs = padded_batch(TINY_SHAPE["vocab_size"], (9, 30))
+    plain = load_encoder(EncoderSettings(handle=str(tiny_encoder)))
+    np.testing.assert_array_equal(
+        encode(load_encoder(EncoderSettings(handle=str(folder))), *inputs), encode(plain, *inputs)
+    )
+
+
+def test_half_precision_weights(tmp_path: Path) -> None:
+    weights = {name: tensor.astype(np.float16) for name, tensor in tiny_weights(TINY_SHAPE).items()}
+    folder = write_checkpoint(tmp_path / "bert", weights=weights)
+    inputs = padded_batch(TINY_SHAPE["vocab_size"], (9, 30))
+    encoder = load_encoder(EncoderSettings(handle=str(folder)))
+    np.testing.assert_allclose(encode(encoder, *inputs), bert_forward(weights, TINY_SHAPE, *inputs), atol=1e-5)
+
+
+def test_padding_never_changes_real_tokens(tiny_encoder: Path) -> None:
+    encoder = load_encoder(EncoderSettings(handle=str(tiny_encoder)))
+    lengths = (2, 7, 23, 64)
+    token_ids, segment_ids, mask = padded_batch(TINY_SHAPE["vocab_size"], lengths)
+    together = encode(encoder, token_ids, segment_ids, mask)
+    for row, length in enumerate(lengths):
+        real = slice(0, length)
+        alone = encode(encoder, *(array[row : row + 1, real] for array in (token_ids, segment_ids, mask)))
+        np.testing.assert_allclose(together[row, real], alone[0], atol=1e-5)
+
+
+def test_dropout_acts_in_training_only(tiny_encoder: Path) -> None:
+    encoder = load_encoder(EncoderSettings(handle=str(tiny_encoder)))
+    inputs = padded_batch(TINY_SHAPE["vocab_size"], (20,))
+    np.testing.assert_array_equal(encode(encoder, *inputs), encode(encoder, *inputs))
+    assert np.abs(np.asarray(encoder(*inputs, training=True)) - encode(encoder, *inputs)).max() > 1e-3
+
+
+def test_attention_dropout_can_be_set(tiny_encoder: Path) -> None:
+    assert load_config(EncoderSettings(handle=str(tiny_encoder))).attention_dropout == 0.02
+    assert load_config(EncoderSettings(handle=str(tiny_encoder), attention_dropout=0.0)).attention_dropout == 0.0
+
+
+def test_minilm_forward_pass(minilm: Path) -> None:
+    from safetensors.numpy import load_file
+
+    shape = json.loads((minilm / "config.json").read_text(encoding="utf-8"))
+    weights = load_file(minilm / "model.safetensors")
+    inputs = padded_batch(shape["vocab_size"], (64, 5, 31))
+    encoder = load_encoder(EncoderSettings(handle=str(minilm)))
+    np.testing.assert_allclose(encode(encoder, *inputs), bert_forward(weights, shape, *inputs), atol=1e-4)
+
+
+def refusal(folder: Path, **settings: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        load_encoder(EncoderSettings(handle=str(folder), **settings))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    message = refusal(tmp_path / "absent")
+    assert str(tmp_path / "absent") in message
+    assert "no such folder; give minilm-l6 or a BERT checkpoint folder" in message
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt"])
+def test_missing_file(tmp_path: Path, name: str) -> None:
+    folder = write_checkpoint(tmp_path / "bert")
+    (folder / name).unlink()
+    assert f"{folder}: {name} missing" in refusal(folder)
+    with pytest.raises(UserError, match=f"{name} missing"):
+        load_vocabulary(EncoderSettings(handle=str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_type": "roberta"}, ("config.json", "model_type", "'roberta'", "BERT")),
+        ({"hidden_act": "relu"}, ("config.json", "hidden_act", "'relu'", "gelu_new")),
+        ({"hidden_act": None}, ("config.json", "hidden_act", "None")),
+        ({"position_embedding_type": "relative_key"}, ("config.json", "position_embedding_type", "'relative_key'")),
+        ({"num_attention_heads": ...}, ("config.json", "num_attention_heads is missing")),
+        ({"hidden_size": 24}, ("model.safetensors", "config.json")),
+        ({"intermediate_size": 64}, ("model.safetensors", "config.json")),
+        ({"num_hidden_layers": 3}, ("model.safetensors", "encoder.layer.2")),
+        ({"vocab_size": 7}, ("7",)),
+        ({"num_attention_heads": 3}, ("num_attention_heads", "3", "16")),
+    ],
+)
+def test_checkpoints_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], words: tuple[str, ...]) -> None:
+    folder = write_checkpoint(tmp_path / "bert")
+    shape = {name: value for name, value in {**TINY_SHAPE, **changes}.items() if value is not ...}
+    (folder / "config.json").write_text(json.dumps(shape), encoding="utf-8")
+    message = refusal(folder)
+    assert str(folder) in message
+    assert [word for word in words if word not in message] == []
+
+
+def test_more_layers_than_there_are(tiny_encoder: Path) -> None:
+    assert f"encoder.layers is 3, but {tiny_encoder} has 2 layers" in refusal(tiny_encoder, layers=3)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\xff"])
+def test_unreadable_config(tmp_path: Path, content: str) -> None:
+    folder = write_checkpoint(tmp_path / "bert")
+    (folder / "config.json").write_bytes(content.encode("latin-1"))
+    assert str(folder / "config.json") in refusal(folder)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 2000])
+def test_truncated_weights(tmp_path: Path, kept: int) -> None:
+    folder = write_checkpoint(tmp_path / "bert")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:kept])
+    assert f"{weights}: not the weights that config.json describes" in refusal(folder)
+
+
+@pytest.mark.parametrize("missing", [token for token in SPECIAL_TOKENS if token != "[MASK]"])
+def test_vocabulary_without_a_special_token(tmp_path: Path, missing: str) -> None:
+    pieces = tuple("x" if piece == missing else piece for piece in TINY_VOCABULARY)
+    folder = write_checkpoint(tmp_path / "bert", vocabulary=pieces)
+    with pytest.raises(UserError, match="no " + missing.replace("[", r"\[")):
+        load_vocabulary(EncoderSettings(handle=str(folder)))
+
+
+def test_vocabulary_longer_than_the_embeddings(tmp_path: Path) -> None:
+    """Its last pieces would be looked up past the end of the weights."""
+    folder = write_checkpoint(tmp_path / "bert", vocabulary=(*TINY_VOCABULARY, "surplus"))
+    size = len(TINY_VOCABULARY)
+    with pytest.raises(UserError, match=f"{size + 1} wordpieces, config.json only {size}"):
+        load_vocabulary(EncoderSettings(handle=str(folder)))
+
+
+def test_vocabulary_that_is_not_text(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "bert")
+    (folder / "vocab.txt").write_bytes(b"[PAD]\n\xff\xfe\n")
+    with pytest.raises(UserError, match="vocab.txt"):
+        load_vocabulary(EncoderSettings(handle=str(folder)))

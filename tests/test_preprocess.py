@@ -1,0 +1,145 @@
+"""Preprocessing on the real local runner, its folder read back."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from model.errors import UserError
+from model.schema import training_spec
+from model.training_data import open_training_data
+from pipelines.cli import main
+from pipelines.preprocess import assign_split
+
+MEDLINE = """<?xml version="1.0"?>
+<PubmedArticleSet>{records}</PubmedArticleSet>
+"""
+RECORD = """<PubmedArticle><MedlineCitation><PMID>{pmid}</PMID><Article><Abstract>
+<AbstractText Label="BACKGROUND" NlmCategory="BACKGROUND">Little is known. It remains so.</AbstractText>
+<AbstractText Label="{heading}" NlmCategory="UNASSIGNED">We measured the patients.</AbstractText>
+<AbstractText Label="CONCLUSIONS" NlmCategory="CONCLUSIONS">We suggest more.</AbstractText>
+</Abstract></Article></MedlineCitation></PubmedArticle>"""
+
+
+def preprocess(encoder: Path, source: Path, output: Path, *flags: str) -> int:
+    settings = ["--set", f"encoder.handle={encoder}", "--set", "window.max_tokens=48", *flags]
+    return main(["preprocess", "--input", str(source), "--output", str(output), *settings])
+
+
+def test_sections_give_their_sentences_labels(tiny_encoder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "sample.xml"
+    records = [RECORD.format(pmid=pmid, heading="PATIENTS AND METHODS") for pmid in range(40)]
+    records += [RECORD.format(pmid=99, heading="ODDS AND ENDS")]
+    source.write_text(MEDLINE.format(records="".join(records)), encoding="utf-8")
+    assert preprocess(tiny_encoder, source, tmp_path / "out") == 0
+    data = open_training_data(tmp_path / "out")
+    assert data.stats["counts"]["records"] == 41
+    assert data.stats["counts"]["rejects"] == {"unknown_label": 1}
+    assert sum(data.stats["counts"]["documents"].values()) == 40
+    for split in ("train", "dev", "test"):
+        for file in data.document_files(split):
+            for row in pq.read_table(file, partitioning=None).to_pylist():
+                assert assign_split(row["doc_id"], data.settings.data) == split
+                assert list(zip(row["sentences"], row["labels"], strict=True)) == [
+                    ("Little is known.", "background"),
+                    ("It remains so.", "background"),
+                    ("We measured the patients.", "methods"),
+                    ("We suggest more.", "conclusions"),
+                ]
+    (reject,) = pq.read_table(tmp_path / "out" / "rejects").to_pylist()
+    assert (reject["doc_id"], reject["record_index"]) == ("99", 40)
+    assert "ODDS AND ENDS" in reject["message"]
+
+
+def test_the_analysis_is_of_the_train_split_alone(tiny_records: Path) -> None:
+    """Label order and length statistics, against a plain count over the train documents."""
+    data = open_training_data(tiny_records)
+    labels: Counter[str] = Counter()
+    lengths = []
+    for file in data.document_files("train"):
+        for row in pq.read_table(file, partitioning=None).to_pylist():
+            labels.update(row["labels"])
+            lengths.append(len(row["labels"]))
+    counts = [labels[label] for label in data.labels]
+    assert counts == sorted(counts, reverse=True) and set(labels) == set(data.labels)
+    assert data.stats["label_counts"]["train"] == dict(labels)
+    assert data.stats["lengths"]["mean_sentences"] == pytest.approx(sum(lengths) / len(lengths), rel=1e-5)
+    assert len(data.stats["lengths"]["length_quantiles"]) == data.settings.data.buckets - 1
+    assert list(data.bucket_boundaries) == sorted(set(data.bucket_boundaries))
+
+
+def test_the_saved_graph_makes_the_ids_of_the_records(tiny_records: Path) -> None:
+    data = open_training_data(tiny_records)
+    graph = tft.TFTransformOutput(str(tiny_records / "transform")).transform_features_layer()
+    (file, *_), (windows, *_) = data.document_files("train"), data.window_files("train")
+    document = pq.read_table(file, partitioning=None).slice(0, 1).to_pylist()[0]
+    made = graph(
+        {"sentences": tf.ragged.constant([document["sentences"]]), "labels": tf.ragged.constant([document["labels"]])}
+    )
+    record = tf.io.parse_single_example(next(iter(tf.data.TFRecordDataset(windows))), training_spec())
+    assert record["doc_id"].numpy().decode() == document["doc_id"]
+    first, last = int(record["owned_start"]), int(record["owned_end"])
+    seps = [0, *record["sep_positions"].numpy().tolist()]
+    ids = record["token_ids"].numpy().tolist()
+    shown = [ids[seps[index] + 1 : seps[index + 1]] for index in range(first, last)]
+    start = int(record["first_sentence"]) + first
+    assert shown == made["token_ids"].to_list()[0][start : start + len(shown)]
+    labels = record["labels"].numpy()[first:last].tolist()
+    assert labels == made["label_ids"].to_list()[0][start : start + len(shown)]
+
+
+def test_readers_refuse_an_unfinished_folder(tiny_records: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "records"
+    copy.mkdir()
+    (copy / "stats.json").write_text((tiny_records / "stats.json").read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(UserError, match="COMPLETED"):
+        open_training_data(copy)
+
+
+def test_a_second_run_reuses_and_other_settings_are_refused(
+    tiny_encoder: Path, tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert preprocess(tiny_encoder, tiny_corpus, out) == 0
+    written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert preprocess(tiny_encoder, tiny_corpus, out) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == written
+    assert preprocess(tiny_encoder, tiny_corpus, out, "--set", "window.context=0") == 2
+    assert "window.context" in capsys.readouterr().err
+    (out / "COMPLETED").unlink()  # as after a crash
+    assert preprocess(tiny_encoder, tiny_corpus, out) == 0
+    assert {path for path in out.rglob("*") if path.is_file()} == set(written)
+
+
+def test_fixed_labels_keep_their_order_and_reject_the_rest(
+    tiny_encoder: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    documents = [json.loads(line) for line in tiny_corpus.read_text(encoding="utf-8").splitlines()]
+    without = sum("background" in document["labels"] for document in documents)
+    kept = ["results", "conclusions", "methods"]
+    assert preprocess(tiny_encoder, tiny_corpus, tmp_path / "out", "--set", f"data.labels={kept}") in (0, 2)
+    if without < len(documents):
+        data = open_training_data(tmp_path / "out")
+        assert list(data.labels) == kept
+        assert data.stats["counts"]["rejects"]["unknown_label"] == without
+
+
+def test_a_budget_beyond_the_encoder_is_refused(
+    tiny_encoder: Path, tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert preprocess(tiny_encoder, tiny_corpus, tmp_path / "out", "--set", "window.max_tokens=4096") == 2
+    assert "4096" in capsys.readouterr().err
+
+
+def test_splits_follow_the_shares() -> None:
+    from model.config import DataSettings
+
+    data = DataSettings(splits={"train": 0.5, "dev": 0.25, "test": 0.25}, sample=0.5)
+    counts = Counter(assign_split(str(index), data) for index in range(20_000))
+    assert counts[None] == pytest.approx(10_000, abs=300)
+    assert counts["train"] == pytest.approx(5_000, abs=300)
+    assert counts["dev"] == pytest.approx(2_500, abs=200)

@@ -1,0 +1,200 @@
+"""The scoring job on the real local runner, its files read back."""
+
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from conftest import real_data
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from model.bundle import Bundle
+from model.engine import Engine
+from model.tokenization import Tokenizer
+from model.windowing import encode_windows
+from pipelines.cli import main
+
+CORPUS = [
+    {"doc_id": "a", "text": "Little is known of cells. We measured the patients. The increase was significant."},
+    {"doc_id": "b", "sentences": ["We used a group .", "We conclude that it should ."]},
+    {"doc_id": "c", "text": "  "},
+    {"doc_id": "d", "sentences": ["the patients " * 60, "found"]},
+    {"doc_id": "e", "sentences": [f"We found the increase in group {i} ." for i in range(40)]},
+    {"doc_id": "f", "text": "It [SEP] spells [CLS] tokens."},
+    {"sentences": ["No id."]},
+]
+
+
+def write_jsonl(path: Path, records: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def run(bundle: Bundle, source: Path, output: Path, *flags: str) -> dict[str, Any]:
+    assert main(["score", "--model", str(bundle.path), "--input", str(source), "--output", str(output), *flags]) == 0
+    manifest: dict[str, Any] = json.loads((output / "_manifest.json").read_text(encoding="utf-8"))
+    assert (output / "_SUCCESS").exists()
+    return manifest
+
+
+@pytest.fixture(scope="module")
+def scored(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scored")
+    source = write_jsonl(folder / "corpus.jsonl", CORPUS)
+    run(tiny_bundle, source, folder / "out", "--chunk-records", "3")
+    return folder / "out"
+
+
+def test_every_sentence_has_one_row_and_every_record_is_accounted_for(scored: Path) -> None:
+    rows = pq.read_table(scored).to_pylist()
+    sentences = defaultdict(list)
+    for row in rows:
+        assert row["sentence_index"] == len(sentences[row["doc_id"]])
+        sentences[row["doc_id"]].append(row["sentence"])
+    assert dict(sentences) == {
+        "a": ["Little is known of cells.", "We measured the patients.", "The increase was significant."],
+        "b": CORPUS[1]["sentences"],
+        "d": CORPUS[3]["sentences"],
+        "e": CORPUS[4]["sentences"],
+        "f": ["It [SEP] spells [CLS] tokens."],
+    }
+    counts = json.loads((scored / "_manifest.json").read_text(encoding="utf-8"))["counts"]
+    assert {key: counts[key] for key in ("records", "scored", "rejected", "sentences", "truncated")} == {
+        "records": 7,
+        "scored": 5,
+        "rejected": 2,
+        "sentences": len(rows),
+        "truncated": 1,
+    }
+    assert counts["rejects"] == {"no_id": 1, "no_text": 1}
+    assert counts["padded_tokens"] >= counts["tokens"] > 0
+    rejects = pq.read_table(scored / "_rejects").sort_by("record_index").to_pylist()
+    assert [(row["record_index"], row["doc_id"], row["reason"]) for row in rejects] == [
+        (2, "c", "no_text"),
+        (6, None, "no_id"),
+    ]
+
+
+def test_truncated_sentences_say_so(scored: Path) -> None:
+    rows = pq.read_table(scored).to_pylist()
+    assert [(row["doc_id"], row["sentence_index"]) for row in rows if row["status"] == "truncated"] == [("d", 0)]
+    assert {row["status"] for row in rows} == {"ok", "truncated"}
+
+
+def test_probabilities_are_those_of_the_bundle(scored: Path, tiny_bundle: Bundle) -> None:
+    """An independent computation: each document alone, window by window."""
+    bundle, engine = tiny_bundle, Engine.load(tiny_bundle)
+    tokenizer = Tokenizer(bundle.vocabulary)
+    rows = defaultdict(list)
+    for row in pq.read_table(scored).to_pylist():
+        rows[row["doc_id"]].append(row)
+    for document in rows.values():
+        tokens = [np.array(ids) for ids in tokenizer.tokenize([row["sentence"] for row in document]).to_list()]
+        ids = {"cls_id": bundle.vocabulary.cls_id, "sep_id": bundle.vocabulary.sep_id}
+        for window in encode_windows(tokens, bundle.window, **ids):
+            (probabilities,) = engine.probabilities([window])
+            for index in range(window.window.owned_start, window.window.owned_end):
+                expected = probabilities[index - window.window.start]
+                np.testing.assert_allclose(document[index]["probabilities"], expected, atol=1e-5)
+                assert document[index]["label"] == bundle.labels[int(expected.argmax())]
+                assert document[index]["probability"] == pytest.approx(expected.max(), abs=1e-5)
+
+
+def test_the_folder_is_a_table_for_every_reader(scored: Path) -> None:
+    expected = pq.read_table(scored, columns=["doc_id"]).num_rows
+    assert len(pd.read_parquet(scored)) == expected
+    assert ds.dataset(scored).count_rows() == expected
+    (counted,) = duckdb.sql(f"SELECT count(*) FROM '{scored}/*.parquet'").fetchall()
+    assert counted == (expected,)
+    metadata = pq.read_schema(min(scored.glob("part-*.parquet"))).metadata
+    assert set(json.loads(metadata[b"sepline.labels"])) == {"background", "methods", "results", "conclusions"}
+    assert not list(scored.rglob("*.writing"))
+
+
+def test_a_finished_folder_is_left_alone_and_another_job_is_refused(
+    tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_jsonl(tmp_path / "corpus.jsonl", CORPUS[:2])
+    run(tiny_bundle, source, tmp_path / "out")
+    (part,) = (tmp_path / "out").glob("part-*.parquet")
+    before = part.stat().st_mtime_ns
+    run(tiny_bundle, source, tmp_path / "out")
+    assert part.stat().st_mtime_ns == before
+    again = ["score", "--model", str(tiny_bundle.path), "--input", str(source), "--output", str(tmp_path / "out")]
+    assert main([*again, "--limit", "1"]) == 2
+    message = capsys.readouterr().err
+    assert "settings.limit" in message and "--overwrite" in message
+    assert run(tiny_bundle, source, tmp_path / "out", "--limit", "1", "--overwrite")["counts"]["records"] == 1
+
+
+def test_the_same_job_gives_the_same_bytes(tiny_bundle: Bundle, tmp_path: Path, scored: Path) -> None:
+    """Also when the runner replays every bundle, as a retry would."""
+    source = scored.parent / "corpus.jsonl"
+    flags = ["--chunk-records", "3", "--", "--direct_runner_bundle_repeat=2"]
+    run(tiny_bundle, source, tmp_path / "out", *flags)
+    for part in [*scored.glob("part-*"), *scored.glob("_rejects/part-*")]:
+        assert (tmp_path / "out" / part.relative_to(scored)).read_bytes() == part.read_bytes()
+
+
+def test_a_leftover_of_a_dead_job_is_cleared(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "corpus.jsonl", CORPUS)
+    out = tmp_path / "out"
+    run(tiny_bundle, source, out)
+    (part,) = out.glob("part-*.parquet")
+    good = part.read_bytes()
+    (out / "_SUCCESS").unlink()
+    part.with_name("part-stale-00000000-000000.parquet").write_bytes(good)
+    (out / f".{part.name}.1.writing").write_bytes(b"half")
+    run(tiny_bundle, source, out)
+    assert [path.name for path in out.glob("part-*")] == [part.name]
+    assert part.read_bytes() == good
+    assert not list(out.rglob("*.writing"))
+
+
+def test_labelled_documents_can_be_left_out(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    labelled = {"doc_id": "x", "sentences": ["We used it."], "labels": ["methods"]}
+    source = write_jsonl(tmp_path / "corpus.jsonl", [labelled, CORPUS[0]])
+    manifest = run(tiny_bundle, source, tmp_path / "out", "--unlabelled-only")
+    assert manifest["counts"]["rejects"] == {"labelled": 1}
+    assert manifest["counts"]["scored"] == 1
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(documents=st.lists(st.lists(texts, max_size=30), min_size=1, max_size=12))
+def test_any_documents_are_scored_or_rejected_whole(
+    documents: list[list[str]], tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    records = [{"doc_id": str(index), "sentences": sentences} for index, sentences in enumerate(documents)]
+    counts = run(tiny_bundle, write_jsonl(folder / "corpus.jsonl", records), folder / "out")["counts"]
+    assert counts["records"] == counts["scored"] + counts["rejected"] == len(documents)
+    found = defaultdict(list)
+    for row in pq.read_table(folder / "out").to_pylist():
+        found[int(row["doc_id"])].append(row["sentence"])
+    assert len(found) == counts["scored"]
+    for index, sentences in found.items():
+        assert sentences == documents[index]
+
+
+def test_rows_join_back_to_real_abstracts(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    source = real_data("asreview/Estrogens.csv")
+    run(tiny_bundle, source, tmp_path / "out", "--text-column", "abstract", "--id-column", "record_id")
+    sentences = defaultdict(list)
+    for row in pq.read_table(tmp_path / "out").to_pylist():
+        sentences[row["doc_id"]].append(row["sentence"])
+    with open(source, encoding="utf-8", newline="") as stream:
+        abstracts = {row["record_id"]: row["abstract"] for row in csv.DictReader(stream)}
+    assert len(sentences) == sum(bool(text.strip()) for text in abstracts.values()) == 337
+    for record_id, rows in sentences.items():
+        assert " ".join(" ".join(rows).split()) == " ".join(abstracts[record_id].split())
