@@ -67,11 +67,9 @@ def load_bundle(path: str | Path) -> Bundle:
         raise UserError(
             f"{folder}: bundle format {description['format']}, this sepline reads {BUNDLE_FORMAT}; export it again"
         )
-    files = _hash_files(folder)
-    if files != description["files"] or _fingerprint(description) != description["fingerprint"]:
-        changed = sorted(
-            name for name in files | description["files"] if files.get(name) != description["files"].get(name)
-        )
+    files, listed = _hash_files(folder), description.get("files", {})
+    if files != listed or _fingerprint(description) != description.get("fingerprint"):
+        changed = sorted(name for name in files | listed if files.get(name) != listed.get(name))
         raise UserError(f"{folder}: {', '.join(changed) or _DESCRIPTION} changed since the export; export it again")
     try:
         window = WindowSettings.model_validate(description["window"])

@@ -160,3 +160,21 @@ def reject_schema(metadata: Mapping[str, str]) -> pa.Schema:
         ],
         metadata=dict(metadata),
     )
+
+
+def duplicate_schema() -> pa.Schema:
+    """Returns the Arrow schema of the list of duplicates, one row for each document that is like another."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("kind", pa.string(), nullable=False),
+            pa.field("group", pa.string(), nullable=False),
+            pa.field("doc_id", pa.string(), nullable=False),
+            pa.field("split", pa.string(), nullable=False),
+            pa.field("part", pa.string(), nullable=False),
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("record_index", pa.int64(), nullable=False),
+            pa.field("dropped", pa.bool_(), nullable=False),
+        ]
+    )

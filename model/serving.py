@@ -68,7 +68,8 @@ class ServingModule(tf.Module):
         tokens = self._tokenizer.tokenize(tf.reshape(sentences, [-1]))
         tokens = tokens[:, : self._window.max_tokens - 2]
         lengths = tf.reshape(tf.cast(tokens.row_lengths(), tf.int32), [documents, width])
-        counts = tf.reduce_sum(tf.cast(tf.not_equal(sentences, ""), tf.int32), axis=1)
+        present = tf.cast(tf.not_equal(sentences, ""), tf.int32)
+        counts = tf.reduce_max(tf.pad(present * (tf.range(width) + 1), [[0, 0], [1, 0]]), axis=1)  # up to the last one
 
         windows = tf.map_fn(
             lambda row: _plan_windows(row[0][: row[1]], self._window),
@@ -76,7 +77,7 @@ class ServingModule(tf.Module):
             fn_output_signature=tf.RaggedTensorSpec([None, 4], tf.int32, ragged_rank=0),
         )
         document = tf.cast(windows.value_rowids(), tf.int32)
-        start, end, owned_start, owned_end = tf.unstack(windows.values, axis=1)
+        start, end, owned_start, owned_end = tf.unstack(tf.reshape(windows.values, [-1, 4]), axis=1)  # [0] if no documents
 
         probabilities = self._read_windows(tokens, document * width + start, document * width + end)
         owned = tf.ragged.range(owned_start, owned_end)

@@ -4,6 +4,7 @@ documents/SPLIT/part-*.parquet    the labelled documents as text
 windows/SPLIT/part-*.tfrecord     their windows (`schema.TRAINING_RECORD`), one file for each documents' part
 transform/                        the tf.Transform graph that made the ids, tokenizer included
 rejects/part-*.parquet            records that could not train, and why
+duplicates.parquet                documents that stand in several splits, and ids that appear more than once
 stats.json                        labels, lengths, counts, settings, fingerprints
 COMPLETED                         written last; a folder without it is refused
 """

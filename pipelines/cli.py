@@ -65,7 +65,10 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
 
     verb = _add_verb(verbs, "preprocess", _preprocess, "labelled corpora -> training records", beam=True)
-    _add_inputs(verb)
+    _add_inputs(verb, required=False)
+    for split in ("train", "dev", "test"):
+        text = f"files that are the {split} split as they are; those of --input are spread by a hash of the id"
+        verb.add_argument(f"--{split}", nargs="+", default=[], metavar="PATH", help=text)
     verb.add_argument("--output", required=True, metavar="DIR", help="folder for the training records")
     _add_settings(verb, "encoder, window, data")
     _add_overwrite(verb)
@@ -105,8 +108,9 @@ def _preprocess(options: argparse.Namespace) -> None:
         from pipelines.preprocess import preprocess
         from pipelines.terminal import show_training_data
     data = preprocess(
-        options.input,
+        options.input or [],
         options.output,
+        given_splits={split: getattr(options, split) for split in ("train", "dev", "test")},
         settings=settings,
         options=_read_options(options),
         beam_options=_beam_options(options),
@@ -180,8 +184,10 @@ def _add_verb(verbs: Any, name: str, run: Any, summary: str, *, beam: bool = Fal
     return verb
 
 
-def _add_inputs(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--input", required=True, nargs="+", metavar="PATH", help="files or globs; .gz, .bz2, .zst too")
+def _add_inputs(verb: argparse.ArgumentParser, *, required: bool = True) -> None:
+    verb.add_argument(
+        "--input", required=required, nargs="+", metavar="PATH", help="files or globs; .gz, .bz2, .zst too"
+    )
     verb.add_argument("--format", choices=_FORMATS, help="default: told from name and content")
     verb.add_argument("--id-column", metavar="NAME", help="column or key of the document id (default: doc_id)")
     verb.add_argument("--text-column", metavar="NAME", help="column or key of the text (default: text)")

@@ -38,6 +38,7 @@ from model.training_data import COMPLETED, DATA_FORMAT, STATS, TrainingData, ope
 from model.vocabulary import Vocabulary
 from model.windowing import encode_windows
 from pipelines.corpora import ReadOptions
+from pipelines.duplicates import drop_duplicates, duplicate_keys, find_duplicates, write_duplicates
 from pipelines.parts import write_bytes, write_rejects, write_table
 from pipelines.sentences import SentenceSplitter, split_document
 from pipelines.sources import fingerprint_source, match_sources
@@ -49,7 +50,7 @@ from pipelines.transform import (
     raw_batch,
     read_statistics,
 )
-from pipelines.units import Chunk, read_chunks
+from pipelines.units import Chunk, Unit, read_chunks
 
 _SPLITTING = 1 << 64
 
@@ -58,6 +59,7 @@ def preprocess(
     inputs: Sequence[str],
     output: str,
     *,
+    given_splits: Mapping[str, Sequence[str]] | None = None,
     settings: Settings,
     options: ReadOptions,
     beam_options: PipelineOptions,
@@ -68,8 +70,9 @@ def preprocess(
     A finished folder made from the same inputs with the same settings is returned as it is.
 
     Args:
-        inputs: paths and globs of the corpora.
+        inputs: paths and globs of corpora whose documents are spread over the splits by a hash of their id.
         output: the folder.
+        given_splits: paths and globs of corpora that are a split, or part of one, as they are.
         settings: the sections `encoder`, `window` and `data` count here.
         options: how the corpora are read.
         beam_options: for all three pipelines.
@@ -78,11 +81,11 @@ def preprocess(
     Raises:
         UserError: inputs, settings or folder can't be used, or no document can train.
     """
+    sources = _sources(inputs, given_splits or {})
     vocabulary = load_vocabulary(settings.encoder)
     positions = load_config(settings.encoder).positions
     if settings.window.max_tokens > positions:
         raise UserError(f"window.max_tokens is {settings.window.max_tokens}, but the encoder reads at most {positions}")
-    sources = [fingerprint_source(source) for source in match_sources(inputs)]
     mark = _mark(sources, settings, options, vocabulary)
     folder = Path(output)
     claim_folder(folder, "preprocess.json", mark, overwrite=overwrite)
@@ -92,6 +95,7 @@ def preprocess(
         shutil.rmtree(folder / leftover, ignore_errors=True)
 
     counts = _ingest(sources, folder, data=settings.data, options=options, beam_options=beam_options)
+    counts.update(drop_duplicates(folder))
     _check_ingested(counts)
     parts = sorted(str(path.relative_to(folder / "documents")) for path in folder.glob("documents/*/part-*.parquet"))
     statistics = _analyze(parts, folder, vocabulary=vocabulary, data=settings.data, beam_options=beam_options)
@@ -110,17 +114,28 @@ def _ingest(
     options: ReadOptions,
     beam_options: PipelineOptions,
 ) -> Counter[str]:
-    """Returns the counts of what was read; documents and rejects are files by then."""
+    """Returns the counts of what was read; documents, rejects and the list of duplicates are files by then."""
     summary = str(folder / "ingest.json")
+    write_documents = WriteDocuments(str(folder), data, max_sentences=options.max_sentences)
     with beam.Pipeline(options=beam_options) as pipeline:
-        (
+        written = (
             pipeline
-            | "Sources" >> beam.Create([str(source["path"]) for source in sources])
-            | "SpreadSources" >> beam.Reshuffle()
+            | "Units" >> beam.Create([Unit(source["path"], source["split"]) for source in sources])
+            | "SpreadUnits" >> beam.Reshuffle()
             | "ReadChunks" >> beam.FlatMap(read_chunks, options, size=data.part_records)
-            | "WriteDocuments" >> beam.ParDo(WriteDocuments(str(folder), data, max_sentences=options.max_sentences))
+            | "WriteDocuments" >> beam.ParDo(write_documents).with_outputs(WriteDocuments.KEYS, main="counts")
+        )
+        (
+            written["counts"]
             | "Sum" >> beam.CombineGlobally(_sum_counts)
             | "WriteSummary" >> beam.Map(_write_counts, summary)
+        )
+        (
+            written[WriteDocuments.KEYS]
+            | "GroupAlike" >> beam.GroupByKey()
+            | "FindDuplicates" >> beam.FlatMapTuple(find_duplicates)
+            | "Gather" >> beam.combiners.ToList()
+            | "WriteDuplicates" >> beam.Map(write_duplicates, str(folder))
         )
     return _read_counts(summary)
 
@@ -182,7 +197,12 @@ class ReadDocuments(beam.PTransform):
 
 
 class WriteDocuments(beam.DoFn):
-    """Splits a chunk's documents into sentences and over the splits, writes them, and emits the counts."""
+    """Splits a chunk's documents into sentences and over the splits, writes them, and emits the counts.
+
+    The keys by which duplicates are found are a second output.
+    """
+
+    KEYS = "keys"
 
     def __init__(self, folder: str, data: DataSettings, *, max_sentences: int) -> None:
         self._folder, self._data, self._max_sentences = folder, data, max_sentences
@@ -190,7 +210,7 @@ class WriteDocuments(beam.DoFn):
     def setup(self) -> None:
         self._splitter = SentenceSplitter()
 
-    def process(self, chunk: Chunk) -> Iterator[Counter[str]]:
+    def process(self, chunk: Chunk) -> Iterator[Any]:
         documents: dict[str, list[Document]] = {split: [] for split in SPLITS}
         rejects: list[Reject] = []
         counts: Counter[str] = Counter(records=len(chunk.items))
@@ -199,13 +219,15 @@ class WriteDocuments(beam.DoFn):
             if isinstance(result, Reject):
                 rejects.append(result)
                 counts[f"rejects.{result.reason}"] += 1
-            elif (split := assign_split(result.doc_id, self._data)) is None:
+            elif (split := assign_split(result.doc_id, self._data, given=chunk.unit.split)) is None:
                 counts["sampled_out"] += 1
             else:
                 documents[split].append(result)
                 counts[f"documents.{split}"] += 1
                 counts[f"sentences.{split}"] += len(result.sentences)
                 counts.update(f"labels.{split}.{label}" for label in result.labels or ())
+                for key, place in duplicate_keys(result, split=split, part=chunk.name):
+                    yield beam.pvalue.TaggedOutput(self.KEYS, (key, place))
         for split, members in documents.items():
             if members:
                 write_table(f"{self._folder}/documents/{split}/{chunk.name}.parquet", document_table(members))
@@ -246,10 +268,12 @@ def trainable(
     return split
 
 
-def assign_split(doc_id: str, data: DataSettings) -> str | None:
-    """Returns the split of a document, by a hash of its id; None where `data.sample` leaves it out."""
+def assign_split(doc_id: str, data: DataSettings, *, given: str | None = None) -> str | None:
+    """Returns the split of a document, the given one or by a hash of its id; None where `data.sample` leaves it out."""
     if _share(f"sample/{doc_id}") >= data.sample:
         return None
+    if given is not None:
+        return given
     place = _share(f"split/{doc_id}")
     names = [split for split in SPLITS if split in data.splits]
     for split in names:
@@ -368,6 +392,22 @@ def _check_labels(counts: Counter[str], statistics: Statistics) -> None:
             )
 
 
+def _sources(inputs: Sequence[str], given_splits: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """Returns path, size, hash and given split of every source, each path once."""
+    groups = [(None, inputs), *given_splits.items()]
+    sources = [
+        {**fingerprint_source(source), "split": split}
+        for split, patterns in groups
+        if patterns
+        for source in match_sources(patterns)
+    ]
+    if not sources:
+        raise UserError("no input; name the corpora with --input, or with --train, --dev and --test")
+    if twice := [path for path, count in Counter(source["path"] for source in sources).items() if count > 1]:
+        raise UserError(f"{twice[0]}: is named for more than one split; a file belongs to one")
+    return sources
+
+
 def _mark(
     sources: Sequence[Mapping[str, Any]], settings: Settings, options: ReadOptions, vocabulary: Vocabulary
 ) -> dict[str, Any]:
@@ -406,6 +446,8 @@ def _stats(
             "rejected": sum(by_key("rejects").values()),
             "rejects": by_key("rejects"),
             "sampled_out": counts["sampled_out"],
+            "duplicates_dropped": counts["duplicates_dropped"],
+            "repeated_ids": counts["repeated_ids"],
             "documents": by_key("documents"),
             "sentences": by_key("sentences"),
             "windows": by_key("windows"),

@@ -47,7 +47,7 @@ from pipelines.corpora import ReadOptions
 from pipelines.parts import write_rejects, write_table
 from pipelines.sentences import SentenceSplitter, split_document
 from pipelines.sources import fingerprint_source, match_sources
-from pipelines.units import Chunk, read_chunks
+from pipelines.units import Chunk, Unit, read_chunks
 
 SUCCESS = "_SUCCESS"
 MANIFEST = "_manifest.json"
@@ -156,7 +156,7 @@ def score(
     with _FolderProgress(folder), beam.Pipeline(options=beam_options) as pipeline:
         (
             pipeline
-            | "Units" >> beam.Create([str(source["path"]) for source in sources])
+            | "Units" >> beam.Create([Unit(str(source["path"])) for source in sources])
             | "SpreadUnits" >> beam.Reshuffle()
             | "ReadChunks" >> beam.FlatMap(read_chunks, options, size=settings.chunk_records, limit=settings.limit)
             | "SplitAndTokenize" >> beam.ParDo(split_and_tokenize)

@@ -28,7 +28,12 @@ def show_training_data(data: TrainingData) -> None:
             split, f"{documents:,}", f"{counts['windows'][split]:,}", f"{counts['sentences'][split]:,}", *by_label
         )
     console.print(table)
-    console.print(f"{counts['records']:,} records read, {_rejects(counts)}, {counts['sampled_out']:,} sampled out")
+    console.print(
+        f"{counts['records']:,} records read, {_rejects(counts)}, {counts['sampled_out']:,} sampled out, "
+        f"{counts['duplicates_dropped']:,} dropped from train as duplicates of held-out documents"
+    )
+    if counts["repeated_ids"]:
+        console.print(f"{counts['repeated_ids']:,} document ids appear more than once; see duplicates.parquet")
     console.print(f"records: {data.path}")
 
 

@@ -18,39 +18,52 @@ from pipelines.sources import read_source
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """Neighbouring records of one source.
+class Unit:
+    """What one worker reads from beginning to end.
 
     Attributes:
         source: the file's path.
-        index: the chunk's number within the source, from 0.
-        items: a document or a reject for each record.
+        split: the split that its documents belong to, where the user has said so.
     """
 
     source: str
+    split: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Neighbouring records of one unit.
+
+    Attributes:
+        unit: where they come from.
+        index: the chunk's number within the unit, from 0.
+        items: a document or a reject for each record.
+    """
+
+    unit: Unit
     index: int
     items: tuple[Document | Reject, ...]
 
     @property
     def name(self) -> str:
         """What the chunk's part files are called; unique among all sources, however they are named."""
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(self.source).name.split(".")[0])[:40] or "input"
-        digest = hashlib.sha256(self.source.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(self.unit.source).name.split(".")[0])[:40] or "input"
+        digest = hashlib.sha256(self.unit.source.encode("utf-8", "surrogateescape")).hexdigest()[:8]
         return f"part-{stem}-{digest}-{self.index:06d}"
 
 
-def read_chunks(source: str, options: ReadOptions, *, size: int, limit: int | None = None) -> Iterator[Chunk]:
-    """Yields a source's chunks in order, reading as it goes.
+def read_chunks(unit: Unit, options: ReadOptions, *, size: int, limit: int | None = None) -> Iterator[Chunk]:
+    """Yields a unit's chunks in order, reading as it goes.
 
     Args:
-        source: the file's path.
+        unit: what to read.
         options: how to read it.
         size: records a chunk.
         limit: stop after so many records; None reads all.
     """
-    records = islice(read_source(source, options), limit)
+    records = islice(read_source(unit.source, options), limit)
     for index, items in enumerate(_batched(records, size)):
-        yield Chunk(source, index, items)
+        yield Chunk(unit, index, items)
 
 
 def _batched(records: Iterator[Document | Reject], size: int) -> Iterator[tuple[Document | Reject, ...]]:

@@ -20,7 +20,7 @@ MEDLINE = """<?xml version="1.0"?>
 """
 RECORD = """<PubmedArticle><MedlineCitation><PMID>{pmid}</PMID><Article><Abstract>
 <AbstractText Label="BACKGROUND" NlmCategory="BACKGROUND">Little is known. It remains so.</AbstractText>
-<AbstractText Label="{heading}" NlmCategory="UNASSIGNED">We measured the patients.</AbstractText>
+<AbstractText Label="{heading}" NlmCategory="UNASSIGNED">We measured {pmid} patients.</AbstractText>
 <AbstractText Label="CONCLUSIONS" NlmCategory="CONCLUSIONS">We suggest more.</AbstractText>
 </Abstract></Article></MedlineCitation></PubmedArticle>"""
 
@@ -47,7 +47,7 @@ def test_sections_give_their_sentences_labels(tiny_encoder: Path, tmp_path: Path
                 assert list(zip(row["sentences"], row["labels"], strict=True)) == [
                     ("Little is known.", "background"),
                     ("It remains so.", "background"),
-                    ("We measured the patients.", "methods"),
+                    (f"We measured {row['doc_id']} patients.", "methods"),
                     ("We suggest more.", "conclusions"),
                 ]
     (reject,) = pq.read_table(tmp_path / "out" / "rejects").to_pylist()
@@ -143,3 +143,64 @@ def test_splits_follow_the_shares() -> None:
     assert counts[None] == pytest.approx(10_000, abs=300)
     assert counts["train"] == pytest.approx(5_000, abs=300)
     assert counts["dev"] == pytest.approx(2_500, abs=200)
+
+
+def document(doc_id: str, *sentences: str) -> str:
+    labels = ["methods"] * (len(sentences) - 1) + ["results"]
+    return json.dumps({"doc_id": doc_id, "sentences": sentences, "labels": labels}) + "\n"
+
+
+def test_given_splits_stay_and_duplicates_leave_train(
+    tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = [document(str(number), "We measured.", f"It was found in group {number}.") for number in range(6)]
+    train += [document("twin", "We used  it.", "Cells FOUND."), document("3", "We used the group.", "The end.")]
+    held_out = [document("other", "we used it.", "cells found."), document("alone", "We used.", "It is.")]
+    for name, lines in (("train", train), ("dev", held_out)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    out = tmp_path / "out"
+    command = ["preprocess", "--train", str(tmp_path / "train.jsonl"), "--dev", str(tmp_path / "dev.jsonl")]
+    command += ["--output", str(out), "--set", f"encoder.handle={tiny_encoder}", "--set", "window.max_tokens=48"]
+    assert main(command) == 0
+    assert "1 document ids appear more than once" in capsys.readouterr().out
+    data = open_training_data(out)
+    counts = data.stats["counts"]
+    assert counts["documents"] == {"train": 7, "dev": 2}
+    assert counts["sentences"] == {"train": 14, "dev": 4}
+    assert (counts["records"], counts["duplicates_dropped"], counts["repeated_ids"]) == (10, 1, 1)
+    assert data.stats["label_counts"]["train"] == {"methods": 7, "results": 7}
+    ids = [row for file in data.document_files("train") for row in pq.read_table(file)["doc_id"].to_pylist()]
+    assert sorted(ids) == ["0", "1", "2", "3", "3", "4", "5"]
+    assert sum(data.window_lengths["train"].values()) == 7
+    listed = pq.read_table(out / "duplicates.parquet").to_pylist()
+    assert [(row["kind"], row["doc_id"], row["split"], row["dropped"]) for row in listed] == [
+        ("same_id", "3", "train", False),
+        ("same_id", "3", "train", False),
+        ("same_text", "other", "dev", False),
+        ("same_text", "twin", "train", True),
+    ]
+
+
+def test_a_label_that_train_lacks_is_a_clear_error(
+    tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.jsonl").write_text(document("a", "We used.", "It is."), encoding="utf-8")
+    strange = {"doc_id": "b", "sentences": ["We used it."], "labels": ["odd"]}
+    (tmp_path / "dev.jsonl").write_text(json.dumps(strange) + "\n", encoding="utf-8")
+    command = ["preprocess", "--train", str(tmp_path / "train.jsonl"), "--dev", str(tmp_path / "dev.jsonl")]
+    command += ["--set", f"encoder.handle={tiny_encoder}", "--set", "window.max_tokens=48"]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    assert "odd" in message and "dev" in message and "data.labels" in message
+    assert main([*command, "--output", str(tmp_path / "told"), "--set", "data.labels=[methods, results]"]) == 0
+    counts = open_training_data(tmp_path / "told").stats["counts"]
+    assert counts["documents"] == {"train": 1} and counts["rejects"] == {"unknown_label": 1}
+
+
+def test_one_file_can_not_be_two_splits(
+    tiny_encoder: Path, tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert preprocess(tiny_encoder, tiny_corpus, tmp_path / "out", "--dev", str(tiny_corpus)) == 2
+    assert "more than one split" in capsys.readouterr().err
+    assert main(["preprocess", "--output", str(tmp_path / "out"), "--set", f"encoder.handle={tiny_encoder}"]) == 2
+    assert "--input" in capsys.readouterr().err

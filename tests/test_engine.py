@@ -1,0 +1,139 @@
+"""Micro-batches, padding, and that neither changes what a window gets."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from model.bundle import Bundle
+from model.config import WindowSettings
+from model.engine import Engine, micro_batches, pad_batch
+from model.records import EncodedWindow
+from model.windowing import encode_windows
+
+
+def windows_of(
+    *documents: list[int], settings: WindowSettings | None = None, vocabulary_size: int = 90, seed: int = 0
+) -> list[EncodedWindow]:
+    """Returns the windows of documents given by their sentences' lengths, with random ids from 5 on."""
+    draw = np.random.default_rng(seed)
+    return [
+        window
+        for lengths in documents
+        for window in encode_windows(
+            [draw.integers(5, vocabulary_size, length).astype(np.int32) for length in lengths],
+            settings or WindowSettings(),
+            cls_id=2,
+            sep_id=3,
+        )
+    ]
+
+
+@given(st.lists(st.integers(1, 600), max_size=200), st.integers(1, 10_000))
+@hypothesis_settings(max_examples=300, deadline=None)
+def test_micro_batches(lengths: list[int], batch_tokens: int) -> None:
+    batches = micro_batches(lengths, batch_tokens)
+    order = [index for batch in batches for index in batch]
+    assert sorted(order) == list(range(len(lengths)))
+    assert [lengths[index] for index in order] == sorted(lengths, reverse=True)
+    for batch in batches:
+        width = -(-max(lengths[index] for index in batch) // 16) * 16  # as `pad_batch` pads
+        assert len(batch) * width <= batch_tokens or len(batch) == 1
+    for batch, following in zip(batches, batches[1:], strict=False):
+        width = -(-lengths[batch[0]] // 16) * 16
+        assert (len(batch) + 1) * width > batch_tokens, (batch, following)  # no batch ends while the next window fits
+
+
+def test_literal_micro_batches() -> None:
+    assert micro_batches([], 64) == []
+    assert micro_batches([5, 17, 5, 33, 5], 64) == [[3], [1, 0], [2, 4]]
+    assert micro_batches([7, 7, 7], 48) == [[0, 1, 2]]
+    assert micro_batches([100, 3], 16) == [[0], [1]]
+
+
+def test_literal_padding() -> None:
+    first, second = windows_of([2, 0], [14], settings=WindowSettings(max_tokens=64, segment_ids="alternating"))
+    arrays = pad_batch([first, second], pad_id=9)
+    a, b = first.token_ids[1:3]
+    assert arrays["token_ids"].tolist() == [[2, a, b, 3, 3] + [9] * 11, second.token_ids.tolist()]
+    assert arrays["segment_ids"].tolist() == [[0, 0, 0, 0, 1] + [0] * 11, [0] * 16]
+    assert arrays["padding_mask"].tolist() == [[1] * 5 + [0] * 11, [1] * 16]
+    assert arrays["sep_positions"].tolist() == [[3, 4] + [-1] * 6, [15] + [-1] * 7]
+    assert {array.dtype for array in arrays.values()} == {np.dtype("int32")}
+
+
+def test_padded_widths_are_few() -> None:
+    shapes = set()
+    for length in range(120):
+        arrays = pad_batch(windows_of([length] * (length % 12 + 1), settings=WindowSettings(max_tokens=128)), pad_id=0)
+        assert arrays["token_ids"].shape[1] % 16 == 0
+        assert arrays["sep_positions"].shape[1] % 8 == 0
+        shapes.add(arrays["token_ids"].shape[1])
+    assert max(shapes) == 128
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_bundle: Bundle) -> Engine:
+    return Engine.load(tiny_bundle, batch_tokens=400)
+
+
+def some_windows(tiny_bundle: Bundle, *, count: int = 60) -> list[EncodedWindow]:
+    draw = random.Random(5)
+    documents = [[draw.randint(0, 20) for _ in range(draw.randint(1, 12))] for _ in range(count)]
+    return windows_of(*documents, settings=tiny_bundle.window)
+
+
+def test_a_window_gets_what_it_gets_alone(tiny_bundle: Bundle, engine: Engine) -> None:
+    windows = some_windows(tiny_bundle)
+    assert len({len(window.token_ids) for window in windows}) > 20
+    together = engine.probabilities(windows)
+    for window, rows in zip(windows, together, strict=True):
+        assert rows.shape == (len(window.sep_positions), len(tiny_bundle.labels))
+        assert rows.dtype == np.float32
+        (alone,) = engine.probabilities([window])
+        np.testing.assert_allclose(rows, alone, atol=1e-5)
+        np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-5)
+
+
+def test_results_keep_the_order_of_the_windows(tiny_bundle: Bundle, engine: Engine) -> None:
+    windows = some_windows(tiny_bundle)
+    forward = engine.probabilities(windows)
+    backward = engine.probabilities(windows[::-1])[::-1]
+    differing = {rows.tobytes() for rows in forward}
+    assert len(differing) > len(windows) * 0.9  # otherwise the order could not be seen
+    for one, other in zip(forward, backward, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_the_same_windows_give_the_same_bits(tiny_bundle: Bundle, engine: Engine) -> None:
+    windows = some_windows(tiny_bundle)
+    again = Engine.load(tiny_bundle, batch_tokens=400)
+    for one, other in zip(engine.probabilities(windows), again.probabilities(windows), strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+def test_micro_batch_budgets_agree(tiny_bundle: Bundle, engine: Engine) -> None:
+    windows = some_windows(tiny_bundle, count=25)
+    single = Engine.load(tiny_bundle, batch_tokens=1)
+    for one, other in zip(engine.probabilities(windows), single.probabilities(windows), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_counts(tiny_bundle: Bundle) -> None:
+    engine = Engine.load(tiny_bundle, batch_tokens=64)
+    windows = windows_of([10, 8], [3], [30], settings=tiny_bundle.window)
+    assert [len(window.token_ids) for window in windows] == [21, 5, 32]
+    engine.probabilities(windows)
+    # Widths: the first batch holds 32 and 21 padded to 32, the second 5 padded to 16.
+    assert (engine.counts.windows, engine.counts.tokens, engine.counts.padded_tokens) == (3, 58, 80)
+    engine.probabilities(windows[1:2])
+    assert (engine.counts.windows, engine.counts.tokens, engine.counts.padded_tokens) == (4, 63, 96)
+
+
+def test_no_windows_no_results(engine: Engine) -> None:
+    assert engine.probabilities([]) == []
