@@ -19,8 +19,9 @@ _SHUFFLE_BUFFER = 16_384  # windows; a few kilobytes each
 def training_batches(
     data: TrainingData, split: str, *, batch_tokens: int, pad_id: int, seed: int, epoch: int
 ) -> tf.data.Dataset:
-    """Returns one epoch of `(inputs, labels, weights)`, in an order that depends on `seed` and `epoch` alone.
+    """Returns one epoch of `(inputs, labels, weights)`, in an order of its own for each `seed` and `epoch`.
 
+    The order depends on nothing else but TensorFlow's global seed, which tf.data mixes in and the trainer sets.
     `inputs` is as `schema.classify_signature`; `labels` int32 and `weights` float32 are `[batch, sentences]`. A weight
     is the annotators' confidence, 0 for padding and for sentences that another window owns.
     """

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipelines.corpora import ReadOptions
 
 _FORMATS = ("jsonl", "medline", "pubmed_rct", "csv", "tsv", "parquet")
+_INPUT_HELP = "files or globs; .gz, .bz2, .zst too"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,14 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     options.beam_flags = beam_flags
     try:
-        options.run(options)
+        code: int | None = options.run(options)
     except UserError as error:
         print(f"sepline: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("sepline: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 def run() -> None:
@@ -63,6 +64,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sepline {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    verb = _add_verb(verbs, "inspect", _inspect, "what corpora hold and what a run would make of them")
+    verb.add_argument("input", nargs="+", metavar="PATH", help=_INPUT_HELP)
+    _add_reading(verb)
+    verb.add_argument("--limit", type=_positive, metavar="N", help="look at the first N records of each file only")
+    _add_settings(verb, "encoder, window")
+    _add_json(verb)
 
     verb = _add_verb(verbs, "preprocess", _preprocess, "labelled corpora -> training records", beam=True)
     _add_inputs(verb, required=False)
@@ -102,7 +110,24 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _preprocess(options: argparse.Namespace) -> None:
+def _inspect(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    with _quiet_imports():
+        from pipelines.inspection import inspect_corpora
+        from pipelines.terminal import show_inspection
+    inspection = inspect_corpora(options.input, settings=settings, options=_read_options(options), limit=options.limit)
+    if options.json:
+        print(json.dumps(inspection.to_json(), indent=1))
+    else:
+        show_inspection(inspection)
+    unreadable = inspection.unreadable
+    if unreadable:
+        of_all = f"{len(unreadable)} of {len(inspection.sources)} sources cannot be read; the first"
+        print(f"sepline: {of_all}: {unreadable[0].source}: {unreadable[0].message}", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+def _preprocess(options: argparse.Namespace) -> int:
     settings = _settings(options)
     with _quiet_imports():
         from pipelines.preprocess import preprocess
@@ -117,6 +142,7 @@ def _preprocess(options: argparse.Namespace) -> None:
         overwrite=options.overwrite,
     )
     show_training_data(data)
+    return _unreadable_sources(data.stats["counts"], f"{options.output}/rejects")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -140,7 +166,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         show_evaluation(results, split=options.split)
 
 
-def _score(options: argparse.Namespace) -> None:
+def _score(options: argparse.Namespace) -> int:
     with _quiet_imports():
         from pipelines.score import ScoreSettings, score
         from pipelines.terminal import show_scored
@@ -161,12 +187,23 @@ def _score(options: argparse.Namespace) -> None:
         print(json.dumps(manifest, indent=1))
     else:
         show_scored(manifest, options.output)
+    return _unreadable_sources(manifest["counts"], f"{options.output}/_rejects")
 
 
 def _demo(options: argparse.Namespace) -> None:
     from pipelines.demo import run_demo
 
     run_demo(options.output, full=options.full)
+
+
+def _unreadable_sources(counts: Mapping[str, Any], rejects: str) -> int:
+    """Returns the exit code of a job that is otherwise done: 1 where a whole source could not be read."""
+    count = counts["rejects"].get("unreadable_source", 0)
+    if count:
+        print(
+            f"sepline: {count} of the sources can't be read; {rejects} says why, the others are done", file=sys.stderr
+        )
+    return int(count > 0)
 
 
 def _add_verb(verbs: Any, name: str, run: Any, summary: str, *, beam: bool = False) -> argparse.ArgumentParser:
@@ -185,9 +222,11 @@ def _add_verb(verbs: Any, name: str, run: Any, summary: str, *, beam: bool = Fal
 
 
 def _add_inputs(verb: argparse.ArgumentParser, *, required: bool = True) -> None:
-    verb.add_argument(
-        "--input", required=required, nargs="+", metavar="PATH", help="files or globs; .gz, .bz2, .zst too"
-    )
+    verb.add_argument("--input", required=required, nargs="+", metavar="PATH", help=_INPUT_HELP)
+    _add_reading(verb)
+
+
+def _add_reading(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--format", choices=_FORMATS, help="default: told from name and content")
     verb.add_argument("--id-column", metavar="NAME", help="column or key of the document id (default: doc_id)")
     verb.add_argument("--text-column", metavar="NAME", help="column or key of the text (default: text)")

@@ -87,8 +87,8 @@ class Summary:
         sentences: of all documents.
         labels: sentences by label in the labelled documents, the most frequent first.
         lengths: how long the documents are.
-        over_budget: documents that need more than one window.
-        over_budget_share: the share of the documents that do.
+        over_budget: documents that are longer than a window.
+        over_budget_share: the share of the documents that are.
         windows: of all documents.
         truncated: sentences that alone are longer than a window and would lose their end.
         rejects: the rejected records by reason.
@@ -199,10 +199,9 @@ def inspect_corpora(
                     total.count_document(item, measure, repeats_id=ids.anywhere, repeats_text=texts.anywhere)
                     if number < _SAMPLES and len(samples[number]) < _SAMPLES:
                         samples[number].append(_sample(document))
-                for item in batch:
-                    if isinstance(item, Reject):
-                        tally.count_reject(item)
-                        total.count_reject(item)
+                for reject in (item for item in batch if isinstance(item, Reject)):
+                    tally.count_reject(reject)
+                    total.count_reject(reject)
                 progress.update(done=total.records, note=source.path)
             summaries.append(tally.summary(source.path))
     by_turns = chain.from_iterable(zip_longest(*samples))
@@ -227,6 +226,7 @@ class _Measure:
     """What a document costs: wordpieces with special tokens, windows, and sentences that lose their end."""
 
     tokens: int
+    over_budget: bool
     windows: int
     truncated: int
 
@@ -268,7 +268,7 @@ class _Tally:
         document = item.document
         self._counts[item.labelling] += 1
         self._counts["sentences"] += len(document.sentences)
-        self._counts["over_budget"] += measure.windows > 1
+        self._counts["over_budget"] += measure.over_budget
         self._counts["windows"] += measure.windows
         self._counts["truncated"] += measure.truncated
         self._lengths[measure.tokens] += 1
@@ -343,8 +343,10 @@ def _sentence_lengths(documents: Sequence[Document], tokenizer: Tokenizer) -> It
 
 
 def _measure(lengths: Sequence[int], window: WindowSettings) -> _Measure:
+    tokens = 1 + sum(lengths) + len(lengths)
     return _Measure(
-        tokens=1 + sum(lengths) + len(lengths),
+        tokens=tokens,
+        over_budget=tokens > window.max_tokens,
         windows=len(plan_windows(lengths, window)),
         truncated=sum(length > window.max_tokens - 2 for length in lengths),
     )

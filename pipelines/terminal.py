@@ -2,18 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from model.bundle import Bundle
 from model.evaluate import Metrics
 from model.training_data import TrainingData
+from pipelines.inspection import Inspection, Sample, Summary
 
+_SHOWN_LABELS = 8
 _STYLES = ("cyan", "green", "magenta", "yellow", "blue", "red")
+
+
+def show_inspection(inspection: Inspection) -> None:
+    """Prints what corpora hold, a row a source and one for all, their rejects and duplicates, and a few documents."""
+    console = _console()
+    total = inspection.total
+    rows = [*inspection.sources, total] if len(inspection.sources) > 1 else [total]
+    for number, source in enumerate(inspection.sources, start=1):
+        console.print(Text(f"{number}. {source.source}" if len(rows) > 1 else str(source.source)))
+
+    table = Table("", "records", "rejected", "documents", "labelled", "partly", "unlabelled")
+    _add_summaries(table, rows, _document_cells)
+    _show_table(console, table)
+
+    shown = list(total.labels)[:_SHOWN_LABELS]
+    others = [f"{len(total.labels) - len(shown):,} others"] if len(shown) < len(total.labels) else []
+    title = "sentences, and those of labelled documents by label" if shown else None
+    table = Table("", "sentences", *(escape(_one_line(label)) for label in shown), *others, title=title)
+    _add_summaries(table, rows, lambda summary: [f"{count:,}" for count in _sentence_counts(summary, shown, others)])
+    if shown:
+        _, *by_label = _sentence_counts(total, shown, others)
+        table.add_row("share", "", *(f"{count / sum(by_label):.1%}" for count in by_label))
+    _show_table(console, table)
+
+    title = f"wordpieces a document, and windows of {inspection.max_tokens:,}"
+    table = Table("", "mean", "median", "90 %", "longest", "over", "windows", "truncated", title=title)
+    _add_summaries(table, rows, _length_cells)
+    _show_table(console, table)
+
+    for reason, reject in total.rejects.items():
+        where = f"{reject.source}, record {reject.record_index:,}"
+        console.print(Text(_one_line(f"rejected, {reason}: {reject.count:,}; the first: {where}: {reject.message}")))
+    for what, duplicates in (("id", total.duplicate_ids), ("text", total.duplicate_texts)):
+        if duplicates.count:
+            first = f"{duplicates.count:,}; the first: {duplicates.example}"
+            console.print(Text(_one_line(f"documents that repeat an earlier one's {what}: {first}")))
+    for sample in inspection.samples:
+        _show_sample(console, sample)
+
+
+def _add_summaries(table: Table, rows: Sequence[Summary], cells: Callable[[Summary], list[str]]) -> None:
+    _align_right(table)
+    for number, summary in enumerate(rows, start=1):
+        table.add_row("all" if summary.source is None else f"{number}", *cells(summary))
+
+
+def _document_cells(summary: Summary) -> list[str]:
+    kinds = (summary.labelled, summary.partly_labelled, summary.unlabelled)
+    return [f"{count:,}" for count in (summary.records, summary.rejected, summary.documents, *kinds)]
+
+
+def _sentence_counts(summary: Summary, shown: Sequence[str], others: Sequence[str]) -> list[int]:
+    by_label = [summary.labels.get(label, 0) for label in shown]
+    rest = [sum(summary.labels.values()) - sum(by_label)] if others else []
+    return [summary.sentences, *by_label, *rest]
+
+
+def _length_cells(summary: Summary) -> list[str]:
+    lengths = summary.lengths
+    quantiles = [f"{length:,}" for length in (lengths.median, lengths.p90, lengths.max)]
+    over = f"{summary.over_budget:,} ({summary.over_budget_share:.1%})"
+    return [f"{lengths.mean:,.0f}", *quantiles, over, f"{summary.windows:,}", f"{summary.truncated:,}"]
+
+
+def _show_table(console: Console, table: Table) -> None:
+    """Prints a table whole: on a terminal that is too narrow its lines wrap, but no figure is cut."""
+    table.width = console.measure(table, options=console.options.update(width=10_000)).maximum
+    console.print(table)
+
+
+def _show_sample(console: Console, sample: Sample) -> None:
+    console.print(Text(f"\ndocument {_one_line(sample.doc_id)}", style="bold"))
+    width = max(len(_one_line(label or "")) for _, label in sample.beginning)
+    for sentence, label in sample.beginning:
+        line = Text(f"{_one_line(label or ''):{width}} " if width else "").append(_one_line(sentence))
+        line.truncate(console.width, overflow="ellipsis")
+        console.print(line)
+    if sample.sentences > len(sample.beginning):
+        console.print(f"... {sample.sentences:,} sentences")
 
 
 def show_training_data(data: TrainingData) -> None:
@@ -114,6 +196,11 @@ def show_predictions(rows: list[dict[str, Any]], *, labels: list[str]) -> None:
 
 def _console() -> Console:
     return Console(highlight=False, soft_wrap=True)
+
+
+def _one_line(text: str) -> str:
+    """Returns text from a corpus without what would move the cursor or break the line."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 def _align_right(table: Table) -> None:

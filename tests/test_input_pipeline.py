@@ -118,13 +118,16 @@ def batch_bytes(data: TrainingData, **options: Any) -> list[bytes]:
     ]
 
 
-def test_the_order_depends_on_seed_and_epoch_alone(data: TrainingData) -> None:
+def test_the_order_depends_on_the_seeds_and_the_epoch_alone(data: TrainingData) -> None:
+    tf.random.set_seed(5)
     first = batch_bytes(data, seed=1, epoch=0)
-    tf.random.set_seed(99)
+    tf.random.uniform([3])  # what else was drawn does not matter
     assert batch_bytes(data, seed=1, epoch=0) == first
     assert batch_bytes(data, seed=1, epoch=1) != first
     assert batch_bytes(data, seed=2, epoch=0) != first
     assert batch_bytes(data, seed=2, epoch=1) != batch_bytes(data, seed=1, epoch=2)
+    tf.random.set_seed(5)
+    assert batch_bytes(data, seed=1, epoch=0) == first
 
 
 def decoded(ids: np.ndarray) -> str:
@@ -244,7 +247,7 @@ def test_a_wrong_record_is_never_written() -> None:
 
 def test_lengths_that_disagree_with_the_files_fail_loudly(tmp_path: Path, data: TrainingData) -> None:
     wrong = dataclasses.replace(write_records(tmp_path, data, record(), record()), window_lengths={"train": {6: 100}})
-    with pytest.raises(tf.errors.InvalidArgumentError, match="(?i)cardinality|elements|data"):
+    with pytest.raises(tf.errors.FailedPreconditionError, match="expected to contain 100 elements"):
         read_batches(wrong, batch_tokens=8)
 
 

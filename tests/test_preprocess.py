@@ -202,5 +202,5 @@ def test_one_file_can_not_be_two_splits(
 ) -> None:
     assert preprocess(tiny_encoder, tiny_corpus, tmp_path / "out", "--dev", str(tiny_corpus)) == 2
     assert "more than one split" in capsys.readouterr().err
-    assert main(["preprocess", "--output", str(tmp_path / "out"), "--set", f"encoder.handle={tiny_encoder}"]) == 2
+    assert main(["preprocess", "--output", str(tmp_path / "out")]) == 2
     assert "--input" in capsys.readouterr().err

@@ -198,3 +198,21 @@ def test_rows_join_back_to_real_abstracts(tiny_bundle: Bundle, tmp_path: Path) -
     assert len(sentences) == sum(bool(text.strip()) for text in abstracts.values()) == 337
     for record_id, rows in sentences.items():
         assert " ".join(" ".join(rows).split()) == " ".join(abstracts[record_id].split())
+
+
+def test_an_unreadable_source_fails_at_the_end_with_the_others_done(
+    tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(tmp_path / "a.jsonl", CORPUS[:2])
+    (tmp_path / "b.jsonl").write_bytes(b"")
+    (tmp_path / "c.parquet").write_bytes(b"no parquet")
+    command = ["score", "--model", str(tiny_bundle.path), "--input", str(tmp_path / "*.*"), "--output"]
+    assert main([*command, str(tmp_path / "out")]) == 1
+    assert "2 of the sources" in capsys.readouterr().err
+    assert pq.read_table(tmp_path / "out").num_rows == 5
+    rejects = pq.read_table(tmp_path / "out" / "_rejects").to_pylist()
+    assert {Path(row["source"]).name: row["reason"] for row in rejects} == {
+        "b.jsonl": "unreadable_source",
+        "c.parquet": "unreadable_source",
+    }
+    assert (tmp_path / "out" / "_SUCCESS").exists()

@@ -1,0 +1,294 @@
+"""Training: loss, rate, decay, learning, and a killed run that goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model.bundle import Bundle, load_bundle
+from model.classifier import SentenceClassifier
+from model.config import EncoderSettings, Settings, load_settings, settings_from_dict
+from model.encoder import load_encoder
+from model.engine import Engine
+from model.errors import UserError
+from model.evaluate import predict
+from model.input_pipeline import count_batches, read_windows
+from model.schedule import SlantedTriangle
+from model.train import _compile, best_epoch, read_history, train_and_evaluate
+from model.training_data import open_training_data
+from tests.conftest import PROJECT, write_checkpoint
+
+
+def changed(settings: Settings, **sections: dict[str, Any]) -> Settings:
+    """Returns settings with some values changed, checked as those of a file are."""
+    tree = settings.model_dump(mode="json")
+    for section, values in sections.items():
+        tree[section] = {**tree[section], **values}
+    return settings_from_dict(tree, origin="tests")
+
+
+@pytest.fixture
+def classifier(tiny_encoder: Path, tiny_settings: Settings) -> SentenceClassifier:
+    """A compiled, untrained classifier over four labels."""
+    keras.utils.set_random_seed(0)
+    classifier = SentenceClassifier(load_encoder(EncoderSettings(handle=str(tiny_encoder))), 4, dropout=0.5)
+    _compile(classifier, changed(tiny_settings, training={"weight_decay": 0.5}), total_steps=10)
+    return classifier
+
+
+def test_loss_is_the_weighted_mean_over_real_sentences(classifier: SentenceClassifier) -> None:
+    inputs = {
+        "token_ids": np.array([[2, 9, 3, 8, 3, 3, 0, 0], [2, 30, 31, 32, 33, 34, 35, 3]], np.int32),
+        "segment_ids": np.zeros((2, 8), np.int32),
+        "padding_mask": np.array([[1] * 6 + [0] * 2, [1] * 8], np.int32),
+        "sep_positions": np.array([[2, 4, 5], [7, -1, -1]], np.int32),
+    }
+    labels = np.array([[3, 0, 1], [2, 0, 0]], np.int32)
+    weights = np.array([[0.5, 0.0, 0.25], [1.0, 0.0, 0.0]], np.float32)
+
+    logits = np.asarray(classifier(inputs, training=False), np.float64)
+    log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    total = sum(
+        weights[row, place] * -log_probabilities[row, place, labels[row, place]]
+        for row, place in ((0, 0), (0, 2), (1, 0))
+    )
+    hits = sum(
+        weights[row, place] * (logits[row, place].argmax() == labels[row, place])
+        for row, place in ((0, 0), (0, 2), (1, 0))
+    )
+    figures = classifier.evaluate(inputs, labels, sample_weight=weights, batch_size=2, verbose=0, return_dict=True)
+    assert figures["loss"] == pytest.approx(total / 1.75, rel=1e-5)
+    assert figures["accuracy"] == pytest.approx(hits / 1.75, rel=1e-5)
+
+
+def test_logits_are_read_at_the_seps(classifier: SentenceClassifier) -> None:
+    inputs = {
+        "token_ids": np.array([[2, 9, 3, 8, 3, 3]], np.int32),
+        "segment_ids": np.zeros((1, 6), np.int32),
+        "padding_mask": np.ones((1, 6), np.int32),
+    }
+    states = np.asarray(classifier.encoder(*inputs.values(), training=False))[0]
+    kernel, bias = classifier.head.get_weights()
+    logits = np.asarray(classifier({**inputs, "sep_positions": np.array([[2, 4, 5, -1]], np.int32)}, training=False))
+    np.testing.assert_allclose(logits[0, :3], states[[2, 4, 5]] @ kernel + bias, atol=1e-5)
+
+
+def test_slanted_triangle() -> None:
+    rate = SlantedTriangle(0.32, 100, warmup=0.1, ratio=32.0)
+    # From 0.32 / 32 up to 0.32 at step 10, and down again to 0.01 at step 100.
+    expected = {0: 0.01, 5: 0.165, 10: 0.32, 55: 0.165, 100: 0.01, 1000: 0.01}
+    assert {step: pytest.approx(float(rate(step))) for step in expected} == expected
+    again = SlantedTriangle.from_config(rate.get_config())
+    assert [float(again(step)) for step in range(120)] == [float(rate(step)) for step in range(120)]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_slanted_triangle_of_few_steps_stays_in_range(steps: int) -> None:
+    rates = [float(SlantedTriangle(1.0, steps)(step)) for step in range(steps + 1)]
+    assert all(1 / 32 <= rate <= 1 for rate in rates)
+
+
+def test_weight_decay_spares_biases_and_norms(classifier: SentenceClassifier) -> None:
+    """With zero gradients, AdamW moves exactly what it decays: matrices and embeddings, no vectors."""
+    before = {variable.path: variable.numpy() for variable in classifier.trainable_variables}
+    optimizer = classifier.optimizer
+    optimizer.apply([tf.zeros_like(variable) for variable in classifier.trainable_variables])
+    first_rate = 0.01 / 32
+    for variable in classifier.trainable_variables:
+        kept = before[variable.path]
+        expected = kept * (1 - first_rate * 0.5) if kept.ndim == 2 else kept
+        np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5, err_msg=variable.path)
+    kinds = {variable.path.split("/")[-1] for variable in classifier.trainable_variables if len(variable.shape) == 2}
+    assert kinds == {"kernel", "embeddings"}
+    assert len(before) == 5 + 2 * 16 + 2
+
+
+def test_gradients_are_clipped(tiny_encoder: Path, tiny_settings: Settings) -> None:
+    keras.utils.set_random_seed(0)
+    classifier = SentenceClassifier(load_encoder(EncoderSettings(handle=str(tiny_encoder))), 4)
+    _compile(classifier, changed(tiny_settings, training={"clip_norm": 0.25}), total_steps=10)
+    gradients = [tf.ones_like(variable) for variable in classifier.trainable_variables]
+    clipped = classifier.optimizer._clip_gradients(gradients)
+    assert float(tf.linalg.global_norm(clipped)) == pytest.approx(0.25, rel=1e-4)
+
+
+def test_best_epoch() -> None:
+    def epoch(number: int, accuracy: float | None) -> dict[str, Any]:
+        return {"epoch": number} if accuracy is None else {"epoch": number, "dev": {"accuracy": accuracy}}
+
+    assert best_epoch([epoch(1, 0.5), epoch(2, 0.7), epoch(3, 0.7), epoch(4, 0.6)])["epoch"] == 2
+    assert best_epoch([epoch(1, None), epoch(2, None)])["epoch"] == 2
+
+
+def test_training_learns(tiny_bundle: Bundle, tiny_records: Path) -> None:
+    """Better on dev than always giving the most frequent label, and the bundle holds the best epoch's weights."""
+    data = open_training_data(tiny_records)
+    history = read_history(tiny_bundle.path.parent)
+    assert [figures["epoch"] for figures in history] == [1, 2, 3, 4, 5]
+    assert history[-1]["loss"] < history[0]["loss"] * 0.7
+    counts = data.stats["label_counts"]["dev"].values()
+    best = best_epoch(history)
+    assert best["dev"]["accuracy"] > max(counts) / sum(counts) + 0.2
+    assert tiny_bundle.description["best_epoch"] == best["epoch"]
+    sentences, probabilities = predict(Engine.load(tiny_bundle), read_windows(data, "dev"))
+    accuracy = float(np.mean(probabilities.argmax(axis=1) == sentences.labels))
+    assert accuracy == pytest.approx(best["dev"]["accuracy"])
+    assert all(figures["tokens_per_second"] > 0 for figures in history)
+
+
+def test_a_finished_run_is_returned_as_it_is(tiny_bundle: Bundle, tiny_records: Path, tiny_settings: Settings) -> None:
+    run = tiny_bundle.path.parent
+    before = {file: file.stat().st_mtime_ns for file in run.rglob("*")}
+    started = time.monotonic()
+    assert train_and_evaluate(tiny_settings, str(tiny_records), str(run)) == tiny_bundle
+    assert time.monotonic() - started < 5
+    assert {file: file.stat().st_mtime_ns for file in run.rglob("*")} == before
+
+
+def test_settings_of_the_data_need_not_be_repeated(tiny_bundle: Bundle, tiny_records: Path) -> None:
+    settings = load_settings(
+        None, ["training.epochs=5", "training.batch_tokens=192", "training.learning_rate=0.01", "window.context=1"]
+    )
+    assert train_and_evaluate(settings, str(tiny_records), str(tiny_bundle.path.parent)) == tiny_bundle
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [("training", "learning_rate", 0.5), ("training", "seed", 7), ("model", "dropout", 0.3), ("encoder", "layers", 1)],
+)
+def test_a_folder_of_another_run_is_refused(
+    tiny_bundle: Bundle, tiny_records: Path, tiny_settings: Settings, section: str, key: str, value: float
+) -> None:
+    other = changed(tiny_settings, **{section: {key: value}})
+    with pytest.raises(UserError) as caught:
+        train_and_evaluate(other, str(tiny_records), str(tiny_bundle.path.parent))
+    message = str(caught.value)
+    assert str(tiny_bundle.path.parent) in message
+    assert f"settings.{section}.{key}" in message
+    assert str(value) in message
+    assert "--output" in message and "--overwrite" in message
+    assert load_bundle(tiny_bundle.path) == tiny_bundle
+
+
+def test_a_folder_of_something_else_is_refused(tiny_records: Path, tiny_settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=r"is not empty and has no run\.json"):
+            train_and_evaluate(tiny_settings, str(tiny_records), str(tmp_path), overwrite=overwrite)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "there"),
+    [("window", "max_tokens", 64, "48"), ("window", "context", 2, "1"), ("data", "buckets", 5, "3")],
+)
+def test_settings_that_contradict_the_records_are_refused(
+    tiny_records: Path, tiny_settings: Settings, tmp_path: Path, section: str, key: str, value: int, there: str
+) -> None:
+    with pytest.raises(
+        UserError, match=rf"{section}\.{key} is {value}, but .* was made with {there}; preprocess again"
+    ):
+        train_and_evaluate(changed(tiny_settings, **{section: {key: value}}), str(tiny_records), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_vocabulary_is_refused(tiny_records: Path, tiny_settings: Settings, tmp_path: Path) -> None:
+    vocabulary = (tiny_records, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "the"))[1]
+    other = write_checkpoint(tmp_path / "other", vocabulary=vocabulary)
+    with pytest.raises(UserError, match=r"encoder\.handle is .*other.* made with the vocabulary of"):
+        train_and_evaluate(
+            changed(tiny_settings, encoder={"handle": str(other)}), str(tiny_records), str(tmp_path / "run")
+        )
+
+
+def test_unfinished_records_are_refused(tiny_settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        train_and_evaluate(tiny_settings, str(tmp_path / "absent"), str(tmp_path / "run"))
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "stats.json").write_text("{}")
+    with pytest.raises(UserError, match="COMPLETED is missing"):
+        train_and_evaluate(tiny_settings, str(tmp_path / "records"), str(tmp_path / "run"))
+
+
+TRAIN = """
+import sys
+from model.config import load_settings
+from model.train import train_and_evaluate
+settings, data, run = sys.argv[1:]
+train_and_evaluate(load_settings(settings), data, run)
+"""
+
+
+def kill_in_second_epoch(run: Path, settings: Path, data: Path, *, steps: int) -> None:
+    """Trains in a process of its own and kills it a few batches into the second epoch."""
+    command = [sys.executable, "-c", TRAIN, str(settings), str(data), str(run)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not (run / "checkpoints" / f"ckpt-{steps + 3}.index").exists():  # one a batch
+            assert process.poll() is None, "the training ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def test_a_killed_run_goes_on(tiny_records: Path, tiny_settings: Settings, tmp_path: Path) -> None:
+    """Weights, dev figures and the exported bundle are those of a run that nothing disturbed, to the bit."""
+    settings = changed(
+        tiny_settings,
+        model={"dropout": 0.3},  # so that a resumed run must also resume its random states
+        training={"epochs": 3, "batch_tokens": 48, "checkpoint_seconds": 0},
+    )
+    file = tmp_path / "settings.yaml"
+    file.write_text(json.dumps(settings.model_dump(mode="json")))
+    data = open_training_data(tiny_records)
+    steps = count_batches(data, "train", batch_tokens=48)
+    killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
+    kill_in_second_epoch(killed, file, tiny_records, steps=steps)
+    assert not (killed / "bundle").exists()
+    assert len(read_history(killed)) == 1
+    reader = tf.train.load_checkpoint(str(killed / "checkpoints"))
+    assert reader.get_tensor("epochs_done/.ATTRIBUTES/VARIABLE_VALUE") == 1
+    assert 0 < reader.get_tensor("steps_done/.ATTRIBUTES/VARIABLE_VALUE") < steps - 1
+
+    resumed = train_and_evaluate(settings, str(tiny_records), str(killed))
+    whole = train_and_evaluate(settings, str(tiny_records), str(unbroken))
+    assert [figures["epoch"] for figures in read_history(killed)] == [1, 2, 3]
+    for one, other in zip(read_history(killed), read_history(unbroken), strict=True):
+        assert one["dev"] == other["dev"]
+    windows = [window.encoded for window in read_windows(data, "dev")]
+    both = [Engine.load(bundle).probabilities(windows) for bundle in (resumed, whole)]
+    for one, other in zip(*both, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (
+        resumed.description["files"]["variables/variables.data-00000-of-00001"]
+        == (whole.description["files"]["variables/variables.data-00000-of-00001"])
+    )
+
+
+def test_training_without_a_dev_split(tiny_records: Path, tiny_settings: Settings, tmp_path: Path) -> None:
+    """The last epoch is the result. Links stand in for a copy of the records without dev."""
+    records = tmp_path / "records"
+    records.mkdir()
+    stats = json.loads((tiny_records / "stats.json").read_text())
+    stats["window_lengths"]["dev"] = {}
+    (records / "stats.json").write_text(json.dumps(stats))
+    (records / "COMPLETED").touch()
+    (records / "windows").mkdir()
+    (records / "windows" / "train").symlink_to(tiny_records / "windows" / "train")
+    bundle = train_and_evaluate(changed(tiny_settings, training={"epochs": 2}), str(records), str(tmp_path / "run"))
+    assert bundle.description["best_epoch"] == 2
+    assert bundle.description["dev"] is None
+    assert all("dev" not in figures for figures in read_history(tmp_path / "run"))
