@@ -163,7 +163,12 @@ def _fit(
     training = settings.training
     epochs_done, steps_done = tf.Variable(0, dtype=tf.int64), tf.Variable(0, dtype=tf.int64)
     checkpoint = tf.train.Checkpoint(
-        classifier=classifier, optimizer=classifier.optimizer, epochs_done=epochs_done, steps_done=steps_done
+        classifier=classifier,
+        optimizer=classifier.optimizer,
+        # Dropout's; TensorFlow does not find Keras's seed generators by itself.
+        random_states=[variable.value for variable in classifier.non_trainable_variables],
+        epochs_done=epochs_done,
+        steps_done=steps_done,
     )
     manager = tf.train.CheckpointManager(checkpoint, str(run / "checkpoints"), max_to_keep=1)
     if manager.latest_checkpoint:
@@ -186,7 +191,14 @@ def _fit(
         batches = batches.skip(int(steps_done)).apply(tf.data.experimental.assert_cardinality(left))
         title = f"epoch {epoch + 1} of {training.epochs}"
         with ProgressReporter(title, total=steps, unit="batches") as progress:
-            watcher = _Watcher(progress, manager, steps_done, steps=steps, seconds=training.checkpoint_seconds)
+            watcher = _Watcher(
+                progress,
+                manager,
+                steps_done,
+                steps=steps,
+                tokens_a_step=tokens / steps,
+                seconds=training.checkpoint_seconds,
+            )
             started = time.monotonic()
             fitted = classifier.fit(
                 batches,
@@ -241,19 +253,21 @@ class _Watcher(keras.callbacks.Callback):
         steps_done: tf.Variable,
         *,
         steps: int,
+        tokens_a_step: float,
         seconds: float,
     ) -> None:
         super().__init__()
         self._progress, self._manager, self._steps_done = progress, manager, steps_done
-        self._steps, self._seconds = steps, seconds
+        self._steps, self._tokens_a_step, self._seconds = steps, tokens_a_step, seconds
         self._first = int(steps_done)
-        self._saved = time.monotonic()
+        self._saved = self._started = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         done = self._first + batch + 1
         self._steps_done.assign(done)
-        note = f"loss {logs['loss']:.3f}, accuracy {logs['accuracy']:.3f}" if logs else ""
-        self._progress.update(done=done, note=note)
+        speed = (batch + 1) * self._tokens_a_step / (time.monotonic() - self._started)
+        figures = f"loss {logs['loss']:.3f}, accuracy {logs['accuracy']:.3f}, " if logs else ""
+        self._progress.update(done=done, note=f"{figures}{speed:,.0f} tokens/s")
         # After the last batch the epoch's end saves, so that a resumed epoch always has a batch left to fit.
         if done < self._steps and time.monotonic() - self._saved >= self._seconds:
             self._manager.save()

@@ -106,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     verb = _add_verb(verbs, "demo", _demo, "all of it on real MEDLINE records, each command shown before it runs")
     verb.add_argument("--output", default="build/demo", metavar="DIR", help="default: build/demo")
-    verb.add_argument("--full", action="store_true", help="all abstracts and all layers: hours, not minutes")
+    verb.add_argument("--full", action="store_true", help="all abstracts and all layers: an hour or two on two cores")
     return parser
 
 

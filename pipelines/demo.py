@@ -17,7 +17,8 @@ from model.errors import UserError
 T = TypeVar("T")
 
 _QUERY = (
-    "SELECT label, count(*) AS sentences, avg(probability) AS confidence FROM '{parts}' GROUP BY label ORDER BY 2 DESC"
+    'import duckdb; duckdb.read_parquet("{parts}").aggregate("label, count(*) AS sentences, '
+    'round(avg(probability), 3) AS confidence", "label").order("sentences DESC").show()'
 )
 
 
@@ -46,9 +47,9 @@ def run_demo(output: str, *, full: bool) -> None:
         + ("" if full else ", about one in seven of them"),
         ["preprocess", "--input", labelled, "--output", str(records), *size],
     )
-    size = [] if full else ["--set", "encoder.layers=4", "--set", "training.epochs=2"]
+    size = ["--set", "training.epochs=2"] + ([] if full else ["--set", "encoder.layers=4"])
     _verb(
-        "The encoder learns to label each sentence" + ("" if full else ": its first 4 layers, 2 epochs"),
+        "The encoder learns to label each sentence: " + ("2 epochs" if full else "its first 4 layers, 2 epochs"),
         ["train", "--data", str(records), "--output", str(run), *size],
     )
     bundle = str(run / "bundle")
@@ -79,7 +80,7 @@ def _look(scored: Path) -> None:
     chosen = list(dict.fromkeys(row["doc_id"] for row in rows))[:3]
     show_predictions([row for row in rows if row["doc_id"] in chosen], labels=labels)
     parts = scored / "part-*.parquet"
-    query = f'import duckdb; print(duckdb.sql("{_QUERY.format(parts=parts)}"))'
+    query = _QUERY.format(parts=parts)
     print(f"\nThe predictions are Parquet, one row a sentence: {parts}")
     print("A query over all of them, to paste into a shell:\n")
     print(f"  {sys.executable} -c {shlex.quote(query)}\n", flush=True)

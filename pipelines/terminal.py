@@ -102,13 +102,13 @@ def show_training_data(data: TrainingData) -> None:
     """Prints what preprocessing made: counts by split and label, and the rejects by reason."""
     console = _console()
     counts, labels = data.stats["counts"], data.stats["label_counts"]
-    table = Table("split", "documents", "windows", "sentences", *data.labels, title="training records")
+    splits = list(counts["documents"])
+    table = Table("", *splits, title="training records")
     _align_right(table)
-    for split, documents in counts["documents"].items():
-        by_label = [f"{labels[split].get(label, 0):,}" for label in data.labels]
-        table.add_row(
-            split, f"{documents:,}", f"{counts['windows'][split]:,}", f"{counts['sentences'][split]:,}", *by_label
-        )
+    for name in ("documents", "windows", "sentences"):
+        table.add_row(name, *(f"{counts[name][split]:,}" for split in splits), end_section=name == "sentences")
+    for label in data.labels:
+        table.add_row(label, *(f"{labels[split].get(label, 0):,}" for split in splits))
     console.print(table)
     console.print(
         f"{counts['records']:,} records read, {_rejects(counts)}, {counts['sampled_out']:,} sampled out, "
