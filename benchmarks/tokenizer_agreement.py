@@ -118,7 +118,9 @@ def compare(batches: Iterable[Sequence[str]], vocabulary: Vocabulary) -> Agreeme
             if ids != encoding.ids:
                 agreement.different += 1
                 place, name = kind_of_difference(sentence, ids, encoding)
-                kind = agreement.kinds.setdefault(name, Kind(example=excerpt(sentence, place, ids, encoding, vocabulary)))
+                kind = agreement.kinds.setdefault(
+                    name, Kind(example=excerpt(sentence, place, ids, encoding, vocabulary))
+                )
                 kind.count += 1
     return agreement
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from model.bundle import Bundle
 from model.evaluate import Metrics
+from model.schema import SPLITS
 from model.training_data import TrainingData
 from pipelines.inspection import Inspection, Sample, Summary
 
@@ -102,7 +103,7 @@ def show_training_data(data: TrainingData) -> None:
     """Prints what preprocessing made: counts by split and label, and the rejects by reason."""
     console = _console()
     counts, labels = data.stats["counts"], data.stats["label_counts"]
-    splits = list(counts["documents"])
+    splits = [split for split in SPLITS if split in counts["documents"]]
     table = Table("", *splits, title="training records")
     _align_right(table)
     for name in ("documents", "windows", "sentences"):
@@ -115,7 +116,7 @@ def show_training_data(data: TrainingData) -> None:
         f"{counts['duplicates_dropped']:,} dropped from train as duplicates of held-out documents"
     )
     if counts["repeated_ids"]:
-        console.print(f"{counts['repeated_ids']:,} document ids appear more than once; see duplicates.parquet")
+        console.print(f"document ids that appear more than once: {counts['repeated_ids']:,}, see duplicates.parquet")
     console.print(f"records: {data.path}")
 
 

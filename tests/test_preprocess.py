@@ -162,7 +162,7 @@ def test_given_splits_stay_and_duplicates_leave_train(
     command = ["preprocess", "--train", str(tmp_path / "train.jsonl"), "--dev", str(tmp_path / "dev.jsonl")]
     command += ["--output", str(out), "--set", f"encoder.handle={tiny_encoder}", "--set", "window.max_tokens=48"]
     assert main(command) == 0
-    assert "1 document ids appear more than once" in capsys.readouterr().out
+    assert "document ids that appear more than once: 1," in capsys.readouterr().out
     data = open_training_data(out)
     counts = data.stats["counts"]
     assert counts["documents"] == {"train": 7, "dev": 2}
