@@ -129,7 +129,7 @@ def load_settings(path: str | None = None, overrides: Sequence[str] = ()) -> Set
     for override in overrides:
         key, equals, value = override.partition("=")
         section, dot, name = key.strip().partition(".")
-        if not (equals and dot and name):
+        if not (equals and section and dot and name):
             raise UserError(f"--set {override}: write SECTION.KEY=VALUE, for example training.epochs=2")
         try:
             parsed = yaml.safe_load(value)
@@ -178,4 +178,4 @@ def _read_yaml(path: str) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise UserError(f"{path}: holds a {type(tree).__name__}; give a mapping with sections such as `training:`")
-    return tree
+    return {section: {} if keys is None else keys for section, keys in tree.items()}  # a section may stand empty

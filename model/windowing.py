@@ -63,20 +63,27 @@ def encode_windows(
         cls_id, sep_id: the vocabulary's ids of `[CLS]` and `[SEP]`.
     """
     longest = settings.max_tokens - 2
+    lengths = np.array([len(ids) for ids in token_ids], np.int32)
+    windows = plan_windows(lengths.tolist(), settings)
+    if not windows:
+        return []
+    # The whole document is laid out once, and each window is a slice of it.
+    kept = np.minimum(lengths, longest)
+    ends = np.concatenate(([0], np.cumsum(kept + 1)), dtype=np.int32)
+    document = np.full(1 + ends[-1], sep_id, np.int32)  # its first place is [CLS]'s
+    for sentence, end, length in zip(token_ids, ends[1:].tolist(), kept.tolist(), strict=True):
+        document[end - length : end] = sentence[:length]
+    truncated = lengths > longest
     encoded = []
-    for window in plan_windows([len(ids) for ids in token_ids], settings):
-        shown = token_ids[window.start : window.end]
-        lengths = np.array([min(len(ids), longest) for ids in shown], np.int32)
-        sep_positions = np.cumsum(lengths + 1, dtype=np.int32)
-        ids = np.full(1 + sep_positions[-1], sep_id, np.int32)
+    for window in windows:
+        start, end = window.start, window.end
+        ids = document[ends[start] : ends[end] + 1].copy()
         ids[0] = cls_id
-        for sentence, length, sep in zip(shown, lengths, sep_positions, strict=True):
-            ids[sep - length : sep] = sentence[:length]
         segment_ids = np.zeros_like(ids)
         if settings.segment_ids == "alternating":
-            segment_ids[1:] = np.repeat(np.arange(len(shown)) % 2, lengths + 1)
-        truncated = np.array([len(sentence) > longest for sentence in shown])
-        encoded.append(EncodedWindow(window, ids, segment_ids, sep_positions, truncated))
+            segment_ids[1:] = np.repeat(np.arange(end - start) % 2, kept[start:end] + 1)
+        sep_positions = ends[start + 1 : end + 1] - ends[start]
+        encoded.append(EncodedWindow(window, ids, segment_ids, sep_positions, truncated[start:end]))
     return encoded
 
 

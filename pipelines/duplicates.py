@@ -61,14 +61,15 @@ class Duplicate:
 
 
 def duplicate_keys(document: Document, *, split: str, part: str) -> Iterator[tuple[str, Place]]:
-    """Yields the keys under which documents that are alike meet: by their text, and by their id.
-
-    Texts are alike if they differ only in case and white space.
-    """
+    """Yields the keys under which documents that are alike meet: by their normalized text, and by their id."""
     place = Place(split, part, document.doc_id, document.source, document.record_index)
-    text = " ".join(" ".join(document.sentences).casefold().split())
-    for kind, content in ((SAME_TEXT, text), (SAME_ID, document.doc_id)):
+    for kind, content in ((SAME_TEXT, normalized_text(document)), (SAME_ID, document.doc_id)):
         yield f"{kind}/{hashlib.sha256(content.encode('utf-8')).hexdigest()[:32]}", place
+
+
+def normalized_text(document: Document) -> str:
+    """Returns the text of a document with sentences; texts that differ only in case and white space become the same."""
+    return " ".join(" ".join(document.sentences).casefold().split())
 
 
 def find_duplicates(key: str, places: Iterable[Place]) -> list[Duplicate]:

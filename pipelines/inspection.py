@@ -16,13 +16,14 @@ from typing import Any, Literal, NamedTuple
 import tensorflow as tf
 
 from model.config import Settings, WindowSettings
-from model.encoder import load_config, load_vocabulary
+from model.encoder import check_budget, load_vocabulary
 from model.errors import UserError
 from model.progress import ProgressReporter
 from model.records import Document, Reason, Reject
 from model.tokenization import Tokenizer
 from model.windowing import plan_windows
 from pipelines.corpora import ReadOptions
+from pipelines.duplicates import normalized_text
 from pipelines.sentences import SentenceSplitter, split_document
 from pipelines.sources import match_sources, read_source
 
@@ -174,9 +175,7 @@ def inspect_corpora(
         UserError: an input names no file, or the settings can't be used.
     """
     vocabulary = load_vocabulary(settings.encoder)
-    positions = load_config(settings.encoder).positions
-    if settings.window.max_tokens > positions:
-        raise UserError(f"window.max_tokens is {settings.window.max_tokens}, but the encoder reads at most {positions}")
+    check_budget(settings)
     sources = match_sources(inputs)
     tokenizer, splitter = Tokenizer(vocabulary), SentenceSplitter()
     total, summaries = _Tally(), []
@@ -193,7 +192,7 @@ def inspect_corpora(
                 lengths = _sentence_lengths([item.document for item in found], tokenizer)
                 for item, measure in zip(found, (_measure(row, settings.window) for row in lengths), strict=True):
                     document = item.document
-                    text = " ".join(" ".join(document.sentences).casefold().split())
+                    text = normalized_text(document)
                     ids, texts = seen_ids.add(document.doc_id, number), seen_texts.add(text, number)
                     tally.count_document(item, measure, repeats_id=ids.in_source, repeats_text=texts.in_source)
                     total.count_document(item, measure, repeats_id=ids.anywhere, repeats_text=texts.anywhere)

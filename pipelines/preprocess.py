@@ -29,7 +29,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 import model
 from model.config import DataSettings, Settings, WindowSettings
-from model.encoder import load_config, load_vocabulary
+from model.encoder import check_budget, load_vocabulary
 from model.errors import UserError
 from model.folders import claim_folder, write_json
 from model.records import Document, Reason, Reject
@@ -83,9 +83,7 @@ def preprocess(
     """
     sources = _sources(inputs, given_splits or {})
     vocabulary = load_vocabulary(settings.encoder)
-    positions = load_config(settings.encoder).positions
-    if settings.window.max_tokens > positions:
-        raise UserError(f"window.max_tokens is {settings.window.max_tokens}, but the encoder reads at most {positions}")
+    check_budget(settings)
     mark = _mark(sources, settings, options, vocabulary)
     folder = Path(output)
     claim_folder(folder, "preprocess.json", mark, overwrite=overwrite)

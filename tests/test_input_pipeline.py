@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+from conftest import CUES, TINY_VOCABULARY, tiny_documents
 
 from model.input_pipeline import count_batches, read_windows, training_batches
 from model.records import LabelledWindow
@@ -20,7 +21,6 @@ from model.schema import SPLITS, TRAINING_RECORD, encode_training_record, traini
 from model.tokenization import Tokenizer
 from model.training_data import TrainingData, open_training_data
 from model.vocabulary import Vocabulary
-from tests.conftest import CUES, TINY_VOCABULARY, tiny_documents
 
 PAD, CLS, SEP = 0, 2, 3
 BUDGETS = (8, 48, 100, 192, 500, 5000)
@@ -45,7 +45,7 @@ def raw_records(data: TrainingData, split: str) -> list[dict[str, Any]]:
 
 
 def weighted_labels(batches: list[tuple[Any, np.ndarray, np.ndarray]]) -> Counter[tuple[tuple[int, ...], int, float]]:
-    """Returns how often each sentence, given by all of its window's ids and its [SEP], comes with a label and weight."""
+    """Returns how often a sentence, told by its window's ids and its [SEP], comes with which label and weight."""
     found: Counter[Any] = Counter()
     for inputs, labels, weights in batches:
         for row in range(len(labels)):

@@ -22,7 +22,7 @@ from model.tokenization import Tokenizer
 from model.windowing import encode_windows
 from pipelines.cli import main
 
-CORPUS = [
+CORPUS: list[dict[str, Any]] = [
     {"doc_id": "a", "text": "Little is known of cells. We measured the patients. The increase was significant."},
     {"doc_id": "b", "sentences": ["We used a group .", "We conclude that it should ."]},
     {"doc_id": "c", "text": "  "},

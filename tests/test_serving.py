@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  registers the tokenizer's operations
+from conftest import FILLERS
 
 from model.bundle import Bundle, load_bundle, write_bundle
 from model.classifier import SentenceClassifier
@@ -19,7 +21,6 @@ from model.engine import Engine, pad_batch
 from model.serving import ServingModule, _plan_windows
 from model.tokenization import Tokenizer
 from model.windowing import encode_windows, plan_windows
-from tests.conftest import FILLERS
 
 LABELS = ("one", "two", "three")
 
@@ -69,8 +70,15 @@ def padded(documents: list[list[str]], *, surplus: int = 0) -> tf.Tensor:
 
 
 def check_serving(
-    serve: Any, documents: list[list[str]], tokenizer: Tokenizer, engine: Engine, window: WindowSettings, labels: Any
+    serve: Any,
+    documents: list[list[str]],
+    *,
+    tokenizer: Tokenizer,
+    engine: Engine,
+    window: WindowSettings,
+    labels: Sequence[str],
 ) -> None:
+    """Compares every sentence's probabilities and label with the ordinary path, and the rest with nothing."""
     outputs = serve(sentences=padded(documents, surplus=1))
     probabilities, names = outputs["probabilities"].numpy(), outputs["labels"].numpy()
     assert probabilities.shape == (*names.shape, len(labels))
@@ -100,7 +108,7 @@ def test_raw_documents_get_what_the_scoring_job_gives(tiny_encoder: Path, contex
     documents = random_documents(12, most_sentences=20, seed=context)
     plans = [len(plan_windows([len(s.split()) + 1 for s in document], window)) for document in documents]
     assert min(plans) == 1 and max(plans) > 4
-    check_serving(serve, documents, tokenizer, engine, window, LABELS)
+    check_serving(serve, documents, tokenizer=tokenizer, engine=engine, window=window, labels=LABELS)
 
 
 def test_export_and_reload(tiny_encoder: Path, tmp_path: Path) -> None:
@@ -113,7 +121,8 @@ def test_export_and_reload(tiny_encoder: Path, tmp_path: Path) -> None:
     assert sorted(loaded.signatures) == ["classify", "serving_default", "tokenize"]
     documents = random_documents(10, most_sentences=15, seed=9)
     serve = loaded.signatures["serving_default"]
-    check_serving(serve, documents, Tokenizer(bundle.vocabulary), Engine.load(bundle), window, LABELS)
+    tokenizer, engine = Tokenizer(bundle.vocabulary), Engine.load(bundle)
+    check_serving(serve, documents, tokenizer=tokenizer, engine=engine, window=window, labels=LABELS)
 
 
 @pytest.fixture(scope="module")
@@ -142,19 +151,24 @@ def test_classify_signature(loaded: Any, tiny_bundle: Bundle) -> None:
     np.testing.assert_array_equal(probabilities[0, :2], Engine.load(tiny_bundle).probabilities(windows)[0])
 
 
+def check_bundle(bundle: Bundle, loaded: Any, documents: list[list[str]]) -> None:
+    check_serving(
+        loaded.signatures["serving_default"],
+        documents,
+        tokenizer=Tokenizer(bundle.vocabulary),
+        engine=Engine.load(bundle),
+        window=bundle.window,
+        labels=bundle.labels,
+    )
+
+
 def test_serving_default_signature(loaded: Any, tiny_bundle: Bundle) -> None:
-    serve = loaded.signatures["serving_default"]
-    engine, tokenizer = Engine.load(tiny_bundle), Tokenizer(tiny_bundle.vocabulary)
     for seed, (count, most) in enumerate([(1, 1), (1, 30), (7, 3), (20, 12)]):
-        documents = random_documents(count, most_sentences=most, seed=seed)
-        check_serving(serve, documents, tokenizer, engine, tiny_bundle.window, tiny_bundle.labels)
+        check_bundle(tiny_bundle, loaded, random_documents(count, most_sentences=most, seed=seed))
 
 
 def test_an_empty_sentence_between_others_keeps_its_place(loaded: Any, tiny_bundle: Bundle) -> None:
-    document = ["The drug was found.", "", "We conclude.", "", "After."]
-    serve = loaded.signatures["serving_default"]
-    engine, tokenizer = Engine.load(tiny_bundle), Tokenizer(tiny_bundle.vocabulary)
-    check_serving(serve, [document], tokenizer, engine, tiny_bundle.window, tiny_bundle.labels)
+    check_bundle(tiny_bundle, loaded, [["The drug was found.", "", "We conclude.", "", "After."]])
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (1, 2), (2, 0)])

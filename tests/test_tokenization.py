@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from conftest import TINY_VOCABULARY, real_data, write_checkpoint
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -16,7 +17,6 @@ from model.encoder import load_vocabulary
 from model.errors import UserError
 from model.tokenization import Tokenizer
 from model.vocabulary import Vocabulary
-from tests.conftest import TINY_VOCABULARY, real_data, write_checkpoint
 
 NINE_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "drug", "work", "##s", ".")
 PAD, UNK, CLS, SEP, THE, DRUG, WORK, S, STOP = range(9)
