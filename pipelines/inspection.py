@@ -17,7 +17,6 @@ import tensorflow as tf
 
 from model.config import Settings, WindowSettings
 from model.encoder import check_budget, load_vocabulary
-from model.errors import UserError
 from model.progress import ProgressReporter
 from model.records import Document, Reason, Reject
 from model.tokenization import Tokenizer

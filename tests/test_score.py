@@ -55,7 +55,7 @@ def scored(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_every_sentence_has_one_row_and_every_record_is_accounted_for(scored: Path) -> None:
     rows = pq.read_table(scored).to_pylist()
-    sentences = defaultdict(list)
+    sentences: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         assert row["sentence_index"] == len(sentences[row["doc_id"]])
         sentences[row["doc_id"]].append(row["sentence"])
@@ -190,7 +190,7 @@ def test_any_documents_are_scored_or_rejected_whole(
 def test_rows_join_back_to_real_abstracts(tiny_bundle: Bundle, tmp_path: Path) -> None:
     source = real_data("asreview/Estrogens.csv")
     run(tiny_bundle, source, tmp_path / "out", "--text-column", "abstract", "--id-column", "record_id")
-    sentences = defaultdict(list)
+    sentences: dict[str, list[str]] = defaultdict(list)
     for row in pq.read_table(tmp_path / "out").to_pylist():
         sentences[row["doc_id"]].append(row["sentence"])
     with open(source, encoding="utf-8", newline="") as stream:

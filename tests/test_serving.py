@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,24 +152,26 @@ def test_classify_signature(loaded: Any, tiny_bundle: Bundle) -> None:
     np.testing.assert_array_equal(probabilities[0, :2], Engine.load(tiny_bundle).probabilities(windows)[0])
 
 
-def check_bundle(bundle: Bundle, loaded: Any, documents: list[list[str]]) -> None:
-    check_serving(
+@pytest.fixture(scope="module")
+def check_bundle(loaded: Any, tiny_bundle: Bundle) -> Callable[[list[list[str]]], None]:
+    """Checks documents as `check_serving` does, with one engine for all tests."""
+    return partial(
+        check_serving,
         loaded.signatures["serving_default"],
-        documents,
-        tokenizer=Tokenizer(bundle.vocabulary),
-        engine=Engine.load(bundle),
-        window=bundle.window,
-        labels=bundle.labels,
+        tokenizer=Tokenizer(tiny_bundle.vocabulary),
+        engine=Engine.load(tiny_bundle),
+        window=tiny_bundle.window,
+        labels=tiny_bundle.labels,
     )
 
 
-def test_serving_default_signature(loaded: Any, tiny_bundle: Bundle) -> None:
+def test_serving_default_signature(check_bundle: Callable[[list[list[str]]], None]) -> None:
     for seed, (count, most) in enumerate([(1, 1), (1, 30), (7, 3), (20, 12)]):
-        check_bundle(tiny_bundle, loaded, random_documents(count, most_sentences=most, seed=seed))
+        check_bundle(random_documents(count, most_sentences=most, seed=seed))
 
 
-def test_an_empty_sentence_between_others_keeps_its_place(loaded: Any, tiny_bundle: Bundle) -> None:
-    check_bundle(tiny_bundle, loaded, [["The drug was found.", "", "We conclude.", "", "After."]])
+def test_an_empty_sentence_between_others_keeps_its_place(check_bundle: Callable[[list[list[str]]], None]) -> None:
+    check_bundle([["The drug was found.", "", "We conclude.", "", "After."]])
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (1, 2), (2, 0)])
