@@ -77,9 +77,8 @@ class ServingModule(tf.Module):
             fn_output_signature=tf.RaggedTensorSpec([None, 4], tf.int32, ragged_rank=0),
         )
         document = tf.cast(windows.value_rowids(), tf.int32)
-        start, end, owned_start, owned_end = tf.unstack(
-            tf.reshape(windows.values, [-1, 4]), axis=1
-        )  # [0] if no documents
+        plans = tf.reshape(windows.values, [-1, 4])  # of shape [0] where there are no documents
+        start, end, owned_start, owned_end = tf.unstack(plans, axis=1)
 
         probabilities = self._read_windows(tokens, document * width + start, document * width + end)
         owned = tf.ragged.range(owned_start, owned_end)

@@ -38,17 +38,20 @@ class Source:
 def match_sources(patterns: Sequence[str]) -> list[Source]:
     """Returns the files that any of the patterns names, sorted by path, each once.
 
+    A folder among files is returned too, to be rejected when it is read, so that it does not stop the others.
+
     Args:
         patterns: paths and globs, on any filesystem that Beam knows.
 
     Raises:
-        UserError: a pattern names a folder or nothing, or a filesystem that cannot be reached.
+        UserError: a pattern names nothing, all of them name folders, or a filesystem cannot be reached.
     """
     sources: dict[str, Source] = {}
+    folders = [pattern for pattern in patterns if pattern.endswith("/") or os.path.isdir(pattern)]
+    if folders and len(folders) == len(patterns):
+        raise UserError(f"{folders[0]!r} is a folder; name its files, for example {folders[0].rstrip('/') + '/*'!r}")
     for pattern in patterns:
-        if pattern.endswith("/") or os.path.isdir(pattern):
-            raise UserError(f"{pattern!r} is a folder; name its files, for example {pattern.rstrip('/') + '/*'!r}")
-        found = _match(pattern)
+        found = [Source(pattern, 0)] if pattern in folders else _match(pattern)
         if not found:
             raise UserError(f"no file matches {pattern!r}; check the path")
         sources.update((source.path, source) for source in found)
@@ -162,17 +165,16 @@ class _BlockStream(io.RawIOBase):
         super().close()
 
 
-def fingerprint_source(source: Source) -> dict[str, str | int]:
-    """Returns path, size in bytes and SHA-256 of a file as stored.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+def fingerprint_source(source: Source) -> dict[str, str | int | None]:
+    """Returns path, size in bytes and SHA-256 of a file as stored; no hash of one that cannot be read."""
     from apache_beam.io.filesystem import CompressionTypes
     from apache_beam.io.filesystems import FileSystems
 
     digest = hashlib.sha256()
-    with FileSystems.open(source.path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+    try:
+        with FileSystems.open(source.path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError:  # reading it will be a reject with the reason
+        return {"path": source.path, "size": source.size, "sha256": None}
     return {"path": source.path, "size": source.size, "sha256": digest.hexdigest()}

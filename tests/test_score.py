@@ -206,13 +206,15 @@ def test_an_unreadable_source_fails_at_the_end_with_the_others_done(
     write_jsonl(tmp_path / "a.jsonl", CORPUS[:2])
     (tmp_path / "b.jsonl").write_bytes(b"")
     (tmp_path / "c.parquet").write_bytes(b"no parquet")
-    command = ["score", "--model", str(tiny_bundle.path), "--input", str(tmp_path / "*.*"), "--output"]
-    assert main([*command, str(tmp_path / "out")]) == 1
-    assert "2 of the sources" in capsys.readouterr().err
+    (tmp_path / "folder").mkdir()
+    command = ["score", "--model", str(tiny_bundle.path), "--input", str(tmp_path / "*.*"), str(tmp_path / "folder")]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 1
+    assert "3 of the sources" in capsys.readouterr().err
     assert pq.read_table(tmp_path / "out").num_rows == 5
     rejects = pq.read_table(tmp_path / "out" / "_rejects").to_pylist()
     assert {Path(row["source"]).name: row["reason"] for row in rejects} == {
         "b.jsonl": "unreadable_source",
         "c.parquet": "unreadable_source",
+        "folder": "unreadable_source",
     }
     assert (tmp_path / "out" / "_SUCCESS").exists()

@@ -85,6 +85,8 @@ def different(vocabulary: Vocabulary, texts: list[str]) -> list[str]:
         ("", []),
         (" \u200b", []),
         (".the.", [STOP, THE, STOP]),
+        ("the\rdrug\tthe\ndrug", [THE, DRUG, THE, DRUG]),
+        ("the\x0bdrug", [UNK]),  # other control characters go without a trace
     ],
 )
 def test_literal_ids(text: str, ids: list[int]) -> None:
