@@ -40,7 +40,8 @@ class WindowSettings(_Section):
 
     Attributes:
         max_tokens: wordpieces a window may hold, `[CLS]` and `[SEP]`s included; at most the encoder's positions.
-        context: neighbouring sentences shown on either side of a window's own, where a document needs several.
+        context: neighbouring sentences shown on either side of a window's own, where a document needs several. It takes
+            room from the budget: many long sentences of context leave little for the window's own.
         segment_ids: `zeros`, as in the paper's code, or `alternating` by sentence.
     """
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from model.bert import BertConfig, BertEncoder
 from model.config import EncoderSettings, Settings
@@ -55,22 +56,27 @@ def load_config(settings: EncoderSettings) -> BertConfig:
         raise UserError(f"{where}: hidden_act is {raw.get('hidden_act')!r}; known: {', '.join(_ACTIVATIONS)}")
     if raw.get("position_embedding_type", "absolute") != "absolute":
         raise UserError(f"{where}: position_embedding_type is {raw['position_embedding_type']!r}; known: absolute")
+    given = {
+        "vocabulary_size": "vocab_size",
+        "width": "hidden_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "intermediate_width": "intermediate_size",
+        "positions": "max_position_embeddings",
+        "segments": "type_vocab_size",
+        "layer_norm_epsilon": "layer_norm_eps",
+        "dropout": "hidden_dropout_prob",
+        "attention_dropout": "attention_probs_dropout_prob",
+    }
+    shape = {name: raw[key] for name, key in given.items() if key in raw}
     try:
-        config = BertConfig(
-            vocabulary_size=raw["vocab_size"],
-            width=raw["hidden_size"],
-            layers=raw["num_hidden_layers"],
-            heads=raw["num_attention_heads"],
-            intermediate_width=raw["intermediate_size"],
-            positions=raw["max_position_embeddings"],
-            segments=raw["type_vocab_size"],
-            activation=_ACTIVATIONS[raw["hidden_act"]],  # type: ignore[arg-type]
-            layer_norm_epsilon=raw.get("layer_norm_eps", 1e-12),
-            dropout=raw.get("hidden_dropout_prob", 0.1),
-            attention_dropout=raw.get("attention_probs_dropout_prob", 0.1),
-        )
-    except KeyError as error:
-        raise UserError(f"{where}: {error.args[0]} is missing; give a whole BERT checkpoint folder") from None
+        config = TypeAdapter(BertConfig).validate_python({**shape, "activation": _ACTIVATIONS[raw["hidden_act"]]})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = given[str(first["loc"][0])]
+        if first["type"] == "missing":
+            raise UserError(f"{where}: {key} is missing; give a whole BERT checkpoint folder") from None
+        raise UserError(f"{where}: {key} is {first['input']!r}: {first['msg']}") from None
     if config.width % config.heads:
         raise UserError(f"{where}: num_attention_heads is {config.heads}, which does not divide {config.width}")
     if settings.layers is not None:

@@ -244,3 +244,11 @@ def test_vocabulary_that_is_not_text(tmp_path: Path) -> None:
     (folder / "vocab.txt").write_bytes(b"[PAD]\n\xff\xfe\n")
     with pytest.raises(UserError, match=r"vocab\.txt"):
         load_vocabulary(EncoderSettings(handle=str(folder)))
+
+
+def test_a_config_with_a_value_of_another_type_is_refused(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "bert")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": "wide"}), encoding="utf-8")
+    with pytest.raises(UserError, match="hidden_size is 'wide'"):
+        load_config(EncoderSettings(handle=str(folder)))
