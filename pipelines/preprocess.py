@@ -10,11 +10,9 @@ Between them lie files, not collections in memory, so that memory is bounded by 
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,15 +30,15 @@ from model.config import DataSettings, Settings, WindowSettings
 from model.encoder import check_budget, load_vocabulary
 from model.errors import UserError
 from model.folders import claim_folder, write_json
-from model.records import Document, Reason, Reject
-from model.schema import SPLITS, document_schema, encode_training_record
+from model.schema import SPLITS, encode_training_record
 from model.training_data import COMPLETED, DATA_FORMAT, STATS, TrainingData, open_training_data
 from model.vocabulary import Vocabulary
 from model.windowing import encode_windows
 from pipelines.corpora import ReadOptions
-from pipelines.duplicates import drop_duplicates, duplicate_keys, find_duplicates, write_duplicates
-from pipelines.parts import write_bytes, write_rejects, write_table
-from pipelines.sentences import SentenceSplitter, split_document
+from pipelines.counts import read_counts, sum_counts, write_counts
+from pipelines.duplicates import drop_duplicates
+from pipelines.ingest import ingest
+from pipelines.parts import write_bytes
 from pipelines.sources import fingerprint_source, match_sources
 from pipelines.transform import (
     PASSED_THROUGH,
@@ -50,9 +48,6 @@ from pipelines.transform import (
     raw_batch,
     read_statistics,
 )
-from pipelines.units import Chunk, Unit, read_chunks
-
-_SPLITTING = 1 << 64
 
 
 def preprocess(
@@ -86,13 +81,13 @@ def preprocess(
     check_budget(settings)
     mark = _mark(sources, settings, options, vocabulary)
     folder = Path(output)
-    claim_folder(folder, "preprocess.json", mark, overwrite=overwrite)
+    # What a run has left unfinished is begun anew, whatever its settings were.
+    unfinished = not (folder / COMPLETED).exists()
+    claim_folder(folder, "preprocess.json", mark, overwrite=overwrite or unfinished)
     if (folder / COMPLETED).exists():
         return open_training_data(folder)
-    for leftover in ("documents", "windows", "rejects", "transform"):
-        shutil.rmtree(folder / leftover, ignore_errors=True)
 
-    counts = _ingest(sources, folder, data=settings.data, options=options, beam_options=beam_options)
+    counts = ingest(sources, folder, data=settings.data, options=options, beam_options=beam_options)
     counts.update(drop_duplicates(folder))
     _check_ingested(counts)
     parts = sorted(str(path.relative_to(folder / "documents")) for path in folder.glob("documents/*/part-*.parquet"))
@@ -102,40 +97,6 @@ def preprocess(
     write_json(folder / STATS, _stats(mark, counts, statistics, settings, vocabulary))
     (folder / COMPLETED).touch()
     return open_training_data(folder)
-
-
-def _ingest(
-    sources: Sequence[Mapping[str, Any]],
-    folder: Path,
-    *,
-    data: DataSettings,
-    options: ReadOptions,
-    beam_options: PipelineOptions,
-) -> Counter[str]:
-    """Returns the counts of what was read; documents, rejects and the list of duplicates are files by then."""
-    summary = str(folder / "ingest.json")
-    write_documents = WriteDocuments(str(folder), data, max_sentences=options.max_sentences)
-    with beam.Pipeline(options=beam_options) as pipeline:
-        written = (
-            pipeline
-            | "Units" >> beam.Create([Unit(source["path"], source["split"]) for source in sources])
-            | "SpreadUnits" >> beam.Reshuffle()
-            | "ReadChunks" >> beam.FlatMap(read_chunks, options, size=data.part_records)
-            | "WriteDocuments" >> beam.ParDo(write_documents).with_outputs(WriteDocuments.KEYS, main="counts")
-        )
-        (
-            written["counts"]
-            | "Sum" >> beam.CombineGlobally(_sum_counts)
-            | "WriteSummary" >> beam.Map(_write_counts, summary)
-        )
-        (
-            written[WriteDocuments.KEYS]
-            | "GroupAlike" >> beam.GroupByKey()
-            | "FindDuplicates" >> beam.FlatMapTuple(find_duplicates)
-            | "Gather" >> beam.combiners.ToList()
-            | "WriteDuplicates" >> beam.Map(write_duplicates, str(folder))
-        )
-    return _read_counts(summary)
 
 
 def _analyze(
@@ -172,10 +133,10 @@ def _transform(
         (
             ids
             | "WriteWindows" >> beam.Map(write_windows, str(folder), vocabulary, window)
-            | "Sum" >> beam.CombineGlobally(_sum_counts)
-            | "WriteSummary" >> beam.Map(_write_counts, summary)
+            | "Sum" >> beam.CombineGlobally(sum_counts)
+            | "WriteSummary" >> beam.Map(write_counts, summary)
         )
-    return _read_counts(summary)
+    return read_counts(summary)
 
 
 class ReadDocuments(beam.PTransform):
@@ -192,100 +153,6 @@ class ReadDocuments(beam.PTransform):
             | "Spread" >> beam.Reshuffle()
             | "Read" >> beam.Map(read_documents, self._folder)
         )
-
-
-class WriteDocuments(beam.DoFn):
-    """Splits a chunk's documents into sentences and over the splits, writes them, and emits the counts.
-
-    The keys by which duplicates are found are a second output.
-    """
-
-    KEYS = "keys"
-
-    def __init__(self, folder: str, data: DataSettings, *, max_sentences: int) -> None:
-        self._folder, self._data, self._max_sentences = folder, data, max_sentences
-
-    def setup(self) -> None:
-        self._splitter = SentenceSplitter()
-
-    def process(self, chunk: Chunk) -> Iterator[Any]:
-        documents: dict[str, list[Document]] = {split: [] for split in SPLITS}
-        rejects: list[Reject] = []
-        counts: Counter[str] = Counter(records=len(chunk.items))
-        for item in chunk.items:
-            result = item if isinstance(item, Reject) else self._trainable(item)
-            if isinstance(result, Reject):
-                rejects.append(result)
-                counts[f"rejects.{result.reason}"] += 1
-            elif (split := assign_split(result.doc_id, self._data, given=chunk.unit.split)) is None:
-                counts["sampled_out"] += 1
-            else:
-                documents[split].append(result)
-                counts[f"documents.{split}"] += 1
-                counts[f"sentences.{split}"] += len(result.sentences)
-                counts.update(f"labels.{split}.{label}" for label in result.labels or ())
-                for key, place in duplicate_keys(result, split=split, part=chunk.name):
-                    yield beam.pvalue.TaggedOutput(self.KEYS, (key, place))
-        for split, members in documents.items():
-            if members:
-                write_table(f"{self._folder}/documents/{split}/{chunk.name}.parquet", document_table(members))
-        write_rejects(f"{self._folder}/rejects/{chunk.name}.parquet", rejects, {})
-        yield counts
-
-    def _trainable(self, document: Document) -> Document | Reject:
-        return trainable(document, self._splitter, labels=self._data.labels, max_sentences=self._max_sentences)
-
-
-def trainable(
-    document: Document, splitter: SentenceSplitter, *, labels: Sequence[str] | None, max_sentences: int
-) -> Document | Reject:
-    """Returns the document with sentences and a label for each, or why it can't train.
-
-    Args:
-        document: as a parser made it.
-        splitter: for documents that arrive as text.
-        labels: the only labels allowed; None allows any.
-        max_sentences: the most sentences of one document.
-    """
-
-    def reject(reason: Reason, message: str) -> Reject:
-        excerpt = " ".join(section.text for section in document.sections) or " ".join(document.sentences)
-        return Reject(document.source, document.record_index, reason, message, document.doc_id, excerpt)
-
-    for section in document.sections:
-        if section.label is None and section.heading is not None:
-            return reject(Reason.UNKNOWN_LABEL, f"the label map has no label for the heading {section.heading!r}")
-    split = split_document(document, splitter, max_sentences=max_sentences)
-    if isinstance(split, Reject):
-        return split
-    if split.labels is None:
-        return reject(Reason.UNLABELLED, "the document has no labels")
-    unknown = [label for label in split.labels if labels is not None and label not in labels]
-    if unknown:
-        return reject(Reason.UNKNOWN_LABEL, f"{unknown[0]!r} is not among data.labels")
-    return split
-
-
-def assign_split(doc_id: str, data: DataSettings, *, given: str | None = None) -> str | None:
-    """Returns the split of a document, the given one or by a hash of its id; None where `data.sample` leaves it out."""
-    if _share(f"sample/{doc_id}") >= data.sample:
-        return None
-    if given is not None:
-        return given
-    place = _share(f"split/{doc_id}")
-    names = [split for split in SPLITS if split in data.splits]
-    for split in names:
-        place -= data.splits[split]
-        if place < 0:
-            return split
-    return names[-1]  # rounding of the shares' sum
-
-
-def document_table(documents: Sequence[Document]) -> pa.Table:
-    """Returns labelled documents as a table of `schema.document_schema`."""
-    schema = document_schema()
-    columns = {name: [getattr(document, name) for document in documents] for name in schema.names}
-    return pa.Table.from_pydict(columns, schema=schema)
 
 
 def read_documents(part: str, folder: str) -> pa.RecordBatch:
@@ -349,26 +216,6 @@ def _nested_arrays(column: pa.Array) -> Iterator[list[np.ndarray]]:
     for count in column.value_lengths().to_numpy():
         yield by_sentence[first : first + count]
         first += count
-
-
-def _share(key: str) -> float:
-    """Returns a number in [0, 1) that depends on the key alone."""
-    return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big") / _SPLITTING
-
-
-def _sum_counts(counts: Iterable[Counter[str]]) -> Counter[str]:
-    return sum(counts, Counter())
-
-
-def _write_counts(counts: Counter[str], path: str) -> None:
-    write_json(Path(path), dict(sorted(counts.items())))
-
-
-def _read_counts(path: str) -> Counter[str]:
-    file = Path(path)
-    counts: Counter[str] = Counter(json.loads(file.read_text(encoding="utf-8")))
-    file.unlink()
-    return counts
 
 
 def _check_ingested(counts: Counter[str]) -> None:

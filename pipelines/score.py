@@ -21,8 +21,7 @@ import json
 import platform
 import shutil
 import threading
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -40,20 +38,17 @@ from model.engine import DEFAULT_BATCH_TOKENS, Engine
 from model.folders import claim_folder, write_json
 from model.progress import ProgressReporter
 from model.records import Document, EncodedWindow, Reason, Reject
-from model.schema import STATUSES, prediction_schema
 from model.tokenization import Tokenizer
 from model.windowing import encode_windows
 from pipelines.corpora import ReadOptions
-from pipelines.parts import write_rejects, write_table
+from pipelines.predictions import REJECTS, ChunkInference, TokenizedChunk, read_part_counts, sum_parts, write_part
 from pipelines.sentences import SentenceSplitter, split_document
 from pipelines.sources import fingerprint_source, match_sources
 from pipelines.units import Chunk, Unit, read_chunks
 
 SUCCESS = "_SUCCESS"
 MANIFEST = "_manifest.json"
-REJECTS = "_rejects"
 _JOB = "_job.json"
-_COUNTS = b"sepline.counts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,39 +66,6 @@ class ScoreSettings:
     batch_tokens: int = DEFAULT_BATCH_TOKENS
     limit: int | None = None
     unlabelled_only: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizedChunk:
-    """A chunk between tokenization and inference.
-
-    Attributes:
-        name: of its part files.
-        records: input records in it.
-        documents: those that can be scored, split into sentences.
-        windows: for each document, its windows.
-        rejects: the other records.
-    """
-
-    name: str
-    records: int
-    documents: tuple[Document, ...]
-    windows: tuple[tuple[EncodedWindow, ...], ...]
-    rejects: tuple[Reject, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkInference:
-    """What the model says of a chunk.
-
-    Attributes:
-        probabilities: for each window of the chunk, in order, float32 `[sentences, labels]`.
-        tokens, padded_tokens: wordpieces that the encoder read, without and with padding.
-    """
-
-    probabilities: tuple[np.ndarray, ...]
-    tokens: int
-    padded_tokens: int
 
 
 def score(
@@ -161,7 +123,7 @@ def score(
             | "ReadChunks" >> beam.FlatMap(read_chunks, options, size=settings.chunk_records, limit=settings.limit)
             | "SplitAndTokenize" >> beam.ParDo(split_and_tokenize)
             | "Classify" >> RunInference(handler)
-            | "WriteParts" >> beam.Map(write_part, str(folder), bundle)
+            | "WriteParts" >> beam.Map(_write_part, str(folder), bundle)
         )
     manifest = {
         "bundle": {"path": str(bundle_dir), "fingerprint": bundle.fingerprint, "labels": list(bundle.labels)},
@@ -265,96 +227,8 @@ def is_labelled(document: Document) -> bool:
     return document.labels is not None or any(labelled)
 
 
-def write_part(result: PredictionResult, folder: str, bundle: Bundle) -> str:
-    """Writes a chunk's parts, the rejects first, and returns the path of the part of predictions.
-
-    The part of predictions is there even where it has no rows: it says that its chunk is done, and its metadata
-    carries the chunk's counts.
-    """
-    chunk, inference = result.example, result.inference
-    counts = Counter(
-        records=chunk.records,
-        scored=len(chunk.documents),
-        rejected=len(chunk.rejects),
-        sentences=sum(len(document.sentences) for document in chunk.documents),
-        windows=len(inference.probabilities),
-        tokens=inference.tokens,
-        padded_tokens=inference.padded_tokens,
-    )
-    counts.update(f"rejects.{reject.reason}" for reject in chunk.rejects)
-    columns, truncated = prediction_columns(chunk, inference)
-    counts["truncated"] = truncated
-    metadata = {
-        "sepline.version": model.__version__,
-        "sepline.bundle": bundle.fingerprint,
-        "sepline.engine": "tensorflow",
-        "sepline.labels": json.dumps(list(bundle.labels)),
-    }
-    write_rejects(f"{folder}/{REJECTS}/{chunk.name}.parquet", chunk.rejects, metadata)
-    schema = prediction_schema(bundle.labels, {**metadata, _COUNTS.decode(): json.dumps(counts, sort_keys=True)})
-    path = f"{folder}/{chunk.name}.parquet"
-    write_table(path, prediction_table(columns, schema, bundle.labels))
-    return path
-
-
-def prediction_columns(chunk: TokenizedChunk, inference: ChunkInference) -> tuple[dict[str, Any], int]:
-    """Returns the columns of a chunk's predictions before labelling, and how many sentences were truncated.
-
-    Each sentence's probabilities are taken from the window that owns it.
-    """
-    columns: dict[str, list[Any]] = {
-        name: [] for name in ("doc_id", "sentence_index", "sentence", "status", "source", "record_index")
-    }
-    rows: list[np.ndarray] = []
-    shown_probabilities = iter(inference.probabilities)
-    truncated = 0
-    for document, windows in zip(chunk.documents, chunk.windows, strict=True):
-        count = len(document.sentences)
-        cut = np.zeros(count, bool)
-        for encoded in windows:
-            window = encoded.window
-            owned = slice(window.owned_start - window.start, window.owned_end - window.start)
-            rows.append(next(shown_probabilities)[owned])
-            cut[window.owned_start : window.owned_end] = encoded.truncated[owned]
-        truncated += int(cut.sum())
-        columns["doc_id"] += [document.doc_id] * count
-        columns["sentence_index"] += range(count)
-        columns["sentence"] += document.sentences
-        columns["status"] += [STATUSES[int(flag)] for flag in cut]
-        columns["source"] += [document.source] * count
-        columns["record_index"] += [document.record_index] * count
-    return {**columns, "probabilities": np.concatenate(rows) if rows else None}, truncated
-
-
-def prediction_table(columns: Mapping[str, Any], schema: pa.Schema, labels: Sequence[str]) -> pa.Table:
-    """Returns the predictions as a table of `schema.prediction_schema`."""
-    probabilities = columns["probabilities"]
-    if probabilities is None:
-        probabilities = np.zeros((0, len(labels)), np.float32)
-    best = probabilities.argmax(axis=1)
-    arrays = {
-        **{name: pa.array(columns[name], pa.string()) for name in ("doc_id", "sentence")},
-        "sentence_index": pa.array(columns["sentence_index"], pa.int32()),
-        "record_index": pa.array(columns["record_index"], pa.int64()),
-        "label": pa.DictionaryArray.from_arrays(pa.array(best, pa.int16()), pa.array(labels, pa.string())),
-        "probability": pa.array(probabilities.max(axis=1, initial=0.0), pa.float32()),
-        "probabilities": pa.FixedSizeListArray.from_arrays(
-            pa.array(probabilities.ravel(), pa.float32()), type=schema.field("probabilities").type
-        ),
-        "status": pa.array(columns["status"], pa.string()).cast(schema.field("status").type),
-        "source": pa.array(columns["source"], pa.string()).cast(schema.field("source").type),
-    }
-    return pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema)
-
-
-def sum_parts(folder: Path) -> dict[str, Any]:
-    """Returns the counts of all finished parts, read from their metadata; `rejects` by reason."""
-    total: Counter[str] = Counter()
-    for part in sorted(folder.glob("part-*.parquet")):
-        total.update(json.loads(pq.read_schema(part).metadata[_COUNTS]))
-    names = ("records", "scored", "rejected", "sentences", "truncated", "windows", "tokens", "padded_tokens")
-    reasons = {name.removeprefix("rejects."): n for name, n in sorted(total.items()) if name.startswith("rejects.")}
-    return {**{name: total[name] for name in names}, "rejects": reasons}
+def _write_part(result: PredictionResult, folder: str, bundle: Bundle) -> str:
+    return write_part(result.example, result.inference, folder, bundle)
 
 
 class _FolderProgress:
@@ -379,5 +253,5 @@ class _FolderProgress:
                 for part in self._folder.glob("part-*.parquet"):
                     if part.name not in seen:
                         seen.add(part.name)
-                        records += json.loads(pq.read_schema(part).metadata[_COUNTS])["records"]
+                        records += read_part_counts(part)["records"]
                 progress.update(done=records, note=f"{len(seen)} parts")

@@ -13,7 +13,7 @@ from model.errors import UserError
 from model.schema import training_spec
 from model.training_data import open_training_data
 from pipelines.cli import main
-from pipelines.preprocess import assign_split
+from pipelines.ingest import assign_split
 
 MEDLINE = """<?xml version="1.0"?>
 <PubmedArticleSet>{records}</PubmedArticleSet>
@@ -111,8 +111,22 @@ def test_a_second_run_reuses_and_other_settings_are_refused(
     assert preprocess(tiny_encoder, tiny_corpus, out, "--set", "window.context=0") == 2
     assert "window.context" in capsys.readouterr().err
     (out / "COMPLETED").unlink()  # as after a crash
+    (out / "windows" / "train" / "part-stale.tfrecord").write_bytes(b"half")
     assert preprocess(tiny_encoder, tiny_corpus, out) == 0
     assert {path for path in out.rglob("*") if path.is_file()} == set(written)
+
+
+def test_a_failed_run_does_not_block_the_next(
+    tiny_encoder: Path, tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert preprocess(tiny_encoder, tiny_corpus, out, "--set", "data.labels=[odd]") == 2
+    assert "no document can train" in capsys.readouterr().err
+    assert preprocess(tiny_encoder, tiny_corpus, out) == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious", encoding="utf-8")
+    assert preprocess(tiny_encoder, tiny_corpus, tmp_path / "mine", "--overwrite") == 2
+    assert (tmp_path / "mine" / "thesis.txt").read_text(encoding="utf-8") == "precious"
 
 
 def test_fixed_labels_keep_their_order_and_reject_the_rest(

@@ -1,0 +1,161 @@
+"""Labelled corpora to documents as text: split into sentences, spread over the splits, one Parquet part a chunk.
+
+units | Reshuffle | ReadChunks | WriteDocuments -> counts, and keys | GroupByKey | FindDuplicates
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from model.config import DataSettings
+from model.records import Document, Reason, Reject
+from model.schema import SPLITS, document_schema
+from pipelines.corpora import ReadOptions
+from pipelines.counts import read_counts, sum_counts, write_counts
+from pipelines.duplicates import duplicate_keys, find_duplicates, write_duplicates
+from pipelines.parts import write_rejects, write_table
+from pipelines.sentences import SentenceSplitter, split_document
+from pipelines.units import Chunk, Unit, read_chunks
+
+_HASHES = 1 << 64
+
+
+def ingest(
+    sources: Sequence[Mapping[str, Any]],
+    folder: Path,
+    *,
+    data: DataSettings,
+    options: ReadOptions,
+    beam_options: PipelineOptions,
+) -> Counter[str]:
+    """Returns the counts of what was read; documents, rejects and the list of duplicates are files by then."""
+    summary = str(folder / "ingest.json")
+    write_documents = WriteDocuments(str(folder), data, max_sentences=options.max_sentences)
+    with beam.Pipeline(options=beam_options) as pipeline:
+        written = (
+            pipeline
+            | "Units" >> beam.Create([Unit(source["path"], source["split"]) for source in sources])
+            | "SpreadUnits" >> beam.Reshuffle()
+            | "ReadChunks" >> beam.FlatMap(read_chunks, options, size=data.part_records)
+            | "WriteDocuments" >> beam.ParDo(write_documents).with_outputs(WriteDocuments.KEYS, main="counts")
+        )
+        (
+            written["counts"]
+            | "Sum" >> beam.CombineGlobally(sum_counts)
+            | "WriteSummary" >> beam.Map(write_counts, summary)
+        )
+        (
+            written[WriteDocuments.KEYS]
+            | "GroupAlike" >> beam.GroupByKey()
+            | "FindDuplicates" >> beam.FlatMapTuple(find_duplicates)
+            | "Gather" >> beam.combiners.ToList()
+            | "WriteDuplicates" >> beam.Map(write_duplicates, str(folder))
+        )
+    return read_counts(summary)
+
+
+class WriteDocuments(beam.DoFn):
+    """Splits a chunk's documents into sentences and over the splits, writes them, and emits the counts.
+
+    The keys by which duplicates are found are a second output.
+    """
+
+    KEYS = "keys"
+
+    def __init__(self, folder: str, data: DataSettings, *, max_sentences: int) -> None:
+        self._folder, self._data, self._max_sentences = folder, data, max_sentences
+
+    def setup(self) -> None:
+        self._splitter = SentenceSplitter()
+
+    def process(self, chunk: Chunk) -> Iterator[Any]:
+        documents: dict[str, list[Document]] = {split: [] for split in SPLITS}
+        rejects: list[Reject] = []
+        counts: Counter[str] = Counter(records=len(chunk.items))
+        for item in chunk.items:
+            result = item if isinstance(item, Reject) else self._trainable(item)
+            if isinstance(result, Reject):
+                rejects.append(result)
+                counts[f"rejects.{result.reason}"] += 1
+            elif (split := assign_split(result.doc_id, self._data, given=chunk.unit.split)) is None:
+                counts["sampled_out"] += 1
+            else:
+                documents[split].append(result)
+                counts[f"documents.{split}"] += 1
+                counts[f"sentences.{split}"] += len(result.sentences)
+                counts.update(f"labels.{split}.{label}" for label in result.labels or ())
+                for key, place in duplicate_keys(result, split=split, part=chunk.name):
+                    yield beam.pvalue.TaggedOutput(self.KEYS, (key, place))
+        for split, members in documents.items():
+            if members:
+                write_table(f"{self._folder}/documents/{split}/{chunk.name}.parquet", document_table(members))
+        write_rejects(f"{self._folder}/rejects/{chunk.name}.parquet", rejects, {})
+        yield counts
+
+    def _trainable(self, document: Document) -> Document | Reject:
+        return trainable(document, self._splitter, labels=self._data.labels, max_sentences=self._max_sentences)
+
+
+def trainable(
+    document: Document, splitter: SentenceSplitter, *, labels: Sequence[str] | None, max_sentences: int
+) -> Document | Reject:
+    """Returns the document with sentences and a label for each, or why it can't train.
+
+    Args:
+        document: as a parser made it.
+        splitter: for documents that arrive as text.
+        labels: the only labels allowed; None allows any.
+        max_sentences: the most sentences of one document.
+    """
+
+    def reject(reason: Reason, message: str) -> Reject:
+        excerpt = " ".join(section.text for section in document.sections) or " ".join(document.sentences)
+        return Reject(document.source, document.record_index, reason, message, document.doc_id, excerpt)
+
+    for section in document.sections:
+        if section.label is None and section.heading is not None:
+            return reject(Reason.UNKNOWN_LABEL, f"the label map has no label for the heading {section.heading!r}")
+    split = split_document(document, splitter, max_sentences=max_sentences)
+    if isinstance(split, Reject):
+        return split
+    if split.labels is None:
+        return reject(Reason.UNLABELLED, "the document has no labels")
+    unknown = [label for label in split.labels if labels is not None and label not in labels]
+    if unknown:
+        return reject(Reason.UNKNOWN_LABEL, f"{unknown[0]!r} is not among data.labels")
+    return split
+
+
+def assign_split(doc_id: str, data: DataSettings, *, given: str | None = None) -> str | None:
+    """Returns the split of a document, the given one or by a hash of its id; None where `data.sample` leaves it out."""
+    if _share(f"sample/{doc_id}") >= data.sample:
+        return None
+    if given is not None:
+        return given
+    place = _share(f"split/{doc_id}")
+    names = [split for split in SPLITS if split in data.splits]
+    for split in names:
+        place -= data.splits[split]
+        if place < 0:
+            return split
+    return names[-1]  # rounding of the shares' sum
+
+
+def document_table(documents: Sequence[Document]) -> pa.Table:
+    """Returns labelled documents as a table of `schema.document_schema`."""
+    schema = document_schema()
+    columns = {name: [getattr(document, name) for document in documents] for name in schema.names}
+    return pa.Table.from_pydict(columns, schema=schema)
+
+
+def _share(key: str) -> float:
+    """Returns a number in [0, 1) that depends on the key alone."""
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big") / _HASHES
