@@ -35,6 +35,7 @@ setup(
         "scikit-learn>=1.7,<2",
         "setuptools>=70,<81",  # tensorflow-transform and tensorflow-hub import pkg_resources
         "tensorflow>=2.21,<2.22",
+        "tensorflow-hub>=0.16.1,<0.17",
         "tensorflow-text>=2.21,<2.22",
         "tensorflow-transform>=1.21,<1.22",
         "zstandard>=0.23,<1",

@@ -11,7 +11,6 @@ A run's folder:
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ import model
 from model.bundle import Bundle, load_bundle, write_bundle
 from model.classifier import SentenceClassifier
 from model.config import Settings
-from model.encoder import load_encoder, load_vocabulary
+from model.encoder import describe_encoder, load_encoder, load_vocabulary
 from model.engine import Engine
 from model.errors import UserError
 from model.evaluate import Metrics, measure, predict
@@ -78,10 +77,7 @@ def train_and_evaluate(settings: Settings, data_dir: str, run_dir: str, *, overw
     facts = {
         "sepline": model.__version__,
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
-        "encoder": {
-            "handle": settings.encoder.handle,
-            **dataclasses.asdict(classifier.encoder.config),
-        },
+        "encoder": describe_encoder(settings.encoder).facts(),
         "settings": settings.model_dump(mode="json"),
         "data": {"fingerprint": data.fingerprint, "counts": data.stats["counts"]},
         "best_epoch": best["epoch"],
