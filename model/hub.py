@@ -179,8 +179,8 @@ def _sequence_width(graph: Any, folder: Path) -> int:
     if set(inputs) != set(_INPUTS) or _OUTPUT not in outputs:
         has = f"{', '.join(sorted(inputs)) or 'nothing'} -> {', '.join(sorted(outputs)) or 'nothing'}"
         raise UserError(
-            f"{folder}: not a TF Hub text encoder: called by name, it maps {has}; sepline needs {', '.join(_INPUTS)} -> "
-            f"{_OUTPUT}"
+            f"{folder}: not a TF Hub text encoder: called by name, it maps {has}; sepline needs "
+            f"{', '.join(_INPUTS)} -> {_OUTPUT}"
         )
     lengths = {length for name in _INPUTS for length in inputs[name][1:]} - {-1}
     if lengths:
@@ -270,7 +270,7 @@ def _find_activation(graph: Any) -> Literal["gelu_erf", "gelu_tanh"] | None:
     import tensorflow as tf
 
     nodes = [node for function in graph.graph_def.library.function for node in function.node_def]
-    if any(node.op == "Erf" for node in nodes):
+    if any(node.op in ("Erf", "Erfc") for node in nodes):
         return "gelu_erf"
     scalars = (tf.make_ndarray(node.attr["value"].tensor) for node in nodes if node.op == "Const")
     tanh = any(value.dtype == np.float32 and value.ndim == 0 and value == _TANH_GELU for value in scalars)

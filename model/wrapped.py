@@ -52,7 +52,8 @@ class WrappedEncoder(keras.layers.Layer):
 
     def call(self, token_ids: Any, segment_ids: Any, padding_mask: Any, training: bool | None = None) -> Any:
         """Returns the module's `sequence_output`, `[batch, tokens, width]`; arguments as `BertEncoder.call`."""
-        inputs = {"input_word_ids": token_ids, "input_mask": padding_mask, "input_type_ids": segment_ids}
+        given = {"input_word_ids": token_ids, "input_mask": padding_mask, "input_type_ids": segment_ids}
+        inputs = {name: keras.ops.cast(array, "int32") for name, array in given.items()}
         options = {"training": bool(training)} if self._takes_training else {}
         return self._loaded(inputs, **options)["sequence_output"]
 
