@@ -200,13 +200,22 @@ def _copy_from_hub(encoder: BertEncoder, module: HubModule) -> None:
     mask[1, shape[1] // 2 :] = 0
     probe = (draw.integers(0, module.config.vocabulary_size, shape), draw.integers(0, module.config.segments, shape))
     inputs = [keras.ops.convert_to_tensor(array, "int32") for array in (*probe, mask)]
-    states = [np.asarray(layer(*inputs, training=False))[mask == 1] for layer in (teacher, whole)]
+    states = [_call_once(layer, inputs)[mask == 1] for layer in (teacher, whole)]
     if not np.abs(states[0] - states[1]).max() < _PROBE_TOLERANCE:
         raise UserError(
             f"{module.folder}: its variables are BERT's, but not what it computes with them; set encoder.wrapped=true"
         )
     for name, variable in encoder.pretrained_weights.items():
         variable.assign(whole.pretrained_weights[name])
+
+
+def _call_once(layer: keras.layers.Layer, inputs: list[Any]) -> np.ndarray:
+    """Returns what a layer computes, also where it was made for several devices: its variables are theirs then."""
+    import tensorflow as tf
+
+    strategy = tf.distribute.get_strategy()
+    outputs = strategy.run(lambda: layer(*inputs, training=False))
+    return np.asarray(strategy.experimental_local_results(outputs)[0])
 
 
 def _fingerprint(source: HuggingFaceCheckpoint | HubModule) -> str:

@@ -64,6 +64,7 @@ def train_and_evaluate(settings: Settings, data_dir: str, run_dir: str, *, overw
     if (run / "bundle").is_dir():
         return load_bundle(run / "bundle")
 
+    encoder = describe_encoder(settings.encoder)
     keras.utils.set_random_seed(settings.training.seed)
     classifier = SentenceClassifier(
         load_encoder(settings.encoder), len(data.labels), dropout=settings.model.dropout, name="classifier"
@@ -77,7 +78,7 @@ def train_and_evaluate(settings: Settings, data_dir: str, run_dir: str, *, overw
     facts = {
         "sepline": model.__version__,
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
-        "encoder": describe_encoder(settings.encoder).facts(),
+        "encoder": encoder.facts(),
         "settings": settings.model_dump(mode="json"),
         "data": {"fingerprint": data.fingerprint, "counts": data.stats["counts"]},
         "best_epoch": best["epoch"],

@@ -36,6 +36,7 @@ def test_the_mixture_starts_as_the_mean_of_all_layers(tiny_encoder: Path) -> Non
 def test_the_mixture_is_a_scaled_softmax(tiny_encoder: Path) -> None:
     inputs = padded_batch(TINY_SHAPE["vocab_size"], (9, 30))
     encoder = load_encoder(EncoderSettings(handle=str(tiny_encoder), mix_layers=True))
+    assert encoder.mix is not None
     encoder.mix.set_weights([np.array([0.5, -1.0, 2.0]), np.array(1.7)])
     shares = np.exp([0.5, -1.0, 2.0]) / np.exp([0.5, -1.0, 2.0]).sum()
     expected = 1.7 * sum(share * states for share, states in zip(shares, states_by_layer(*inputs), strict=True))

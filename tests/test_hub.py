@@ -210,6 +210,13 @@ def test_variables_like_berts_that_are_used_otherwise(tmp_path: Path) -> None:
     assert isinstance(load_encoder(settings_of(folder, wrapped=True)), WrappedEncoder)
 
 
+def test_a_module_is_read_within_a_distribution_strategy(hub_bert: Path) -> None:
+    inputs = padded_batch(TINY_SHAPE["vocab_size"], (9, 30))
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        encoder = load_encoder(settings_of(hub_bert))
+    np.testing.assert_allclose(encode(encoder, *inputs), bert_forward(WEIGHTS, TANH_SHAPE, *inputs), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("told", "vocabulary", "lower_case"),
     [
