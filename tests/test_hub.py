@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import shutil
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from model.engine import Engine, pad_batch
 from model.errors import UserError
 from model.serving import ServingModule
 from model.tokenization import Tokenizer
+from model.train import train_and_evaluate
 from model.windowing import encode_windows
 from model.wrapped import WrappedEncoder
 
@@ -170,6 +172,23 @@ def test_a_wrapped_encoder_in_a_bundle(hub_bag: Path, tmp_path: Path) -> None:
     other(arrays)
     other.load_weights(tmp_path / "w.weights.h5")
     np.testing.assert_allclose(np.asarray(tf.nn.softmax(other(arrays, training=False))), expected, atol=1e-6)
+
+
+def test_a_wrapped_encoder_trains_and_resumes(hub_bag: Path, tiny_records: Path, tmp_path: Path) -> None:
+    """The run that finds its checkpoint but no bundle restores every variable, and exports the same model."""
+    tree = {
+        "encoder": {"handle": str(hub_bag)},
+        "training": {"epochs": 1, "learning_rate": 0.01, "batch_tokens": 192},
+    }
+    settings = settings_from_dict(tree, origin="tests")
+    first = train_and_evaluate(settings, str(tiny_records), str(tmp_path / "run"))
+    assert first.description["encoder"] == describe_encoder(settings.encoder).facts()
+    assert (first.description["encoder"]["kind"], "folder" in first.description["encoder"]) == ("wrapped", False)
+    windows = encode_windows([np.arange(10, 30, dtype=np.int32)], first.window, cls_id=2, sep_id=3)
+    before = Engine.load(first).probabilities(windows)
+    shutil.rmtree(first.path)
+    again = train_and_evaluate(settings, str(tiny_records), str(tmp_path / "run"))
+    np.testing.assert_allclose(Engine.load(again).probabilities(windows), before, atol=1e-6)
 
 
 def test_layers_settings_on_a_module(hub_bert: Path) -> None:
