@@ -38,6 +38,7 @@ setup(
         "setuptools>=70,<81",  # tensorflow-transform and tensorflow-hub import pkg_resources
         "tensorboard>=2.20,<3",
         "tensorflow>=2.21,<2.22",
+        "tensorflow-hub>=0.16.1,<0.17",
         "tensorflow-text>=2.21,<2.22",
         "tensorflow-transform>=1.21,<1.22",
         "zstandard>=0.23,<1",

@@ -24,14 +24,24 @@ class EncoderSettings(_Section):
     """Which encoder reads the windows.
 
     Attributes:
-        handle: `minilm-l6` (downloaded once into the user's cache) or a folder with a Hugging Face BERT checkpoint
-            (`config.json`, `model.safetensors`, `vocab.txt`).
+        handle: `minilm-l6` (downloaded once into the user's cache), a folder with a Hugging Face BERT checkpoint
+            (`config.json`, `model.safetensors`, `vocab.txt`), or a TF Hub text encoder: its address, or the folder of
+            its SavedModel.
+        wrapped: True to run a TF Hub encoder as the module it is, even where its weights are BERT's and could be read
+            into sepline's own encoder. The settings below need the latter.
         layers: how many of its layers to keep, counted from the input; all of them when absent.
+        frozen_layers: how many layers, counted from the input, stay as they are in training, and the embeddings with
+            them; 0 keeps the embeddings alone, and everything is trained when absent.
+        mix_layers: True to classify a learned mixture of the states of all layers, embeddings included, rather than the
+            last layer's.
         attention_dropout: dropout on the attention weights; the checkpoint's own rate when absent.
     """
 
     handle: str = "minilm-l6"
+    wrapped: bool = False
     layers: int | None = Field(default=None, ge=1)
+    frozen_layers: int | None = Field(default=None, ge=0)
+    mix_layers: bool = False
     attention_dropout: float | None = Field(default=None, ge=0, lt=1)
 
 

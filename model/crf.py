@@ -4,8 +4,9 @@ Pure functions of potentials, in `keras.ops` only. The score of a path y over th
 
     start[y_1] + sum_t emissions[t, y_t] + sum_t transitions[y_t, y_t+1] + end[y_last]
 
-Throughout, `emissions` are float32 `[batch, sentences, labels]` and `mask` bool `[batch, sentences]`, True for sentences
-that are there. Absent ones, wherever they stand, are passed over as if their neighbours followed on one another.
+Throughout, `emissions` are float32 `[batch, sentences, labels]` and `mask` bool `[batch, sentences]`, True for the
+sentences that are there. Absent ones, wherever they stand, are passed over as if their neighbours followed on one
+another.
 """
 
 from __future__ import annotations

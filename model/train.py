@@ -12,7 +12,6 @@ A run's folder:
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from model.calibration import fit_temperature
 from model.classifier import SentenceClassifier
 from model.config import Settings, TrainingSettings
 from model.devices import Devices, choose_devices
-from model.encoder import load_encoder, load_vocabulary
+from model.encoder import describe_encoder, load_encoder, load_vocabulary
 from model.engine import Engine, Outputs
 from model.errors import UserError
 from model.evaluate import measure_outputs, predict
@@ -138,10 +137,7 @@ def train_and_evaluate(
     facts = {
         "sepline": model.__version__,
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
-        "encoder": {
-            "handle": settings.encoder.handle,
-            **dataclasses.asdict(exported.encoder.config),
-        },
+        "encoder": describe_encoder(settings.encoder).facts(),
         "target": data.settings.data.target,
         "temperature": temperature,
         "settings": settings.model_dump(mode="json"),

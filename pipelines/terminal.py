@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from model.bundle import Bundle
+from model.encoder import EncoderDescription
 from model.evaluate import Metrics
 from model.schema import SPLITS
 from model.score_metrics import ScoreMetrics
@@ -126,6 +127,31 @@ def show_training_data(data: TrainingData) -> None:
     if counts["repeated_ids"]:
         console.print(f"document ids that appear more than once: {counts['repeated_ids']:,}, see duplicates.parquet")
     console.print(f"records: {data.path}")
+
+
+def show_encoder(encoder: EncoderDescription) -> None:
+    """Prints what an encoder is, a line a fact."""
+    kinds = {"native": "native: read into sepline's own BERT", "wrapped": "wrapped: run as the module it is"}
+    special = ", ".join(f"{piece} {index}" for piece, index in encoder.special_ids.items())
+    facts = {
+        "encoder": encoder.handle,
+        "format": f"{encoder.format}, {kinds[encoder.kind]}",
+        "layers": encoder.layers,
+        "width": encoder.width,
+        "heads": encoder.heads,
+        "feed-forward": encoder.intermediate_width,
+        "positions": encoder.positions,
+        "segments": encoder.segments,
+        "activation": encoder.activation,
+        "vocabulary": f"{encoder.vocabulary_size:,} wordpieces, {'uncased' if encoder.lower_case else 'cased'}",
+        "special ids": special,
+        "parameters": f"{encoder.parameters:,}",
+        "fingerprint": encoder.fingerprint,
+        "files": encoder.folder,
+    }
+    console = _console()
+    for name, fact in facts.items():
+        console.print(Text(f"{name:12} {'not told by the module' if fact is None else fact}"))
 
 
 def show_bundle(bundle: Bundle) -> None:

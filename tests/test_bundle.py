@@ -143,6 +143,7 @@ def test_the_trained_bundle_says_what_it_is(tiny_bundle: Bundle, tiny_encoder: P
     assert tiny_bundle.window == WindowSettings(max_tokens=48, context=1)
     assert description["encoder"]["handle"] == str(tiny_encoder)
     assert description["encoder"]["layers"] == 2
+    assert (description["encoder"]["kind"], description["encoder"]["lower_case"]) == ("native", True)
     assert description["data"]["counts"]["records"] == 60
     assert description["dev"]["sentences"] == description["data"]["counts"]["sentences"]["dev"]
     assert {"saved_model.pb", "vocab.txt"} < set(description["files"])
