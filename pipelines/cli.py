@@ -86,7 +86,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_json(verb)
 
     verb = _add_verb(verbs, "train", _train, "training records -> a trained model, the bundle")
-    verb.add_argument("--data", required=True, metavar="DIR", help="folder that `sepline preprocess` wrote")
+    verb.add_argument("--data", required=True, nargs="+", metavar="DIR", help="folders that `sepline preprocess` wrote")
+    shares = "how much of an epoch comes from each --data folder; by their sizes when left out"
+    verb.add_argument("--shares", nargs="+", type=float, metavar="SHARE", help=shares)
     verb.add_argument("--output", required=True, metavar="DIR", help="folder for the run; the model is DIR/bundle")
     _add_settings(verb, "encoder, model, training")
     _add_overwrite(verb)
@@ -166,7 +168,9 @@ def _train(options: argparse.Namespace) -> None:
     with _quiet_imports():
         from model.train import train_and_evaluate
         from pipelines.terminal import show_bundle
-    bundle = train_and_evaluate(settings, options.data, options.output, overwrite=options.overwrite)
+    bundle = train_and_evaluate(
+        settings, options.data, options.output, shares=options.shares, overwrite=options.overwrite
+    )
     show_bundle(bundle)
 
 

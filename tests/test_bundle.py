@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from model.bundle import Bundle, load_bundle, write_bundle
+from model.bundle import BUNDLE_FORMAT, Bundle, load_bundle, write_bundle
 from model.config import WindowSettings
 from model.errors import UserError
 from model.vocabulary import Vocabulary
@@ -94,7 +94,7 @@ def test_not_a_description(tmp_path: Path, content: str) -> None:
 
 def test_a_description_cut_down_to_its_format(tmp_path: Path) -> None:
     write(tmp_path / "bundle")
-    (tmp_path / "bundle" / "bundle.json").write_text('{"format": 1}')
+    (tmp_path / "bundle" / "bundle.json").write_text(json.dumps({"format": BUNDLE_FORMAT}))
     assert "saved_model.pb, variables/variables.index, vocab.txt changed" in refusal(tmp_path / "bundle")
 
 

@@ -164,7 +164,8 @@ def test_a_wrapped_encoder_in_a_bundle(hub_bag: Path, tmp_path: Path) -> None:
     module = ServingModule(classifier, Tokenizer(vocabulary), labels=("a", "b", "c"), window=window)
     write_bundle(tmp_path / "b", module.export, labels=("a", "b", "c"), window=window, vocabulary=vocabulary, facts={})
     engine = Engine.load(load_bundle(tmp_path / "b"))
-    for row, shown in enumerate(engine.probabilities(windows)):
+    for row, outputs in enumerate(engine.run(windows)):
+        shown = outputs["probabilities"]
         np.testing.assert_allclose(shown, expected[row, : len(shown)], atol=1e-5)
 
     classifier.save_weights(tmp_path / "w.weights.h5")
@@ -185,10 +186,11 @@ def test_a_wrapped_encoder_trains_and_resumes(hub_bag: Path, tiny_records: Path,
     assert first.description["encoder"] == describe_encoder(settings.encoder).facts()
     assert (first.description["encoder"]["kind"], "folder" in first.description["encoder"]) == ("wrapped", False)
     windows = encode_windows([np.arange(10, 30, dtype=np.int32)], first.window, cls_id=2, sep_id=3)
-    before = Engine.load(first).probabilities(windows)
+    (before,) = Engine.load(first).run(windows)
     shutil.rmtree(first.path)
     again = train_and_evaluate(settings, str(tiny_records), str(tmp_path / "run"))
-    np.testing.assert_allclose(Engine.load(again).probabilities(windows), before, atol=1e-6)
+    (after,) = Engine.load(again).run(windows)
+    np.testing.assert_allclose(after["probabilities"], before["probabilities"], atol=1e-6)
 
 
 def test_layers_settings_on_a_module(hub_bert: Path) -> None:
