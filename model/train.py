@@ -83,6 +83,7 @@ def train_and_evaluate(
     if (run / "bundle").is_dir():
         return load_bundle(run / "bundle")
 
+    encoder = describe_encoder(settings.encoder)
     keras.utils.set_random_seed(training.seed)
     devices = choose_devices(training.precision)
     print(describe(training, devices), flush=True)
@@ -137,7 +138,7 @@ def train_and_evaluate(
     facts = {
         "sepline": model.__version__,
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
-        "encoder": describe_encoder(settings.encoder).facts(),
+        "encoder": encoder.facts(),
         "target": data.settings.data.target,
         "temperature": temperature,
         "settings": settings.model_dump(mode="json"),

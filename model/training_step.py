@@ -31,7 +31,7 @@ class TrainableClassifier(SentenceClassifier):
         return self._means
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """Takes the batches of one step, a tuple of `(inputs, targets, weights)`; their losses count as of one batch."""
+        """Takes the batches of a step, each `(inputs, targets, weights)`; they count as one batch."""
         total = tf.maximum(_sum_over_devices(sum(tf.reduce_sum(weights) for _, _, weights in data)), 1e-9)
         gradients: list[tf.Tensor] = []
         figures = [0.0] * len(self._means)
