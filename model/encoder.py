@@ -186,7 +186,9 @@ def _wrap(module: HubModule) -> WrappedEncoder:
 
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
         # Functions out of a SavedModel give the replicas gradients of different variables.
-        raise UserError(f"{module.folder}: a wrapped encoder trains on one device only; let TensorFlow see one")
+        raise UserError(
+            f"{module.folder}: a wrapped encoder trains on one device; show one, with CUDA_VISIBLE_DEVICES=0"
+        )
     encoder = WrappedEncoder(module, name="encoder")
     encoder.build()
     return encoder
