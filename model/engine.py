@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,21 @@ class EngineCounts:
     padded_tokens: int = 0
 
 
+class BatchError(Exception):
+    """The classifier could not run a micro-batch: out of memory, or a value that it does not take."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowFailure:
+    """Stands for the result of a window that the classifier cannot read even alone.
+
+    Attributes:
+        message: why, in one line.
+    """
+
+    message: str
+
+
 class Engine:
     """A loaded classifier. The same windows in the same order give the same bits.
 
@@ -39,7 +55,10 @@ class Engine:
         pad_id: int,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ) -> None:
-        """Wraps a function from the arrays of `schema.classify_signature` to `[batch, sentences, labels]`."""
+        """Wraps a function from the arrays of `schema.classify_signature` to `[batch, sentences, labels]`.
+
+        Where it raises `BatchError`, it is called again with halves of the batch.
+        """
         self._classify = classify
         self._pad_id = pad_id
         self._batch_tokens = batch_tokens
@@ -57,24 +76,52 @@ class Engine:
         def classify(batch: Mapping[str, np.ndarray]) -> np.ndarray:
             # The signature holds its variables weakly; naming `loaded` here keeps them alive.
             assert loaded is not None
-            outputs = signature(**{name: tf.constant(array) for name, array in batch.items()})
-            return np.asarray(outputs["probabilities"])
+            try:
+                outputs = signature(**{name: tf.constant(array) for name, array in batch.items()})
+                return np.asarray(outputs["probabilities"])
+            except (tf.errors.OpError, MemoryError) as error:
+                raise BatchError(_reason(str(error))) from error
 
         return cls(classify, pad_id=bundle.vocabulary.pad_id, batch_tokens=batch_tokens)
 
     def probabilities(self, windows: Sequence[EncodedWindow]) -> list[np.ndarray]:
-        """Returns for each window float32 `[sentences, labels]`, context sentences included, in the given order."""
-        results: list[np.ndarray | None] = [None] * len(windows)
+        """Returns for each window float32 `[sentences, labels]`, context sentences included, in the given order.
+
+        Raises:
+            BatchError: the classifier cannot read one of the windows.
+        """
+        results = self.results(windows)
+        for result in results:
+            if isinstance(result, WindowFailure):
+                raise BatchError(result.message)
+        return [result for result in results if not isinstance(result, WindowFailure)]
+
+    def results(self, windows: Sequence[EncodedWindow]) -> list[np.ndarray | WindowFailure]:
+        """Returns what `probabilities` does, with a `WindowFailure` for each window that cannot be read."""
+        results: dict[int, np.ndarray | WindowFailure] = {}
         for members in micro_batches([len(window.token_ids) for window in windows], self._batch_tokens):
-            batch = [windows[index] for index in members]
-            arrays = pad_batch(batch, pad_id=self._pad_id)
+            results.update(zip(members, self._run([windows[index] for index in members]), strict=True))
+        return [results[index] for index in range(len(windows))]
+
+    def _run(self, batch: Sequence[EncodedWindow]) -> list[np.ndarray | WindowFailure]:
+        """Returns the results of one micro-batch; one that fails is halved down to the windows that fail alone."""
+        arrays = pad_batch(batch, pad_id=self._pad_id)
+        try:
             rows = self._classify(arrays)
-            for index, window, row in zip(members, batch, rows, strict=True):
-                results[index] = row[: len(window.sep_positions)]
-            self.counts.windows += len(batch)
-            self.counts.tokens += sum(len(window.token_ids) for window in batch)
-            self.counts.padded_tokens += arrays["token_ids"].size
-        return [row for row in results if row is not None]
+        except BatchError as error:
+            if len(batch) == 1:
+                return [WindowFailure(str(error))]
+            middle = len(batch) // 2
+            return [*self._run(batch[:middle]), *self._run(batch[middle:])]
+        self.counts.windows += len(batch)
+        self.counts.tokens += sum(len(window.token_ids) for window in batch)
+        self.counts.padded_tokens += arrays["token_ids"].size
+        results: list[np.ndarray | WindowFailure] = []
+        for window, row in zip(batch, rows, strict=True):
+            own = row[: len(window.sep_positions)]
+            finite = bool(np.isfinite(own).all())
+            results.append(own if finite else WindowFailure("the model's output is not a finite number"))
+        return results
 
 
 def micro_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
@@ -116,3 +163,10 @@ def pad_batch(windows: Sequence[EncodedWindow], *, pad_id: int) -> dict[str, np.
 
 def _round_up(value: int, step: int) -> int:
     return -(-value // step) * step
+
+
+def _reason(message: str) -> str:
+    """Returns what a TensorFlow error says in one line, without the names of functions, which differ by process."""
+    lines = (line.strip() for line in message.splitlines())
+    said = [line for line in lines if line and not line.startswith(("Graph execution error", "Detected at node"))]
+    return re.split(r"\s*\[\[|\s*\[Op:|\s*\{\{", said[0] if said else "the model failed")[0]

@@ -73,6 +73,7 @@ class Reason(StrEnum):
     UNLABELLED = "unlabelled"
     UNKNOWN_LABEL = "unknown_label"
     LABELLED = "labelled"
+    FAILED_WINDOW = "failed_window"
 
 
 @dataclass(frozen=True, slots=True)
