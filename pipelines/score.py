@@ -9,11 +9,16 @@ the command is repeated, and the folder (`scored_folder.py`) ends as it would ha
 
 from __future__ import annotations
 
+import logging
 import platform
 import re
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
+from types import FrameType
 from typing import Any
 
 import apache_beam as beam
@@ -139,11 +144,15 @@ def score(
         if workers is None:
             workers = min(default_workers(bundle.path), len(units) // 2) if local else 1
         with ScoreProgress(job, units, scorer.options, limit=settings.limit, folder=output, counts=counts) as progress:
+            interrupted = threading.Event()
             try:
-                _run(units, scorer, beam_options, workers=workers)
-            except KeyboardInterrupt:
-                message = f"interrupted; {progress.describe()}. Repeat the command to go on from there"
-                raise Interrupted(message) from None
+                with _noting_interrupts(interrupted):
+                    _run(units, scorer, beam_options, workers=workers)
+            except BaseException:
+                if interrupted.is_set():
+                    message = f"interrupted; {progress.describe()}. Repeat the command to go on from there"
+                    raise Interrupted(message) from None
+                raise
         manifest = _manifest(bundle_dir, bundle, job, claim, sum_counts(_counts_of(job, output, counts)))
         publish(output, manifest)
     return manifest
@@ -179,6 +188,7 @@ def plan_units(job: Job, finished: Mapping[str, Finished], scorer: ChunkScorer) 
 
 def score_units(units: Sequence[Unit], scorer: ChunkScorer, beam_options: PipelineOptions) -> Any:
     """Runs the pipeline over units and returns Beam's result, which has the metrics."""
+    logging.getLogger("apache_beam.runners.common").addFilter(_is_unexpected)
     pipeline = beam.Pipeline(options=beam_options)
     settings = scorer.settings
     (
@@ -321,6 +331,29 @@ def _run(units: Sequence[Unit], scorer: ChunkScorer, beam_options: PipelineOptio
         if said := re.search(r"JobFailure: (.+?)(?: \[while running|\n|$)", f"{type(error).__name__}: {error}"):
             raise JobFailure(f"{said[1]}; what is finished stays, and the same command goes on from it") from error
         raise
+
+
+@contextmanager
+def _noting_interrupts(interrupted: threading.Event) -> Iterator[None]:
+    """Notes a Ctrl-C, since Beam makes another exception of a KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():  # Python delivers signals to that one only
+        yield
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _is_unexpected(record: logging.LogRecord) -> bool:
+    """Filters Beam's log: what the command line says in one line needs no traceback before it."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], JobFailure | KeyboardInterrupt)
 
 
 def _counts_of(job: Job, folder: str, counts: PartCounts) -> list[Any]:

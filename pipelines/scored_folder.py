@@ -156,6 +156,7 @@ def _empty(folder: str, names: Collection[str]) -> None:
     storage.remove([f"{folder}/{name}" for name in (SUCCESS, MANIFEST) if name in names])
     for place in (folder, f"{folder}/{REJECTS}"):
         storage.remove([f"{place}/{part}{_SUFFIX}" for part in _parts(storage.list_names(place))])
+    storage.remove_folder(f"{folder}/{REJECTS}")
     storage.remove([f"{folder}/{JOB}"])
 
 

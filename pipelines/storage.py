@@ -124,6 +124,14 @@ def remove(paths: Sequence[str]) -> None:
     filesystems.delete([path for path in paths if filesystems.exists(path)])
 
 
+def remove_folder(folder: str) -> None:
+    """Removes a local folder that is empty; elsewhere an empty folder is nothing."""
+    if is_local(folder):
+        remove_temporaries(folder)
+        with suppress(FileNotFoundError):
+            Path(folder).rmdir()
+
+
 def remove_temporaries(folder: str) -> None:
     """Removes what dead writers have left under temporary names in a local folder. Call it under `lock_folder`."""
     if is_local(folder):
