@@ -166,7 +166,6 @@ def _round_up(value: int, step: int) -> int:
 
 
 def _reason(message: str) -> str:
-    """Returns what a TensorFlow error says in one line, without the names of functions, which differ by process."""
-    lines = (line.strip() for line in message.splitlines())
-    said = [line for line in lines if line and not line.startswith(("Graph execution error", "Detected at node"))]
-    return re.split(r"\s*\[\[|\s*\[Op:|\s*\{\{", said[0] if said else "the model failed")[0]
+    """Returns what a TensorFlow error says in one line, without traces and names of functions, which vary."""
+    said = re.split(r"\s*\[\[\{\{|\s*\[Op:", message)[0].strip()
+    return said.rpartition("\n")[2] or "the model failed"

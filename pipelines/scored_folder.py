@@ -87,8 +87,9 @@ def claim_folder(folder: str, job: Job, *, overwrite: bool = False, resume: bool
     names = storage.list_names(folder)
     if overwrite and JOB in names:
         _empty(folder, names)
-        names = set()
-    there = _read_job(folder, names)
+        there, names = None, set()
+    else:
+        there = _read_job(folder, names)
     expected = set(job.prefixes().values())
     parts = {prefix_of(part) for part in _parts(names)}
     finished = finished_sources(folder, job, names)

@@ -84,10 +84,7 @@ def list_names(folder: str) -> set[str]:
             with os.scandir(folder) as entries:
                 names = {entry.name for entry in entries if entry.is_file()}
         else:
-            # A name may read like a glob.
-            pattern = re.sub(r"([*?[])", r"[\1]", folder) + "/*"
-            (result,) = _filesystems().match([pattern])
-            names = {metadata.path.rpartition("/")[2] for metadata in result.metadata_list}
+            names = _list_remote(folder)
     except FileNotFoundError:
         return set()
     except NotADirectoryError as error:
@@ -170,6 +167,19 @@ def lock_folder(folder: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _list_remote(folder: str) -> set[str]:
+    filesystems = _filesystems()
+    try:
+        # Its name may read like a glob.
+        (result,) = filesystems.match([re.sub(r"[*?\[]", "?", folder) + "/*"])
+    except OSError:
+        if filesystems.exists(folder):
+            raise
+        return set()  # only some filesystems take a folder that is not there for an empty one
+    paths = (metadata.path for metadata in result.metadata_list)
+    return {path.rpartition("/")[2] for path in paths if path.startswith(f"{folder}/")}
 
 
 def _write_local(target: Path, content: bytes) -> None:
