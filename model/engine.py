@@ -16,6 +16,9 @@ _SENTENCE_STEP = 8
 
 DEFAULT_BATCH_TOKENS = 8192
 
+Outputs = Mapping[str, np.ndarray]
+"""What a bundle says, by name: `probabilities` `[..., labels]` and `label_ids`, or `scores`."""
+
 
 @dataclass(slots=True)
 class EngineCounts:
@@ -50,12 +53,12 @@ class Engine:
 
     def __init__(
         self,
-        classify: Callable[[Mapping[str, np.ndarray]], np.ndarray],
+        classify: Callable[[Mapping[str, np.ndarray]], Outputs],
         *,
         pad_id: int,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ) -> None:
-        """Wraps a function from the arrays of `schema.classify_signature` to `[batch, sentences, labels]`.
+        """Wraps a function from the arrays of `schema.classify_signature` to outputs `[batch, sentences, ...]`.
 
         Where it raises `BatchError`, it is called again with halves of the batch.
         """
@@ -73,19 +76,19 @@ class Engine:
         loaded = tf.saved_model.load(str(bundle.path))
         signature = loaded.signatures["classify"]
 
-        def classify(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        def classify(batch: Mapping[str, np.ndarray]) -> Outputs:
             # The signature holds its variables weakly; naming `loaded` here keeps them alive.
             assert loaded is not None
             try:
                 outputs = signature(**{name: tf.constant(array) for name, array in batch.items()})
-                return np.asarray(outputs["probabilities"])
+                return {name: output.numpy() for name, output in outputs.items()}
             except (tf.errors.OpError, MemoryError) as error:
                 raise BatchError(_reason(str(error))) from error
 
         return cls(classify, pad_id=bundle.vocabulary.pad_id, batch_tokens=batch_tokens)
 
-    def probabilities(self, windows: Sequence[EncodedWindow]) -> list[np.ndarray]:
-        """Returns for each window float32 `[sentences, labels]`, context sentences included, in the given order.
+    def run(self, windows: Sequence[EncodedWindow]) -> list[Outputs]:
+        """Returns for each window its outputs `[sentences, ...]`, context sentences included, in the given order.
 
         Raises:
             BatchError: the classifier cannot read one of the windows.
@@ -96,31 +99,31 @@ class Engine:
                 raise BatchError(result.message)
         return [result for result in results if not isinstance(result, WindowFailure)]
 
-    def results(self, windows: Sequence[EncodedWindow]) -> list[np.ndarray | WindowFailure]:
-        """Returns what `probabilities` does, with a `WindowFailure` for each window that cannot be read."""
-        results: dict[int, np.ndarray | WindowFailure] = {}
+    def results(self, windows: Sequence[EncodedWindow]) -> list[Outputs | WindowFailure]:
+        """Returns what `run` does, with a `WindowFailure` in place of each window that cannot be read."""
+        results: dict[int, Outputs | WindowFailure] = {}
         for members in micro_batches([len(window.token_ids) for window in windows], self._batch_tokens):
-            results.update(zip(members, self._run([windows[index] for index in members]), strict=True))
+            results.update(zip(members, self._run_batch([windows[index] for index in members]), strict=True))
         return [results[index] for index in range(len(windows))]
 
-    def _run(self, batch: Sequence[EncodedWindow]) -> list[np.ndarray | WindowFailure]:
+    def _run_batch(self, batch: Sequence[EncodedWindow]) -> list[Outputs | WindowFailure]:
         """Returns the results of one micro-batch; one that fails is halved down to the windows that fail alone."""
         arrays = pad_batch(batch, pad_id=self._pad_id)
         try:
-            rows = self._classify(arrays)
+            outputs = self._classify(arrays)
         except BatchError as error:
             if len(batch) == 1:
                 return [WindowFailure(str(error))]
             middle = len(batch) // 2
-            return [*self._run(batch[:middle]), *self._run(batch[middle:])]
+            return [*self._run_batch(batch[:middle]), *self._run_batch(batch[middle:])]
         self.counts.windows += len(batch)
         self.counts.tokens += sum(len(window.token_ids) for window in batch)
         self.counts.padded_tokens += arrays["token_ids"].size
-        results: list[np.ndarray | WindowFailure] = []
-        for window, row in zip(batch, rows, strict=True):
-            own = row[: len(window.sep_positions)]
-            finite = bool(np.isfinite(own).all())
-            results.append(own if finite else WindowFailure("the model's output is not a finite number"))
+        results: list[Outputs | WindowFailure] = []
+        for row, window in enumerate(batch):
+            shown = {name: output[row, : len(window.sep_positions)] for name, output in outputs.items()}
+            finite = all(np.isfinite(values).all() for values in shown.values())
+            results.append(shown if finite else WindowFailure("the model's output is not a finite number"))
         return results
 
 
@@ -147,18 +150,23 @@ def pad_batch(windows: Sequence[EncodedWindow], *, pad_id: int) -> dict[str, np.
     segment_ids = np.zeros((len(windows), width), np.int32)
     padding_mask = np.zeros((len(windows), width), np.int32)
     sep_positions = np.full((len(windows), sentences), -1, np.int32)
+    arrays = {
+        "token_ids": token_ids,
+        "segment_ids": segment_ids,
+        "padding_mask": padding_mask,
+        "sep_positions": sep_positions,
+    }
+    if windows[0].features is not None:
+        arrays["features"] = np.zeros((len(windows), sentences, windows[0].features.shape[1]), np.float32)
     for row, window in enumerate(windows):
         length = len(window.token_ids)
         token_ids[row, :length] = window.token_ids
         segment_ids[row, :length] = window.segment_ids
         padding_mask[row, :length] = 1
         sep_positions[row, : len(window.sep_positions)] = window.sep_positions
-    return {
-        "token_ids": token_ids,
-        "segment_ids": segment_ids,
-        "padding_mask": padding_mask,
-        "sep_positions": sep_positions,
-    }
+        if window.features is not None:
+            arrays["features"][row, : len(window.sep_positions)] = window.features
+    return arrays
 
 
 def _round_up(value: int, step: int) -> int:

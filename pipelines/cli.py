@@ -87,8 +87,14 @@ def build_parser() -> argparse.ArgumentParser:
     _add_settings(verb, "encoder, window, data")
     _add_overwrite(verb)
 
+    verb = _add_verb(verbs, "encoder", _encoder, "what an encoder is, and where its files lie")
+    verb.add_argument("handle", metavar="HANDLE", help="minilm-l6, a checkpoint folder, or a TF Hub address or folder")
+    _add_json(verb)
+
     verb = _add_verb(verbs, "train", _train, "training records -> a trained model, the bundle")
-    verb.add_argument("--data", required=True, metavar="DIR", help="folder that `sepline preprocess` wrote")
+    verb.add_argument("--data", required=True, nargs="+", metavar="DIR", help="folders that `sepline preprocess` wrote")
+    shares = "how much of an epoch comes from each --data folder; by their sizes when left out"
+    verb.add_argument("--shares", nargs="+", type=float, metavar="SHARE", help=shares)
     verb.add_argument("--output", required=True, metavar="DIR", help="folder for the run; the model is DIR/bundle")
     _add_settings(verb, "encoder, model, training")
     _add_overwrite(verb)
@@ -99,25 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--split", choices=("train", "dev", "test"), default="test", help="default: test")
     _add_json(verb)
 
-    verb = _add_verb(verbs, "score", _score, "document collections -> predictions in Parquet", beam=True)
-    verb.add_argument("--model", required=True, metavar="BUNDLE", help="folder of the trained model")
-    _add_inputs(verb)
-    verb.add_argument("--output", required=True, metavar="DIR", help="folder for the Parquet files")
-    verb.add_argument("--limit", type=_positive, metavar="N", help="score only the first N records of each file")
-    verb.add_argument("--sample", type=_share, metavar="SHARE", help="score this share of the documents, by id: 0.01")
-    verb.add_argument("--unlabelled-only", action="store_true", help="reject documents that carry labels already")
-    verb.add_argument(
-        "--layout", choices=("sentences", "documents"), default="sentences", help="what a row is (default: sentences)"
-    )
-    verb.add_argument("--columns", nargs="+", metavar="NAME", help="write only these columns (default: all)")
-    verb.add_argument("--no-text", action="store_true", help="leave out the sentences' text")
-    verb.add_argument("--workers", type=_positive, metavar="N", help="processes (default: by cores and memory)")
-    verb.add_argument("--chunk-records", type=_positive, metavar="N", help="input records a part (default: 500)")
-    verb.add_argument("--batch-tokens", type=_positive, metavar="N", help="wordpieces a micro-batch (default: 8192)")
-    verb.add_argument("--dry-run", action="store_true", help="only say what would be done, and about how long it takes")
-    verb.add_argument("--resume", action="store_true", help="go on in --output though inputs or versions have changed")
-    _add_overwrite(verb)
-    _add_json(verb)
+    _add_score(verbs)
 
     verb = _add_verb(verbs, "demo", _demo, "all of it on real MEDLINE records, each command shown before it runs")
     verb.add_argument("--output", default="build/demo", metavar="DIR", help="default: build/demo")
@@ -160,12 +148,26 @@ def _preprocess(options: argparse.Namespace) -> int:
     return _unreadable_sources(data.stats["counts"], f"{options.output}/rejects")
 
 
+def _encoder(options: argparse.Namespace) -> None:
+    with quiet_imports():
+        from model.config import EncoderSettings
+        from model.encoder import describe_encoder
+        from pipelines.terminal import show_encoder
+    description = describe_encoder(EncoderSettings(handle=options.handle))
+    if options.json:
+        print(json.dumps(description.to_json(), indent=1))
+    else:
+        show_encoder(description)
+
+
 def _train(options: argparse.Namespace) -> None:
     settings = _settings(options)
     with quiet_imports():
         from model.train import train_and_evaluate
         from pipelines.terminal import show_bundle
-    bundle = train_and_evaluate(settings, options.data, options.output, overwrite=options.overwrite)
+    bundle = train_and_evaluate(
+        settings, options.data, options.output, shares=options.shares, overwrite=options.overwrite
+    )
     show_bundle(bundle)
 
 
@@ -254,6 +256,28 @@ def _add_verb(verbs: Any, name: str, run: Any, summary: str, *, beam: bool = Fal
             "--runner-config", metavar="YAML", help="a file of Beam options, such as those in runner_configs"
         )
     return verb
+
+
+def _add_score(verbs: Any) -> None:
+    verb = _add_verb(verbs, "score", _score, "document collections -> predictions in Parquet", beam=True)
+    verb.add_argument("--model", required=True, metavar="BUNDLE", help="folder of the trained model")
+    _add_inputs(verb)
+    verb.add_argument("--output", required=True, metavar="DIR", help="folder for the Parquet files")
+    verb.add_argument("--limit", type=_positive, metavar="N", help="score only the first N records of each file")
+    verb.add_argument("--sample", type=_share, metavar="SHARE", help="score this share of the documents, by id: 0.01")
+    verb.add_argument("--unlabelled-only", action="store_true", help="reject documents that carry labels already")
+    verb.add_argument(
+        "--layout", choices=("sentences", "documents"), default="sentences", help="what a row is (default: sentences)"
+    )
+    verb.add_argument("--columns", nargs="+", metavar="NAME", help="write only these columns (default: all)")
+    verb.add_argument("--no-text", action="store_true", help="leave out the sentences' text")
+    verb.add_argument("--workers", type=_positive, metavar="N", help="processes (default: by cores and memory)")
+    verb.add_argument("--chunk-records", type=_positive, metavar="N", help="input records a part (default: 500)")
+    verb.add_argument("--batch-tokens", type=_positive, metavar="N", help="wordpieces a micro-batch (default: 8192)")
+    verb.add_argument("--dry-run", action="store_true", help="only say what would be done, and about how long it takes")
+    verb.add_argument("--resume", action="store_true", help="go on in --output though inputs or versions have changed")
+    _add_overwrite(verb)
+    _add_json(verb)
 
 
 def _add_inputs(verb: argparse.ArgumentParser, *, required: bool = True) -> None:

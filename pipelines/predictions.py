@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 import model
 from model.bundle import Bundle
-from model.engine import WindowFailure
+from model.engine import Outputs, WindowFailure
 from model.records import Document, EncodedWindow, Reason, Reject
 from model.schema import STATUSES, prediction_schema
 from pipelines.parts import write_rejects, write_table
@@ -64,11 +64,11 @@ class ChunkInference:
     """What the model says of a chunk.
 
     Attributes:
-        results: for each window of the chunk, in order, float32 `[sentences, labels]`, or why there is none.
+        results: for each window of the chunk, in order, its outputs `[sentences, ...]`, or why there are none.
         tokens, padded_tokens: wordpieces that the encoder read, without and with padding.
     """
 
-    results: tuple[np.ndarray | WindowFailure, ...]
+    results: tuple[Outputs | WindowFailure, ...]
     tokens: int
     padded_tokens: int
 
@@ -94,12 +94,12 @@ class ScoredDocument:
 
     Attributes:
         document: with its sentences.
-        probabilities: float32 `[sentences, labels]`, each sentence's from the window that owns it.
+        outputs: `[sentences, ...]`, each sentence's from the window that owns it.
         truncated: bool `[sentences]`.
     """
 
     document: Document
-    probabilities: np.ndarray
+    outputs: Outputs
     truncated: np.ndarray
 
 
@@ -149,7 +149,7 @@ def settle(chunk: TokenizedChunk, inference: ChunkInference) -> tuple[list[Score
     failed: list[Reject] = []
     results = iter(inference.results)
     for document, windows in zip(chunk.documents, chunk.windows, strict=True):
-        owned: list[np.ndarray] = []
+        owned: list[Outputs] = []
         truncated = np.zeros(len(document.sentences), bool)
         failures: list[str] = []
         for encoded in windows:
@@ -158,14 +158,15 @@ def settle(chunk: TokenizedChunk, inference: ChunkInference) -> tuple[list[Score
                 failures.append(f"sentences {window.start} to {window.end - 1}: {result.message}")
                 continue
             own = slice(window.owned_start - window.start, window.owned_end - window.start)
-            owned.append(result[own])
+            owned.append({name: values[own] for name, values in result.items()})
             truncated[window.owned_start : window.owned_end] = encoded.truncated[own]
         if failures:
             message = f"the model failed on {failures[0]}"
             place = (document.source, document.record_index)
             failed.append(Reject(*place, Reason.FAILED_WINDOW, message, document.doc_id, " ".join(document.sentences)))
         else:
-            scored.append(ScoredDocument(document, np.concatenate(owned), truncated))
+            outputs = {name: np.concatenate([values[name] for values in owned]) for name in owned[0]}
+            scored.append(ScoredDocument(document, outputs, truncated))
     return scored, failed
 
 
@@ -198,19 +199,27 @@ def prediction_table(
 
 def _sentences(scored: Sequence[ScoredDocument], labels: Sequence[str]) -> dict[str, pa.Array]:
     """Returns what is said of each sentence of all documents, by column."""
-    probabilities = np.concatenate([np.zeros((0, len(labels)), np.float32), *(each.probabilities for each in scored)])
+
+    def joined(name: str, dtype: type[np.generic], *shape: int) -> np.ndarray:
+        return np.concatenate([np.zeros((0, *shape), dtype), *(each.outputs[name] for each in scored)])
+
     truncated = np.concatenate([np.zeros(0, bool), *(each.truncated for each in scored)])
-    return {
+    arrays = {
         "sentence": pa.array([text for each in scored for text in each.document.sentences], pa.string()),
-        "label": pa.DictionaryArray.from_arrays(
-            pa.array(probabilities.argmax(axis=1), pa.int16()), pa.array(labels, pa.string())
-        ),
-        "probability": pa.array(probabilities.max(axis=1, initial=0.0), pa.float32()),
+        "status": pa.DictionaryArray.from_arrays(pa.array(truncated.astype(np.int8)), pa.array(STATUSES, pa.string())),
+    }
+    if not labels:
+        return {**arrays, "score": pa.array(joined("scores", np.float32), pa.float32())}
+    probabilities, label_ids = joined("probabilities", np.float32, len(labels)), joined("label_ids", np.int32)
+    chosen = np.take_along_axis(probabilities, label_ids[:, None], axis=1)[:, 0]
+    return {
+        **arrays,
+        "label": pa.DictionaryArray.from_arrays(pa.array(label_ids, pa.int16()), pa.array(labels, pa.string())),
+        "probability": pa.array(chosen, pa.float32()),
         "probabilities": pa.FixedSizeListArray.from_arrays(
             pa.array(probabilities.ravel(), pa.float32()),
             type=pa.list_(pa.field("element", pa.float32(), nullable=False), len(labels)),
         ),
-        "status": pa.DictionaryArray.from_arrays(pa.array(truncated.astype(np.int8)), pa.array(STATUSES, pa.string())),
     }
 
 

@@ -37,14 +37,8 @@ from model.tokenization import Tokenizer
 from model.windowing import encode_windows
 from pipelines import storage
 from pipelines.corpora import ReadOptions
-from pipelines.predictions import (
-    ChunkInference,
-    PartCounts,
-    PartFormat,
-    TokenizedChunk,
-    sum_counts,
-    write_part,
-)
+from pipelines.corpora.checks import wrong_features
+from pipelines.predictions import ChunkInference, PartCounts, PartFormat, TokenizedChunk, sum_counts, write_part
 from pipelines.score_progress import ScoreProgress
 from pipelines.scored_folder import MANIFEST, Claim, Job, claim_folder, finished_parts, publish, read_json
 from pipelines.sentences import SentenceSplitter, split_document
@@ -214,7 +208,7 @@ class SplitAndTokenize(beam.DoFn):
 
     def setup(self) -> None:
         self._splitter = SentenceSplitter()
-        self._tokenizer = Tokenizer(self._bundle.vocabulary)
+        self._tokenizer = Tokenizer(self._bundle.vocabulary, mask_outliers=self._bundle.mask_outliers)
 
     def process(self, chunk: Chunk) -> Iterator[TokenizedChunk]:
         documents: list[Document] = []
@@ -244,6 +238,11 @@ class SplitAndTokenize(beam.DoFn):
             message = "the document is labelled already, and only unlabelled ones are wanted"
             where = (document.source, document.record_index)
             return Reject(*where, Reason.LABELLED, message, document.doc_id, excerpt)
+        wrong = wrong_features(document, len(self._bundle.features))
+        if wrong is not None:
+            excerpt = document.sections[0].text if document.sections else document.sentences[0]
+            where = (document.source, document.record_index)
+            return Reject(*where, Reason.WRONG_FEATURES, wrong, document.doc_id, excerpt)
         return split_document(document, self._splitter, max_sentences=self._max_sentences)
 
     def _windows(self, documents: Sequence[Document]) -> Iterator[tuple[EncodedWindow, ...]]:
@@ -256,8 +255,15 @@ class SplitAndTokenize(beam.DoFn):
         for document in documents:
             token_ids = by_sentence[first : first + len(document.sentences)]
             first += len(document.sentences)
+            features = self._bundle.standardize(document.features or ()) if self._bundle.features else None
             yield tuple(
-                encode_windows(token_ids, self._bundle.window, cls_id=vocabulary.cls_id, sep_id=vocabulary.sep_id)
+                encode_windows(
+                    token_ids,
+                    self._bundle.window,
+                    cls_id=vocabulary.cls_id,
+                    sep_id=vocabulary.sep_id,
+                    features=features,
+                )
             )
 
 

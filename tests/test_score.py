@@ -107,11 +107,11 @@ def test_probabilities_are_those_of_the_bundle(scored: Path, tiny_bundle: Bundle
         rows[row["doc_id"]].append(row)
     for document in rows.values():
         tokens = [np.array(ids) for ids in tokenizer.tokenize([row["sentence"] for row in document]).to_list()]
-        ids = {"cls_id": bundle.vocabulary.cls_id, "sep_id": bundle.vocabulary.sep_id}
-        for window in encode_windows(tokens, bundle.window, **ids):
-            (probabilities,) = engine.probabilities([window])
+        vocabulary = bundle.vocabulary
+        for window in encode_windows(tokens, bundle.window, cls_id=vocabulary.cls_id, sep_id=vocabulary.sep_id):
+            (outputs,) = engine.run([window])
             for index in range(window.window.owned_start, window.window.owned_end):
-                expected = probabilities[index - window.window.start]
+                expected = outputs["probabilities"][index - window.window.start]
                 np.testing.assert_allclose(document[index]["probabilities"], expected, atol=1e-5)
                 assert document[index]["label"] == bundle.labels[int(expected.argmax())]
                 assert document[index]["probability"] == pytest.approx(expected.max(), abs=1e-5)
@@ -259,7 +259,10 @@ class _Picky(tf.Module):
         with tf.control_dependencies([tf.debugging.Assert(fine, ["this piece cannot be read"])]):
             odd = tf.reduce_any(tf.equal(token_ids, self._odd_id), axis=1)
         spread = tf.fill([tf.shape(token_ids)[0], tf.shape(sep_positions)[1], self._labels], 1 / self._labels)
-        return {"probabilities": tf.where(odd[:, None, None], float("nan"), spread)}
+        return {
+            "probabilities": tf.where(odd[:, None, None], float("nan"), spread),
+            "label_ids": tf.zeros_like(sep_positions),
+        }
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from pipelines.corpora.lines import START, Place, bounded_lines
 from pipelines.corpora.options import ReadOptions
 
 _BATCH_ROWS = 256
-_PARQUET_EXTRAS = ("confidences", "scores", "features")
+_PARQUET_EXTRAS = ("confidences", "scores", "features", "highlights")
 
 
 def read_csv(stream: BinaryIO, options: ReadOptions, start: Place = START) -> Iterator[RawRecord | Problem]:
@@ -213,6 +213,7 @@ def _raw_row(row: dict[str, object], options: ReadOptions) -> RawRecord:
         confidences=row.get("confidences"),
         scores=row.get("scores"),
         features=row.get("features"),
+        highlights=row.get("highlights"),
     )
 
 
