@@ -22,7 +22,7 @@ from model.errors import JobFailure
 
 T = TypeVar("T")
 
-_BYTES_A_WORKER = 1 << 30  # TensorFlow and Beam, without the model
+_BYTES_A_WORKER = 2 << 30  # TensorFlow, Beam, a chunk and a micro-batch, without the model
 _MODEL_COPIES = 3  # a model's bytes on disk, in memory: its variables and what a batch makes of them
 _CORES_A_WORKER = 4
 
