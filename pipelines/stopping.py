@@ -17,7 +17,9 @@ from model.errors import JobFailure
 def noting_interrupts() -> Iterator[threading.Event]:
     """Gives an event that a Ctrl-C sets, beside raising KeyboardInterrupt: Beam makes other exceptions of that."""
     interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # Python delivers signals to that one only
+    # Python delivers signals to the main thread only, and shells tell what runs in the background to ignore this one.
+    of_others = threading.current_thread() is not threading.main_thread()
+    if of_others or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         yield interrupted
         return
 
