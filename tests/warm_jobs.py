@@ -117,6 +117,7 @@ def _serve() -> None:
     with quiet_imports():
         import pipelines.dry_run  # noqa: F401
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
     print("ready", flush=True)
     while line := sys.stdin.readline():
         pid = os.fork()
