@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,21 @@ class EngineCounts:
     padded_tokens: int = 0
 
 
+class BatchError(Exception):
+    """The classifier could not run a micro-batch: out of memory, or a value that it does not take."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowFailure:
+    """Stands for the result of a window that the classifier cannot read even alone.
+
+    Attributes:
+        message: why, in one line.
+    """
+
+    message: str
+
+
 class Engine:
     """A loaded classifier. The same windows in the same order give the same bits.
 
@@ -42,7 +58,10 @@ class Engine:
         pad_id: int,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ) -> None:
-        """Wraps a function from the arrays of `schema.classify_signature` to outputs `[batch, sentences, ...]`."""
+        """Wraps a function from the arrays of `schema.classify_signature` to outputs `[batch, sentences, ...]`.
+
+        Where it raises `BatchError`, it is called again with halves of the batch.
+        """
         self._classify = classify
         self._pad_id = pad_id
         self._batch_tokens = batch_tokens
@@ -60,25 +79,52 @@ class Engine:
         def classify(batch: Mapping[str, np.ndarray]) -> Outputs:
             # The signature holds its variables weakly; naming `loaded` here keeps them alive.
             assert loaded is not None
-            outputs = signature(**{name: tf.constant(array) for name, array in batch.items()})
-            return {name: output.numpy() for name, output in outputs.items()}
+            try:
+                outputs = signature(**{name: tf.constant(array) for name, array in batch.items()})
+                return {name: output.numpy() for name, output in outputs.items()}
+            except (tf.errors.OpError, MemoryError) as error:
+                raise BatchError(_reason(str(error))) from error
 
         return cls(classify, pad_id=bundle.vocabulary.pad_id, batch_tokens=batch_tokens)
 
     def run(self, windows: Sequence[EncodedWindow]) -> list[Outputs]:
-        """Returns for each window its outputs `[sentences, ...]`, context sentences included, in the given order."""
-        results: list[Outputs | None] = [None] * len(windows)
+        """Returns for each window its outputs `[sentences, ...]`, context sentences included, in the given order.
+
+        Raises:
+            BatchError: the classifier cannot read one of the windows.
+        """
+        results = self.results(windows)
+        for result in results:
+            if isinstance(result, WindowFailure):
+                raise BatchError(result.message)
+        return [result for result in results if not isinstance(result, WindowFailure)]
+
+    def results(self, windows: Sequence[EncodedWindow]) -> list[Outputs | WindowFailure]:
+        """Returns what `run` does, with a `WindowFailure` in place of each window that cannot be read."""
+        results: dict[int, Outputs | WindowFailure] = {}
         for members in micro_batches([len(window.token_ids) for window in windows], self._batch_tokens):
-            batch = [windows[index] for index in members]
-            arrays = pad_batch(batch, pad_id=self._pad_id)
+            results.update(zip(members, self._run_batch([windows[index] for index in members]), strict=True))
+        return [results[index] for index in range(len(windows))]
+
+    def _run_batch(self, batch: Sequence[EncodedWindow]) -> list[Outputs | WindowFailure]:
+        """Returns the results of one micro-batch; one that fails is halved down to the windows that fail alone."""
+        arrays = pad_batch(batch, pad_id=self._pad_id)
+        try:
             outputs = self._classify(arrays)
-            for row, (index, window) in enumerate(zip(members, batch, strict=True)):
-                shown = len(window.sep_positions)
-                results[index] = {name: output[row, :shown] for name, output in outputs.items()}
-            self.counts.windows += len(batch)
-            self.counts.tokens += sum(len(window.token_ids) for window in batch)
-            self.counts.padded_tokens += arrays["token_ids"].size
-        return [outputs for outputs in results if outputs is not None]
+        except BatchError as error:
+            if len(batch) == 1:
+                return [WindowFailure(str(error))]
+            middle = len(batch) // 2
+            return [*self._run_batch(batch[:middle]), *self._run_batch(batch[middle:])]
+        self.counts.windows += len(batch)
+        self.counts.tokens += sum(len(window.token_ids) for window in batch)
+        self.counts.padded_tokens += arrays["token_ids"].size
+        results: list[Outputs | WindowFailure] = []
+        for row, window in enumerate(batch):
+            shown = {name: output[row, : len(window.sep_positions)] for name, output in outputs.items()}
+            finite = all(np.isfinite(values).all() for values in shown.values())
+            results.append(shown if finite else WindowFailure("the model's output is not a finite number"))
+        return results
 
 
 def micro_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
@@ -125,3 +171,9 @@ def pad_batch(windows: Sequence[EncodedWindow], *, pad_id: int) -> dict[str, np.
 
 def _round_up(value: int, step: int) -> int:
     return -(-value // step) * step
+
+
+def _reason(message: str) -> str:
+    """Returns what a TensorFlow error says in one line, without traces and names of functions, which vary."""
+    said = re.split(r"\s*\[\[\{\{|\s*\[Op:", message)[0].strip()
+    return said.rpartition("\n")[2] or "the model failed"

@@ -77,6 +77,7 @@ class Reason(StrEnum):
     WRONG_FEATURES = "wrong_features"
     UNKNOWN_LABEL = "unknown_label"
     LABELLED = "labelled"
+    FAILED_WINDOW = "failed_window"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,11 @@ Writers, readers, the serving signature and the tests all derive from here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from model.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -107,15 +109,37 @@ def classify_signature(features: int = 0) -> dict[str, tf.TensorSpec]:
     return signature
 
 
-def prediction_schema(labels: Sequence[str], metadata: Mapping[str, str]) -> pa.Schema:
-    """Returns the Arrow schema of a scored part: one row a sentence.
+LAYOUTS = ("sentences", "documents")
+"""What a row of the predictions is."""
+
+
+def prediction_schema(
+    labels: Sequence[str],
+    metadata: Mapping[str, str],
+    *,
+    layout: str = "sentences",
+    columns: Collection[str] | None = None,
+    text: bool = True,
+) -> pa.Schema:
+    """Returns the Arrow schema of a scored part: a row a sentence, or a row a document with a list of its sentences.
 
     Args:
         labels: the bundle's labels; `probabilities` follows their order. Where there are none, a row has a `score`.
         metadata: written into the file beside the data, for readers that have only the file.
+        layout: one of `LAYOUTS`.
+        columns: only these columns, of documents and sentences alike; all when None.
+        text: False to leave out the sentences' text.
+
+    Raises:
+        UserError: there is no such column, or none is left.
     """
     import pyarrow as pa
 
+    about_document = [
+        pa.field("doc_id", pa.string(), nullable=False),
+        pa.field("source", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("record_index", pa.int64(), nullable=False),
+    ]
     said = [pa.field("score", pa.float32(), nullable=False)]
     if labels:
         said = [
@@ -123,18 +147,27 @@ def prediction_schema(labels: Sequence[str], metadata: Mapping[str, str]) -> pa.
             pa.field("probability", pa.float32(), nullable=False),
             pa.field("probabilities", pa.list_(pa.field("element", pa.float32(), nullable=False), len(labels))),
         ]
-    return pa.schema(
-        [
-            pa.field("doc_id", pa.string(), nullable=False),
-            pa.field("sentence_index", pa.int32(), nullable=False),
-            pa.field("sentence", pa.string(), nullable=False),
-            *said,
-            pa.field("status", pa.dictionary(pa.int8(), pa.string()), nullable=False),
-            pa.field("source", pa.dictionary(pa.int32(), pa.string()), nullable=False),
-            pa.field("record_index", pa.int64(), nullable=False),
-        ],
-        metadata=dict(metadata),
-    )
+    about_sentence = [
+        pa.field("sentence", pa.string(), nullable=False),
+        *said,
+        pa.field("status", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+    ]
+    if layout == "sentences":
+        about_sentence = [pa.field("sentence_index", pa.int32(), nullable=False), *about_sentence]
+    known = [field.name for field in (*about_document, *about_sentence)]
+    if unknown := sorted(set(columns or ()) - set(known)):
+        raise UserError(f"predictions have no column {unknown[0]!r} in this layout; they have {', '.join(known)}")
+    wanted = set(known if columns is None else columns) - (set() if text else {"sentence"})
+    if not wanted:
+        raise UserError("no column of the predictions is left; name others with --columns")
+    about_document = [field for field in about_document if field.name in wanted]
+    about_sentence = [field for field in about_sentence if field.name in wanted]
+    if layout == "documents" and about_sentence:
+        sentence = pa.field("element", pa.struct(about_sentence), nullable=False)
+        about_sentence = [pa.field("sentences", pa.list_(sentence), nullable=False)]
+    # The id comes first, where a person looks.
+    fields = sorted((*about_document, *about_sentence), key=lambda field: field.name in ("source", "record_index"))
+    return pa.schema(fields, metadata=dict(metadata))
 
 
 def document_schema() -> pa.Schema:

@@ -5,7 +5,6 @@ units | Reshuffle | ReadChunks | WriteDocuments -> counts, and keys | GroupByKey
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,9 +23,7 @@ from pipelines.counts import read_counts, sum_counts, write_counts
 from pipelines.duplicates import duplicate_keys, find_duplicates, write_duplicates
 from pipelines.parts import write_rejects, write_table
 from pipelines.sentences import SentenceSplitter, split_document
-from pipelines.units import Chunk, Unit, read_chunks
-
-_HASHES = 1 << 64
+from pipelines.units import Chunk, Unit, hash_share, part_prefix, read_chunks
 
 
 def ingest(
@@ -39,11 +36,12 @@ def ingest(
 ) -> Counter[str]:
     """Returns the counts of what was read; documents, rejects and the list of duplicates are files by then."""
     summary = str(folder / "ingest.json")
+    splits = [(source["path"], source["split"]) for source in sources]
     write_documents = WriteDocuments(str(folder), data, max_sentences=options.max_sentences)
     with beam.Pipeline(options=beam_options) as pipeline:
         written = (
             pipeline
-            | "Units" >> beam.Create([Unit(source["path"], source["split"]) for source in sources])
+            | "Units" >> beam.Create([Unit(path, part_prefix(path), split=split) for path, split in splits])
             | "SpreadUnits" >> beam.Reshuffle()
             | "ReadChunks" >> beam.FlatMap(read_chunks, options, size=data.part_records)
             | "WriteDocuments" >> beam.ParDo(write_documents).with_outputs(WriteDocuments.KEYS, main="counts")
@@ -145,11 +143,11 @@ def _target_problem(document: Document, data: DataSettings) -> tuple[Reason, str
 
 def assign_split(doc_id: str, data: DataSettings, *, given: str | None = None) -> str | None:
     """Returns the split of a document, the given one or by a hash of its id; None where `data.sample` leaves it out."""
-    if _share(f"sample/{doc_id}") >= data.sample:
+    if hash_share(f"sample/{doc_id}") >= data.sample:
         return None
     if given is not None:
         return given
-    place = _share(f"split/{doc_id}")
+    place = hash_share(f"split/{doc_id}")
     names = [split for split in SPLITS if split in data.splits]
     for split in names:
         place -= data.splits[split]
@@ -163,8 +161,3 @@ def document_table(documents: Sequence[Document]) -> pa.Table:
     schema = document_schema()
     columns = {name: [getattr(document, name) for document in documents] for name in schema.names}
     return pa.Table.from_pydict(columns, schema=schema)
-
-
-def _share(key: str) -> float:
-    """Returns a number in [0, 1) that depends on the key alone."""
-    return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big") / _HASHES

@@ -38,8 +38,8 @@ from pipelines.corpora import ReadOptions
 from pipelines.counts import read_counts, sum_counts, write_counts
 from pipelines.duplicates import drop_duplicates
 from pipelines.ingest import ingest
-from pipelines.parts import write_bytes
 from pipelines.sources import fingerprint_source, match_sources
+from pipelines.storage import write_bytes
 from pipelines.transform import (
     PASSED_THROUGH,
     Statistics,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,10 +13,14 @@ from rich.text import Text
 from model.bundle import Bundle
 from model.encoder import EncoderDescription
 from model.evaluate import Metrics
+from model.progress import show_seconds
 from model.schema import SPLITS
 from model.score_metrics import ScoreMetrics
 from model.training_data import TrainingData
 from pipelines.inspection import Inspection, Sample, Summary
+
+if TYPE_CHECKING:
+    from pipelines.dry_run import Estimate
 
 _SHOWN_LABELS = 8
 _LABEL_FIGURES = {
@@ -206,11 +210,35 @@ def show_scored(manifest: Mapping[str, Any], output: str) -> None:
     """Prints the counts of a scored folder and where it lies."""
     console = _console()
     counts = manifest["counts"]
+    sampled = f" + {counts['sampled_out']:,} sampled out" if counts["sampled_out"] else ""
     console.print(
-        f"{counts['records']:,} records = {counts['scored']:,} scored + {_rejects(counts)}; "
+        f"{counts['records']:,} records = {counts['scored']:,} scored + {_rejects(counts)}{sampled}; "
         f"{counts['sentences']:,} sentences in {counts['windows']:,} windows, {counts['truncated']:,} truncated"
     )
     console.print(f"predictions: {output}")
+
+
+def show_estimate(estimate: Estimate) -> None:
+    """Prints what a scoring job would do."""
+    console = _console()
+    about = "" if estimate.exact else "about "
+    done = f", {estimate.finished_sources:,} of them finished" if estimate.finished_sources else ""
+    console.print(f"{estimate.sources:,} files of {show_bytes(estimate.input_bytes)}{done}")
+    console.print(f"to be done: {about}{estimate.records:,} records in {estimate.units:,} units")
+    if estimate.sampled_records:
+        console.print(
+            f"about {show_seconds(estimate.seconds)} in one process on this machine "
+            f"({estimate.records_per_second:,.1f} records/s in a sample of {estimate.sampled_records:,}); "
+            f"about {show_bytes(estimate.output_bytes)} of output"
+        )
+
+
+def show_bytes(count: int) -> str:
+    """Returns a size as people say it: `3.2 MB`."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count} bytes"
 
 
 def show_predictions(rows: list[dict[str, Any]], *, labels: list[str]) -> None:
