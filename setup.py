@@ -33,6 +33,7 @@ setup(
         "rich>=14,<16",
         "safetensors>=0.7,<1",
         "scikit-learn>=1.7,<2",
+        "scipy>=1.15,<2",
         "setuptools>=70,<81",  # tensorflow-transform and tensorflow-hub import pkg_resources
         "tensorflow>=2.21,<2.22",
         "tensorflow-text>=2.21,<2.22",

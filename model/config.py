@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -16,11 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from model.errors import UserError
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A mapping of settings: unknown keys are refused, values are checked, nothing changes afterwards."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class EncoderSettings(_Section):
+class EncoderSettings(Section):
     """Which encoder reads the windows.
 
     Attributes:
@@ -35,7 +37,7 @@ class EncoderSettings(_Section):
     attention_dropout: float | None = Field(default=None, ge=0, lt=1)
 
 
-class WindowSettings(_Section):
+class WindowSettings(Section):
     """How documents are cut into windows.
 
     Attributes:
@@ -50,13 +52,15 @@ class WindowSettings(_Section):
     segment_ids: Literal["zeros", "alternating"] = "zeros"
 
 
-class DataSettings(_Section):
+class DataSettings(Section):
     """How labelled documents become training records.
 
     Attributes:
         splits: the share of the documents that each split gets, by a hash of the document id; the shares sum to 1.
         labels: the labels in the order that the model will know them; from the train split, the most frequent first,
             when absent.
+        revisions: `latest` to take a record's latest version where its id appears again, in a file later by name or
+            later in the same file, and to honour the deletions that MEDLINE's update files list; `keep` to take all.
         sample: the share of the documents to keep, by a hash of the document id, for a first look.
         part_records: how many input records go into one part; it bounds the memory of a worker.
         buckets: how many length buckets the quantiles of the train documents' lengths make.
@@ -64,6 +68,7 @@ class DataSettings(_Section):
 
     splits: dict[Literal["train", "dev", "test"], float] = {"train": 0.8, "dev": 0.1, "test": 0.1}
     labels: tuple[str, ...] | None = None
+    revisions: Literal["keep", "latest"] = "keep"
     sample: float = Field(default=1.0, gt=0, le=1)
     part_records: int = Field(default=2000, ge=1)
     buckets: int = Field(default=8, ge=2)
@@ -76,7 +81,7 @@ class DataSettings(_Section):
         return splits
 
 
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """The classifier on top of the encoder.
 
     Attributes:
@@ -86,7 +91,7 @@ class ModelSettings(_Section):
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
 
-class TrainingSettings(_Section):
+class TrainingSettings(Section):
     """How the classifier is fine-tuned.
 
     Attributes:
@@ -96,6 +101,8 @@ class TrainingSettings(_Section):
         warmup: the share of all steps in which the rate climbs.
         weight_decay: AdamW's; biases and normalizations are spared.
         clip_norm: the global norm to which gradients are clipped.
+        warm_start: a bundle (or registry folder) whose weights to begin with. Its encoder must have the same shape; of
+            its last layer, the labels that both know are taken over.
         seed: of weights, shuffling and dropout.
         checkpoint_seconds: how often a running training saves itself; a killed one goes on from the last save.
     """
@@ -106,11 +113,12 @@ class TrainingSettings(_Section):
     warmup: float = Field(default=0.1, gt=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
+    warm_start: str | None = None
     seed: int = Field(default=1, ge=0)
     checkpoint_seconds: float = Field(default=120, ge=0)
 
 
-class Settings(_Section):
+class Settings(Section):
     """All sections; see each for its keys."""
 
     encoder: EncoderSettings = EncoderSettings()
@@ -120,8 +128,20 @@ class Settings(_Section):
     training: TrainingSettings = TrainingSettings()
 
 
+S = TypeVar("S", bound=Settings)
+
+
 def load_settings(path: str | None = None, overrides: Sequence[str] = ()) -> Settings:
     """Returns the settings of a YAML file, with `SECTION.KEY=VALUE` overrides applied on top.
+
+    Raises:
+        UserError: the file is missing or no YAML mapping, or a key or value is not allowed.
+    """
+    return load_settings_as(Settings, path, overrides)
+
+
+def load_settings_as(kind: type[S], path: str | None, overrides: Sequence[str]) -> S:
+    """Returns settings with more sections than every verb has, as `load_settings` does.
 
     Raises:
         UserError: the file is missing or no YAML mapping, or a key or value is not allowed.
@@ -140,7 +160,7 @@ def load_settings(path: str | None = None, overrides: Sequence[str] = ()) -> Set
         if not isinstance(branch, dict):
             raise UserError(f"{path}: {section} is {branch!r}; give a mapping of settings")
         branch[name] = parsed
-    return settings_from_dict(tree, origin=path or "--set")
+    return _checked(kind, tree, origin=path or "--set")
 
 
 def settings_from_dict(tree: Mapping[str, Any], *, origin: str) -> Settings:
@@ -149,20 +169,26 @@ def settings_from_dict(tree: Mapping[str, Any], *, origin: str) -> Settings:
     Raises:
         UserError: a key or value is not allowed.
     """
+    return _checked(Settings, tree, origin=origin)
+
+
+def _checked(kind: type[S], tree: Mapping[str, Any], *, origin: str) -> S:
     try:
-        return Settings.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            known = ", ".join(_known_keys(first["loc"]))
+            known = ", ".join(_known_keys(kind, first["loc"]))
             raise UserError(f"{origin}: there is no setting {key}; known here: {known}") from None
+        if first["type"] == "missing":
+            raise UserError(f"{origin}: {key} is missing; give it a value") from None
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{origin}: {key} is {first['input']!r}: {message}") from None
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    section: Any = Settings
+def _known_keys(kind: type[Settings], location: tuple[int | str, ...]) -> list[str]:
+    section: Any = kind
     for part in location[:-1]:
         section = section.model_fields[part].annotation
     return list(section.model_fields)

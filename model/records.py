@@ -73,6 +73,7 @@ class Reason(StrEnum):
     UNLABELLED = "unlabelled"
     UNKNOWN_LABEL = "unknown_label"
     LABELLED = "labelled"
+    DELETION = "deletion"
 
 
 @dataclass(frozen=True, slots=True)
