@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import model
@@ -121,7 +121,8 @@ def _run_to_its_end(
     registry = Registry(Path(settings.retrain.registry) / settings.retrain.name)
     options = _read_options(settings)
     inputs = [{**fingerprint_source(source), "split": None} for source in match_sources(settings.retrain.input)]
-    key = digest([inputs, settings.deciding(), asdict(options)])
+    contents = [[PurePosixPath(str(source["path"])).name, source["sha256"]] for source in inputs]
+    key = digest([contents, settings.deciding(), asdict(options)])
     if settled := workspace.settled(key):
         record = settled.read("record.json")
         reason = f"inputs and settings are those of run {settled.name}, which has ended as {record['outcome']}"
