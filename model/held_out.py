@@ -77,15 +77,19 @@ class Judge:
         self._engine = Engine.load(bundle)
         self._tokenizer = Tokenizer(bundle.vocabulary)
 
-    def probabilities(self, documents: Sequence[Sequence[str]]) -> np.ndarray:
-        """Returns float32 `[sentences, labels]` over the sentences of all documents, labels as the bundle's."""
+    def read(self, documents: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns label ids `[sentences]` and probabilities `[sentences, labels]` of all documents' sentences in a row.
+
+        Both follow the bundle's order of labels.
+        """
         rows = []
         for first in range(0, len(documents), _CHUNK_DOCUMENTS):
             windows = list(self._windows(documents[first : first + _CHUNK_DOCUMENTS]))
             for encoded, shown in zip(windows, self._engine.probabilities(windows), strict=True):
                 window = encoded.window
                 rows.append(shown[window.owned_start - window.start : window.owned_end - window.start])
-        return np.concatenate(rows)
+        probabilities = np.concatenate(rows)
+        return probabilities.argmax(axis=1), probabilities
 
     def _windows(self, documents: Sequence[Sequence[str]]) -> Iterator[EncodedWindow]:
         vocabulary = self.bundle.vocabulary
@@ -106,7 +110,7 @@ def measure_speed(judges: Sequence[Judge], held_out: HeldOut) -> list[float]:
     for timed in [False] + [True] * _TIMED_ROUNDS:  # the first round compiles
         for index, judge in enumerate(judges):
             started = time.perf_counter()
-            judge.probabilities(documents)
+            judge.read(documents)
             if timed:
                 best[index] = min(best[index], time.perf_counter() - started)
     return [sentences / seconds for seconds in best]

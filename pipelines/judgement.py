@@ -41,18 +41,17 @@ def evaluate_candidate(
     held_out = read_held_out(data, split, max_documents=settings.max_documents)
     judges = [Judge(bundle) for bundle in (candidate, champion) if bundle is not None]
     labels = list(dict.fromkeys([*data.labels, *(label for judge in judges for label in judge.bundle.labels)]))
-    ids = {label: index for index, label in enumerate(labels)}
-    truth = np.array([ids[label] for document in held_out.labels for label in document])
-    predicted = [_predict(judge, held_out, ids) for judge in judges]
+    truth = np.array([labels.index(label) for document in held_out.labels for label in document])
+    readings = [_read(judge, held_out, labels) for judge in judges]
     speeds = measure_speed(judges, held_out)
     figures = [
         {
             "fingerprint": judge.bundle.fingerprint,
-            "metrics": _measure(held_out, truth, probabilities, labels),
+            "metrics": _measure(held_out, truth, *reading, labels=labels),
             "size_mb": round(_size(judge.bundle) / 1e6, 3),
             "speed": round(speed, 1),
         }
-        for judge, probabilities, speed in zip(judges, predicted, speeds, strict=True)
+        for judge, reading, speed in zip(judges, readings, speeds, strict=True)
     ]
     evaluation: dict[str, Any] = {
         "split": split,
@@ -64,7 +63,7 @@ def evaluate_candidate(
         "slices": [],
     }
     if champion is not None:
-        first, second = (probabilities.argmax(axis=1) for probabilities in predicted)
+        (first, _), (second, _) = readings
         documents = held_out.document_of_sentence()
         comparison = paired_bootstrap(
             truth, first, second, documents=documents, samples=settings.samples, confidence=settings.confidence
@@ -78,19 +77,21 @@ def evaluate_candidate(
     return evaluation
 
 
-def _predict(judge: Judge, held_out: HeldOut, ids: dict[str, int]) -> np.ndarray:
-    """Returns the model's probabilities with a column for each of `ids`, 0 for labels that the model does not know."""
-    probabilities = judge.probabilities(held_out.sentences)
-    placed = np.zeros((len(probabilities), len(ids)), np.float32)
-    placed[:, [ids[label] for label in judge.bundle.labels]] = probabilities
-    return placed
+def _read(judge: Judge, held_out: HeldOut, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns label ids and probabilities in the order of `labels`: 0 for those that the model does not know."""
+    label_ids, probabilities = judge.read(held_out.sentences)
+    places = np.array([labels.index(label) for label in judge.bundle.labels])
+    placed = np.zeros((len(probabilities), len(labels)), np.float32)
+    placed[:, places] = probabilities
+    return places[label_ids], placed
 
 
-def _measure(held_out: HeldOut, truth: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
+def _measure(
+    held_out: HeldOut, truth: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray, *, labels: Sequence[str]
+) -> dict[str, Any]:
     doc_ids = [held_out.doc_ids[index] for index in held_out.document_of_sentence()]
     indices = np.concatenate([np.arange(len(sentences)) for sentences in held_out.sentences])
-    sentences = LabelledSentences(doc_ids, indices, truth)
-    return measure(sentences, probabilities.argmax(axis=1), labels=labels).to_json()
+    return measure(LabelledSentences(doc_ids, indices, truth), predicted, labels=labels).to_json()
 
 
 def _slices(sources: Sequence[str], pattern: str) -> list[str]:
