@@ -15,6 +15,9 @@ _SENTENCE_STEP = 8
 
 DEFAULT_BATCH_TOKENS = 8192
 
+Outputs = Mapping[str, np.ndarray]
+"""What a bundle says, by name: `probabilities` `[..., labels]` and `label_ids`, or `scores`."""
+
 
 @dataclass(slots=True)
 class EngineCounts:
@@ -34,12 +37,12 @@ class Engine:
 
     def __init__(
         self,
-        classify: Callable[[Mapping[str, np.ndarray]], np.ndarray],
+        classify: Callable[[Mapping[str, np.ndarray]], Outputs],
         *,
         pad_id: int,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ) -> None:
-        """Wraps a function from the arrays of `schema.classify_signature` to `[batch, sentences, labels]`."""
+        """Wraps a function from the arrays of `schema.classify_signature` to outputs `[batch, sentences, ...]`."""
         self._classify = classify
         self._pad_id = pad_id
         self._batch_tokens = batch_tokens
@@ -54,27 +57,28 @@ class Engine:
         loaded = tf.saved_model.load(str(bundle.path))
         signature = loaded.signatures["classify"]
 
-        def classify(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        def classify(batch: Mapping[str, np.ndarray]) -> Outputs:
             # The signature holds its variables weakly; naming `loaded` here keeps them alive.
             assert loaded is not None
             outputs = signature(**{name: tf.constant(array) for name, array in batch.items()})
-            return np.asarray(outputs["probabilities"])
+            return {name: output.numpy() for name, output in outputs.items()}
 
         return cls(classify, pad_id=bundle.vocabulary.pad_id, batch_tokens=batch_tokens)
 
-    def probabilities(self, windows: Sequence[EncodedWindow]) -> list[np.ndarray]:
-        """Returns for each window float32 `[sentences, labels]`, context sentences included, in the given order."""
-        results: list[np.ndarray | None] = [None] * len(windows)
+    def run(self, windows: Sequence[EncodedWindow]) -> list[Outputs]:
+        """Returns for each window its outputs `[sentences, ...]`, context sentences included, in the given order."""
+        results: list[Outputs | None] = [None] * len(windows)
         for members in micro_batches([len(window.token_ids) for window in windows], self._batch_tokens):
             batch = [windows[index] for index in members]
             arrays = pad_batch(batch, pad_id=self._pad_id)
-            rows = self._classify(arrays)
-            for index, window, row in zip(members, batch, rows, strict=True):
-                results[index] = row[: len(window.sep_positions)]
+            outputs = self._classify(arrays)
+            for row, (index, window) in enumerate(zip(members, batch, strict=True)):
+                shown = len(window.sep_positions)
+                results[index] = {name: output[row, :shown] for name, output in outputs.items()}
             self.counts.windows += len(batch)
             self.counts.tokens += sum(len(window.token_ids) for window in batch)
             self.counts.padded_tokens += arrays["token_ids"].size
-        return [row for row in results if row is not None]
+        return [outputs for outputs in results if outputs is not None]
 
 
 def micro_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
@@ -100,18 +104,23 @@ def pad_batch(windows: Sequence[EncodedWindow], *, pad_id: int) -> dict[str, np.
     segment_ids = np.zeros((len(windows), width), np.int32)
     padding_mask = np.zeros((len(windows), width), np.int32)
     sep_positions = np.full((len(windows), sentences), -1, np.int32)
+    arrays = {
+        "token_ids": token_ids,
+        "segment_ids": segment_ids,
+        "padding_mask": padding_mask,
+        "sep_positions": sep_positions,
+    }
+    if windows[0].features is not None:
+        arrays["features"] = np.zeros((len(windows), sentences, windows[0].features.shape[1]), np.float32)
     for row, window in enumerate(windows):
         length = len(window.token_ids)
         token_ids[row, :length] = window.token_ids
         segment_ids[row, :length] = window.segment_ids
         padding_mask[row, :length] = 1
         sep_positions[row, : len(window.sep_positions)] = window.sep_positions
-    return {
-        "token_ids": token_ids,
-        "segment_ids": segment_ids,
-        "padding_mask": padding_mask,
-        "sep_positions": sep_positions,
-    }
+        if window.features is not None:
+            arrays["features"][row, : len(window.sep_positions)] = window.features
+    return arrays
 
 
 def _round_up(value: int, step: int) -> int:

@@ -43,8 +43,10 @@ TRAINING_RECORD: Mapping[str, Feature] = {
     ),  # within the window: sentences owned_start..owned_end - 1 are its own
     "owned_end": Feature("int64", ragged=False),
     "truncated": Feature("int64", ragged=True),  # [sentences], 1 where the sentence's end is missing
-    "labels": Feature("int64", ragged=True),  # [sentences], indices into the label vocabulary
+    "labels": Feature("int64", ragged=True, optional=True),  # [sentences], indices into the label vocabulary
+    "scores": Feature("float32", ragged=True, optional=True),  # [sentences]; a record has these or labels
     "confidences": Feature("float32", ragged=True, optional=True),  # [sentences], 1 everywhere when absent
+    "features": Feature("float32", ragged=True, optional=True),  # [sentences * features], standardized, by sentence
 }
 """A training record is one window of one labelled document, context sentences included."""
 
@@ -72,7 +74,8 @@ def encode_training_record(values: Mapping[str, Any]) -> bytes:
     required = {name for name, feature in TRAINING_RECORD.items() if not feature.optional}
     if unknown := values.keys() - TRAINING_RECORD.keys():
         raise ValueError(f"not in the training record: {sorted(unknown)}")
-    if missing := required - values.keys():
+    missing = required - values.keys() | ({"labels or scores"} if not values.keys() & {"labels", "scores"} else set())
+    if missing:
         raise ValueError(f"missing in the training record: {sorted(missing)}")
     example = tf.train.Example()
     for name in sorted(values):
@@ -88,35 +91,44 @@ def encode_training_record(values: Mapping[str, Any]) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
-def classify_signature() -> dict[str, tf.TensorSpec]:
+def classify_signature(features: int = 0) -> dict[str, tf.TensorSpec]:
     """Returns what the bundle's `classify` signature takes: a padded batch of windows.
 
     `token_ids`, `segment_ids` and `padding_mask` are int32 `[batch, tokens]`, the mask 1 for real tokens.
-    `sep_positions` is int32 `[batch, sentences]`, -1 where a window has fewer sentences.
+    `sep_positions` is int32 `[batch, sentences]`, -1 where a window has fewer sentences. A model with additional
+    features also takes `features`, standardized, float32 `[batch, sentences, features]`.
     """
     import tensorflow as tf
 
     names = ("token_ids", "segment_ids", "padding_mask", "sep_positions")
-    return {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in names}
+    signature = {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in names}
+    if features:
+        signature["features"] = tf.TensorSpec([None, None, features], tf.float32, name="features")
+    return signature
 
 
 def prediction_schema(labels: Sequence[str], metadata: Mapping[str, str]) -> pa.Schema:
     """Returns the Arrow schema of a scored part: one row a sentence.
 
     Args:
-        labels: the bundle's labels; `probabilities` follows their order.
+        labels: the bundle's labels; `probabilities` follows their order. Where there are none, a row has a `score`.
         metadata: written into the file beside the data, for readers that have only the file.
     """
     import pyarrow as pa
 
+    said = [pa.field("score", pa.float32(), nullable=False)]
+    if labels:
+        said = [
+            pa.field("label", pa.dictionary(pa.int16(), pa.string()), nullable=False),
+            pa.field("probability", pa.float32(), nullable=False),
+            pa.field("probabilities", pa.list_(pa.field("element", pa.float32(), nullable=False), len(labels))),
+        ]
     return pa.schema(
         [
             pa.field("doc_id", pa.string(), nullable=False),
             pa.field("sentence_index", pa.int32(), nullable=False),
             pa.field("sentence", pa.string(), nullable=False),
-            pa.field("label", pa.dictionary(pa.int16(), pa.string()), nullable=False),
-            pa.field("probability", pa.float32(), nullable=False),
-            pa.field("probabilities", pa.list_(pa.field("element", pa.float32(), nullable=False), len(labels))),
+            *said,
             pa.field("status", pa.dictionary(pa.int8(), pa.string()), nullable=False),
             pa.field("source", pa.dictionary(pa.int32(), pa.string()), nullable=False),
             pa.field("record_index", pa.int64(), nullable=False),
@@ -126,7 +138,7 @@ def prediction_schema(labels: Sequence[str], metadata: Mapping[str, str]) -> pa.
 
 
 def document_schema() -> pa.Schema:
-    """Returns the Arrow schema of labelled documents as text, one row a document; `confidences` may be null."""
+    """Returns the Arrow schema of documents to train on as text, one row a document; lists it lacks are null."""
     import pyarrow as pa
 
     return pa.schema(
@@ -135,8 +147,11 @@ def document_schema() -> pa.Schema:
             pa.field("source", pa.string(), nullable=False),
             pa.field("record_index", pa.int64(), nullable=False),
             pa.field("sentences", pa.list_(pa.string()), nullable=False),
-            pa.field("labels", pa.list_(pa.string()), nullable=False),
+            pa.field("labels", pa.list_(pa.string())),
+            pa.field("scores", pa.list_(pa.float32())),
             pa.field("confidences", pa.list_(pa.float32())),
+            pa.field("features", pa.list_(pa.list_(pa.float32()))),
+            pa.field("highlights", pa.list_(pa.string())),
         ]
     )
 

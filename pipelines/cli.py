@@ -81,8 +81,14 @@ def build_parser() -> argparse.ArgumentParser:
     _add_settings(verb, "encoder, window, data")
     _add_overwrite(verb)
 
+    verb = _add_verb(verbs, "encoder", _encoder, "what an encoder is, and where its files lie")
+    verb.add_argument("handle", metavar="HANDLE", help="minilm-l6, a checkpoint folder, or a TF Hub address or folder")
+    _add_json(verb)
+
     verb = _add_verb(verbs, "train", _train, "training records -> a trained model, the bundle")
-    verb.add_argument("--data", required=True, metavar="DIR", help="folder that `sepline preprocess` wrote")
+    verb.add_argument("--data", required=True, nargs="+", metavar="DIR", help="folders that `sepline preprocess` wrote")
+    shares = "how much of an epoch comes from each --data folder; by their sizes when left out"
+    verb.add_argument("--shares", nargs="+", type=float, metavar="SHARE", help=shares)
     verb.add_argument("--output", required=True, metavar="DIR", help="folder for the run; the model is DIR/bundle")
     _add_settings(verb, "encoder, model, training")
     _add_overwrite(verb)
@@ -149,12 +155,26 @@ def _preprocess(options: argparse.Namespace) -> int:
     return _unreadable_sources(data.stats["counts"], f"{options.output}/rejects")
 
 
+def _encoder(options: argparse.Namespace) -> None:
+    with _quiet_imports():
+        from model.config import EncoderSettings
+        from model.encoder import describe_encoder
+        from pipelines.terminal import show_encoder
+    description = describe_encoder(EncoderSettings(handle=options.handle))
+    if options.json:
+        print(json.dumps(description.to_json(), indent=1))
+    else:
+        show_encoder(description)
+
+
 def _train(options: argparse.Namespace) -> None:
     settings = _settings(options)
     with _quiet_imports():
         from model.train import train_and_evaluate
         from pipelines.terminal import show_bundle
-    bundle = train_and_evaluate(settings, options.data, options.output, overwrite=options.overwrite)
+    bundle = train_and_evaluate(
+        settings, options.data, options.output, shares=options.shares, overwrite=options.overwrite
+    )
     show_bundle(bundle)
 
 

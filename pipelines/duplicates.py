@@ -155,12 +155,12 @@ def drop_duplicates(folder: Path) -> Counter[str]:
         file = folder / "documents" / split / f"{part}.parquet"
         documents = pq.read_table(file, partitioning=None)
         leaves = pc.is_in(documents["record_index"], value_set=pa.array(list(kinds), pa.int64()))
-        for document in documents.filter(leaves).select(["record_index", "labels"]).to_pylist():
-            labels, kind = document["labels"], kinds[document["record_index"]]
+        for document in documents.filter(leaves).select(["record_index", "sentences", "labels"]).to_pylist():
+            kind = kinds[document["record_index"]]
             changes["duplicates_dropped" if kind == SAME_TEXT else kind] += 1
             changes[f"documents.{split}"] -= 1
-            changes[f"sentences.{split}"] -= len(labels)
-            changes.subtract(f"labels.{split}.{label}" for label in labels)
+            changes[f"sentences.{split}"] -= len(document["sentences"])
+            changes.subtract(f"labels.{split}.{label}" for label in document["labels"] or ())
         remaining = documents.filter(pc.invert(leaves))
         if remaining.num_rows:
             write_table(str(file), remaining)

@@ -19,7 +19,7 @@ def judge(evaluation: Mapping[str, Any], settings: GatesSection) -> list[Verdict
         settings: the limits.
     """
     candidate = evaluation["candidate"]
-    accuracy, error = candidate["metrics"]["accuracy"], candidate["metrics"].get("calibration_error")
+    accuracy, error = candidate["metrics"]["accuracy"], candidate["metrics"]["calibration_error"]
     size, speed = candidate["size_mb"], candidate["speed"]
     return [
         at_least(
@@ -28,16 +28,11 @@ def judge(evaluation: Mapping[str, Any], settings: GatesSection) -> list[Verdict
         *_label_f1(candidate["metrics"]["labels"], settings),
         *_against_champion(evaluation, settings),
         *_slices(evaluation, settings),
-        _calibration(error, settings),
+        at_most("calibration", error, settings.max_calibration_error, f"confidence and accuracy differ by {error:.4f}"),
         at_most("size", size, settings.max_size_mb, f"{size:.1f} MB"),
         at_least("speed", speed, settings.min_speed, f"{speed:,.0f} sentences a second"),
         _relative_speed(evaluation, settings),
     ]
-
-
-def _calibration(error: float | None, settings: GatesSection) -> Verdict:
-    words = "no probabilities" if error is None else f"confidence and accuracy differ by {error:.4f} on average"
-    return at_most("calibration", error, settings.max_calibration_error, words)
 
 
 def _label_f1(labels: Mapping[str, Any], settings: GatesSection) -> list[Verdict]:

@@ -20,6 +20,7 @@ from model.config import DataSettings
 from model.records import Document, Reason, Reject
 from model.schema import SPLITS, document_schema
 from pipelines.corpora import ReadOptions
+from pipelines.corpora.checks import wrong_features
 from pipelines.counts import read_counts, sum_counts, write_counts
 from pipelines.duplicates import Place, duplicate_keys, find_duplicates, revision_keys, write_duplicates
 from pipelines.parts import write_rejects, write_table
@@ -108,18 +109,18 @@ class WriteDocuments(beam.DoFn):
         return (beam.pvalue.TaggedOutput(self.KEYS, keyed) for keyed in keys)
 
     def _trainable(self, document: Document) -> Document | Reject:
-        return trainable(document, self._splitter, labels=self._data.labels, max_sentences=self._max_sentences)
+        return trainable(document, self._splitter, data=self._data, max_sentences=self._max_sentences)
 
 
 def trainable(
-    document: Document, splitter: SentenceSplitter, *, labels: Sequence[str] | None, max_sentences: int
+    document: Document, splitter: SentenceSplitter, *, data: DataSettings, max_sentences: int
 ) -> Document | Reject:
-    """Returns the document with sentences and a label for each, or why it can't train.
+    """Returns the document with sentences and a label or score for each, or why it can't train.
 
     Args:
         document: as a parser made it.
         splitter: for documents that arrive as text.
-        labels: the only labels allowed; None allows any.
+        data: what to learn, which labels are allowed, how many features there must be.
         max_sentences: the most sentences of one document.
     """
 
@@ -127,18 +128,26 @@ def trainable(
         excerpt = " ".join(section.text for section in document.sections) or " ".join(document.sentences)
         return Reject(document.source, document.record_index, reason, message, document.doc_id, excerpt)
 
-    for section in document.sections:
-        if section.label is None and section.heading is not None:
-            return reject(Reason.UNKNOWN_LABEL, f"the label map has no label for the heading {section.heading!r}")
+    if data.target == "labels":
+        for section in document.sections:
+            if section.label is None and section.heading is not None:
+                return reject(Reason.UNKNOWN_LABEL, f"the label map has no label for the heading {section.heading!r}")
     split = split_document(document, splitter, max_sentences=max_sentences)
     if isinstance(split, Reject):
         return split
-    if split.labels is None:
-        return reject(Reason.UNLABELLED, "the document has no labels")
-    unknown = [label for label in split.labels if labels is not None and label not in labels]
-    if unknown:
-        return reject(Reason.UNKNOWN_LABEL, f"{unknown[0]!r} is not among data.labels")
-    return split
+    problem = _target_problem(split, data)
+    if problem is None and (wrong := wrong_features(split, data.features)) is not None:
+        problem = Reason.WRONG_FEATURES, wrong
+    return split if problem is None else reject(*problem)
+
+
+def _target_problem(document: Document, data: DataSettings) -> tuple[Reason, str] | None:
+    if data.target == "scores":
+        return None if document.scores is not None else (Reason.UNSCORED, "the document has no scores")
+    if document.labels is None:
+        return Reason.UNLABELLED, "the document has no labels"
+    unknown = [label for label in document.labels if data.labels is not None and label not in data.labels]
+    return (Reason.UNKNOWN_LABEL, f"{unknown[0]!r} is not among data.labels") if unknown else None
 
 
 def assign_split(doc_id: str, data: DataSettings, *, given: str | None = None) -> str | None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from model.bundle import Bundle
 from model.comparison import compare_slices, paired_bootstrap
+from model.errors import UserError
 from model.evaluate import LabelledSentences, measure
 from model.held_out import HeldOut, Judge, measure_speed, read_held_out
 from model.training_data import TrainingData
@@ -37,7 +38,13 @@ def evaluate_candidate(
 
     Raises:
         DataError: the split is empty.
+        UserError: the champion takes other features than the documents have.
     """
+    if champion is not None and len(champion.features) not in (0, data.settings.data.features):
+        raise UserError(
+            f"{champion.path}: takes {len(champion.features)} features a sentence, and data.features is "
+            f"{data.settings.data.features}; retrain under another retrain.name"
+        )
     held_out = read_held_out(data, split, max_documents=settings.max_documents)
     judges = [Judge(bundle) for bundle in (candidate, champion) if bundle is not None]
     labels = list(dict.fromkeys([*data.labels, *(label for judge in judges for label in judge.bundle.labels)]))
@@ -79,7 +86,7 @@ def evaluate_candidate(
 
 def _read(judge: Judge, held_out: HeldOut, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Returns label ids and probabilities in the order of `labels`: 0 for those that the model does not know."""
-    label_ids, probabilities = judge.read(held_out.sentences)
+    label_ids, probabilities = judge.read(held_out)
     places = np.array([labels.index(label) for label in judge.bundle.labels])
     placed = np.zeros((len(probabilities), len(labels)), np.float32)
     placed[:, places] = probabilities
@@ -91,7 +98,8 @@ def _measure(
 ) -> dict[str, Any]:
     doc_ids = [held_out.doc_ids[index] for index in held_out.document_of_sentence()]
     indices = np.concatenate([np.arange(len(sentences)) for sentences in held_out.sentences])
-    return measure(LabelledSentences(doc_ids, indices, truth), predicted, labels=labels).to_json()
+    sentences = LabelledSentences(doc_ids, indices, truth)
+    return measure(sentences, predicted, labels=labels, probabilities=probabilities).to_json()
 
 
 def _slices(sources: Sequence[str], pattern: str) -> list[str]:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 import model
 from model.bundle import Bundle
+from model.engine import Outputs
 from model.records import Document, EncodedWindow, Reject
 from model.schema import STATUSES, prediction_schema
 from pipelines.parts import write_rejects, write_table
@@ -47,11 +48,11 @@ class ChunkInference:
     """What the model says of a chunk.
 
     Attributes:
-        probabilities: for each window of the chunk, in order, float32 `[sentences, labels]`.
+        outputs: for each window of the chunk, in order, what `Engine.run` gives.
         tokens, padded_tokens: wordpieces that the encoder read, without and with padding.
     """
 
-    probabilities: tuple[np.ndarray, ...]
+    outputs: tuple[Outputs, ...]
     tokens: int
     padded_tokens: int
 
@@ -67,7 +68,7 @@ def write_part(chunk: TokenizedChunk, inference: ChunkInference, folder: str, bu
         scored=len(chunk.documents),
         rejected=len(chunk.rejects),
         sentences=sum(len(document.sentences) for document in chunk.documents),
-        windows=len(inference.probabilities),
+        windows=len(inference.outputs),
         tokens=inference.tokens,
         padded_tokens=inference.padded_tokens,
     )
@@ -90,13 +91,13 @@ def write_part(chunk: TokenizedChunk, inference: ChunkInference, folder: str, bu
 def prediction_columns(chunk: TokenizedChunk, inference: ChunkInference) -> tuple[dict[str, Any], int]:
     """Returns the columns of a chunk's predictions before labelling, and how many sentences were truncated.
 
-    Each sentence's probabilities are taken from the window that owns it.
+    What is said of a sentence is taken from the window that owns it.
     """
     columns: dict[str, list[Any]] = {
         name: [] for name in ("doc_id", "sentence_index", "sentence", "status", "source", "record_index")
     }
-    rows: list[np.ndarray] = []
-    shown_probabilities = iter(inference.probabilities)
+    said: dict[str, list[np.ndarray]] = {name: [] for outputs in inference.outputs[:1] for name in outputs}
+    shown_outputs = iter(inference.outputs)
     truncated = 0
     for document, windows in zip(chunk.documents, chunk.windows, strict=True):
         count = len(document.sentences)
@@ -104,7 +105,8 @@ def prediction_columns(chunk: TokenizedChunk, inference: ChunkInference) -> tupl
         for encoded in windows:
             window = encoded.window
             owned = slice(window.owned_start - window.start, window.owned_end - window.start)
-            rows.append(next(shown_probabilities)[owned])
+            for name, values in next(shown_outputs).items():
+                said[name].append(values[owned])
             cut[window.owned_start : window.owned_end] = encoded.truncated[owned]
         truncated += int(cut.sum())
         columns["doc_id"] += [document.doc_id] * count
@@ -113,27 +115,29 @@ def prediction_columns(chunk: TokenizedChunk, inference: ChunkInference) -> tupl
         columns["status"] += [STATUSES[int(flag)] for flag in cut]
         columns["source"] += [document.source] * count
         columns["record_index"] += [document.record_index] * count
-    return {**columns, "probabilities": np.concatenate(rows) if rows else None}, truncated
+    return {**columns, **{name: np.concatenate(values) for name, values in said.items()}}, truncated
 
 
 def prediction_table(columns: Mapping[str, Any], schema: pa.Schema, labels: Sequence[str]) -> pa.Table:
     """Returns the predictions as a table of `schema.prediction_schema`."""
-    probabilities = columns["probabilities"]
-    if probabilities is None:
-        probabilities = np.zeros((0, len(labels)), np.float32)
-    best = probabilities.argmax(axis=1)
     arrays = {
         **{name: pa.array(columns[name], pa.string()) for name in ("doc_id", "sentence")},
         "sentence_index": pa.array(columns["sentence_index"], pa.int32()),
         "record_index": pa.array(columns["record_index"], pa.int64()),
-        "label": pa.DictionaryArray.from_arrays(pa.array(best, pa.int16()), pa.array(labels, pa.string())),
-        "probability": pa.array(probabilities.max(axis=1, initial=0.0), pa.float32()),
-        "probabilities": pa.FixedSizeListArray.from_arrays(
-            pa.array(probabilities.ravel(), pa.float32()), type=schema.field("probabilities").type
-        ),
         "status": pa.array(columns["status"], pa.string()).cast(schema.field("status").type),
         "source": pa.array(columns["source"], pa.string()).cast(schema.field("source").type),
     }
+    if labels:
+        probabilities = columns.get("probabilities", np.zeros((0, len(labels)), np.float32))
+        label_ids = columns.get("label_ids", np.zeros(0, np.int32))
+        chosen = np.take_along_axis(probabilities, label_ids[:, None], axis=1)[:, 0]
+        arrays["label"] = pa.DictionaryArray.from_arrays(pa.array(label_ids, pa.int16()), pa.array(labels, pa.string()))
+        arrays["probability"] = pa.array(chosen, pa.float32())
+        arrays["probabilities"] = pa.FixedSizeListArray.from_arrays(
+            pa.array(probabilities.ravel(), pa.float32()), type=schema.field("probabilities").type
+        )
+    else:
+        arrays["score"] = pa.array(columns.get("scores", np.zeros(0, np.float32)), pa.float32())
     return pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from model.config import Section, Settings, load_settings_as
+from model.config import DataSettings, Section, Settings, load_settings_as
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -182,6 +182,13 @@ class RetrainSettings(Settings):
     gates: GatesSection = GatesSection()
     lock: LockSection = LockSection()
     hooks: HooksSection = HooksSection()
+
+    @field_validator("data")
+    @classmethod
+    def _labels_are_learned(cls, data: DataSettings) -> DataSettings:
+        if data.target != "labels":
+            raise ValueError("models are compared by their labels; leave data.target out")
+        return data
 
     def deciding(self) -> dict[str, Any]:
         """Returns what a run's result depends on, as JSON values."""

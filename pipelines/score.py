@@ -41,6 +41,7 @@ from model.records import Document, EncodedWindow, Reason, Reject
 from model.tokenization import Tokenizer
 from model.windowing import encode_windows
 from pipelines.corpora import ReadOptions
+from pipelines.corpora.checks import wrong_features
 from pipelines.predictions import REJECTS, ChunkInference, TokenizedChunk, read_part_counts, sum_parts, write_part
 from pipelines.sentences import SentenceSplitter, split_document
 from pipelines.sources import fingerprint_source, match_sources
@@ -149,7 +150,7 @@ class SplitAndTokenize(beam.DoFn):
 
     def setup(self) -> None:
         self._splitter = SentenceSplitter()
-        self._tokenizer = Tokenizer(self._bundle.vocabulary)
+        self._tokenizer = Tokenizer(self._bundle.vocabulary, mask_outliers=self._bundle.mask_outliers)
 
     def process(self, chunk: Chunk) -> Iterator[TokenizedChunk]:
         documents: list[Document] = []
@@ -174,6 +175,11 @@ class SplitAndTokenize(beam.DoFn):
             message = "the document is labelled already, and only unlabelled ones are wanted"
             where = (document.source, document.record_index)
             return Reject(*where, Reason.LABELLED, message, document.doc_id, excerpt)
+        wrong = wrong_features(document, len(self._bundle.features))
+        if wrong is not None:
+            excerpt = document.sections[0].text if document.sections else document.sentences[0]
+            where = (document.source, document.record_index)
+            return Reject(*where, Reason.WRONG_FEATURES, wrong, document.doc_id, excerpt)
         return split_document(document, self._splitter, max_sentences=self._max_sentences)
 
     def _windows(self, documents: Sequence[Document]) -> Iterator[tuple[EncodedWindow, ...]]:
@@ -186,8 +192,15 @@ class SplitAndTokenize(beam.DoFn):
         for document in documents:
             token_ids = by_sentence[first : first + len(document.sentences)]
             first += len(document.sentences)
+            features = self._bundle.standardize(document.features or ()) if self._bundle.features else None
             yield tuple(
-                encode_windows(token_ids, self._bundle.window, cls_id=vocabulary.cls_id, sep_id=vocabulary.sep_id)
+                encode_windows(
+                    token_ids,
+                    self._bundle.window,
+                    cls_id=vocabulary.cls_id,
+                    sep_id=vocabulary.sep_id,
+                    features=features,
+                )
             )
 
 
@@ -206,11 +219,11 @@ class ClassifierHandler(ModelHandler[TokenizedChunk, PredictionResult, Engine]):
     ) -> Iterator[PredictionResult]:
         for chunk in batch:
             before = replace(model.counts)
-            probabilities = model.probabilities([window for windows in chunk.windows for window in windows])
+            outputs = model.run([window for windows in chunk.windows for window in windows])
             yield PredictionResult(
                 chunk,
                 ChunkInference(
-                    tuple(probabilities),
+                    tuple(outputs),
                     tokens=model.counts.tokens - before.tokens,
                     padded_tokens=model.counts.padded_tokens - before.padded_tokens,
                 ),

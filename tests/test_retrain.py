@@ -256,6 +256,8 @@ def test_data_that_can_not_train_and_a_wrong_path(
     assert "nowhere" in capsys.readouterr().err
     assert schedule("--set", "gates.min_acuracy=1") == 2
     assert "gates.min_acuracy" in capsys.readouterr().err
+    assert schedule("--set", "data.target=scores") == 2
+    assert "leave data.target out" in capsys.readouterr().err
     assert schedule("--set", "gates.slice_pattern='('") == 2
     assert "gates.slice_pattern" in capsys.readouterr().err
     assert schedule.outcomes()[-2:] == ["invalid_data", "error"]

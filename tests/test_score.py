@@ -98,11 +98,11 @@ def test_probabilities_are_those_of_the_bundle(scored: Path, tiny_bundle: Bundle
         rows[row["doc_id"]].append(row)
     for document in rows.values():
         tokens = [np.array(ids) for ids in tokenizer.tokenize([row["sentence"] for row in document]).to_list()]
-        ids = {"cls_id": bundle.vocabulary.cls_id, "sep_id": bundle.vocabulary.sep_id}
-        for window in encode_windows(tokens, bundle.window, **ids):
-            (probabilities,) = engine.probabilities([window])
+        vocabulary = bundle.vocabulary
+        for window in encode_windows(tokens, bundle.window, cls_id=vocabulary.cls_id, sep_id=vocabulary.sep_id):
+            (outputs,) = engine.run([window])
             for index in range(window.window.owned_start, window.window.owned_end):
-                expected = probabilities[index - window.window.start]
+                expected = outputs["probabilities"][index - window.window.start]
                 np.testing.assert_allclose(document[index]["probabilities"], expected, atol=1e-5)
                 assert document[index]["label"] == bundle.labels[int(expected.argmax())]
                 assert document[index]["probability"] == pytest.approx(expected.max(), abs=1e-5)

@@ -47,6 +47,7 @@ def _parse_line(number: int, data: bytes, options: ReadOptions) -> RawRecord | P
         confidences=_first(record, "confidences", "confs"),
         scores=_first(record, "scores", "highlight_scores"),
         features=features,
+        highlights=record.get("highlights"),
     )
 
 

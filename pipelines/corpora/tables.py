@@ -16,7 +16,7 @@ from pipelines.corpora.lines import bounded_lines
 from pipelines.corpora.options import ReadOptions
 
 _BATCH_ROWS = 256
-_PARQUET_EXTRAS = ("confidences", "scores", "features")
+_PARQUET_EXTRAS = ("confidences", "scores", "features", "highlights")
 
 
 def read_csv(stream: BinaryIO, options: ReadOptions) -> Iterator[RawRecord | Problem]:
@@ -154,6 +154,7 @@ def _raw_row(row: dict[str, object], options: ReadOptions) -> RawRecord:
         confidences=row.get("confidences"),
         scores=row.get("scores"),
         features=row.get("features"),
+        highlights=row.get("highlights"),
     )
 
 
