@@ -94,13 +94,13 @@ def build_parser() -> argparse.ArgumentParser:
     _add_overwrite(verb)
 
     verb = _add_verb(verbs, "evaluate", _evaluate, "what a bundle is worth on a split, beside two baselines")
-    verb.add_argument("--model", required=True, metavar="BUNDLE", help="folder of the trained model")
+    verb.add_argument("--model", required=True, metavar="BUNDLE", help="folder of the trained model, or REGISTRY/NAME")
     verb.add_argument("--data", required=True, metavar="DIR", help="folder that `sepline preprocess` wrote")
     verb.add_argument("--split", choices=("train", "dev", "test"), default="test", help="default: test")
     _add_json(verb)
 
     verb = _add_verb(verbs, "score", _score, "document collections -> predictions in Parquet", beam=True)
-    verb.add_argument("--model", required=True, metavar="BUNDLE", help="folder of the trained model")
+    verb.add_argument("--model", required=True, metavar="BUNDLE", help="folder of the trained model, or REGISTRY/NAME")
     _add_inputs(verb)
     verb.add_argument("--output", required=True, metavar="DIR", help="folder for the Parquet files")
     verb.add_argument("--limit", type=_positive, metavar="N", help="score only the first N records of each file")
@@ -224,9 +224,15 @@ def _retrain(options: argparse.Namespace) -> int:
         from pipelines.retrain import retrain
         from pipelines.terminal_models import show_decision, show_result
     beam_options = _beam_options(options)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # lets go of the lock, where the default would not
-    with redirect_stdout(sys.stderr):
-        result = retrain(settings, beam_options=beam_options, take_over_lock=options.take_over_lock)
+    # Lets go of the lock, where the default would not.
+    default = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with redirect_stdout(sys.stderr):
+            result = retrain(
+                settings, beam_options=beam_options, take_over_lock=options.take_over_lock, importing=_quiet_imports
+            )
+    finally:
+        signal.signal(signal.SIGTERM, default)
     if options.json:
         result_json = {"outcome": result.outcome, "reason": result.reason, "record": result.record}
         print(json.dumps(result_json, indent=1))

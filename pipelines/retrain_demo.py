@@ -59,9 +59,8 @@ def write_config(folder: Path) -> Path:
             "input": [str(folder / "medline" / "*.xml.gz")],
         },
         "encoder": {"layers": 2},
-        "window": {"max_tokens": 256},
-        "data": {"revisions": "latest", "sample": 0.5, "splits": {"train": 0.7, "dev": 0.1, "test": 0.2}},
-        "training": {"epochs": 2},
+        "data": {"revisions": "latest", "sample": 0.3, "splits": {"train": 0.65, "dev": 0.1, "test": 0.25}},
+        "training": {"epochs": 2, "batch_tokens": 4096, "learning_rate": 5e-4},
         "checks": {"min_new_documents": 50},
         "gates": {
             "min_accuracy": 0.55,

@@ -448,9 +448,9 @@ def test_a_champion_that_changed_meanwhile_ends_the_run(
     registry.promote(registry.add(tiny_bundle, why="by hand"), why="by hand")
     deliver(tmp_path / "pool", 2)
     child = zygote.start("retrain", "--config", str(schedule.config))
-    assert child.kill_when((schedule.workspace / "runs" / "000002" / "run.json").exists) == -9
+    assert child.kill_when(lambda: bool(list((registry.folder / "pins").glob("*.json")))) == -9
     registry.promote(1, why="by hand")
-    (pin,) = (registry.folder / "pins").iterdir()
+    (pin,) = (registry.folder / "pins").glob("*.json")
     assert json.loads(pin.read_text(encoding="utf-8")) == {"version": 2}  # what the dead run compares with
     assert schedule("--take-over-lock") in (0, 10)
     assert (schedule.record(2)["outcome"], schedule.record(2)["champion"]) == ("abandoned", 2)
