@@ -167,8 +167,8 @@ def _run_to_its_end(
 
 def _import_steps() -> None:
     """Imports what takes long, in one place; every step imports what it needs again by itself."""
-    import pipelines.judgement
-    import pipelines.preprocess  # noqa: F401
+    from model import train  # noqa: F401
+    from pipelines import judgement, preprocess  # noqa: F401
 
 
 def _steps(job: _Job, options: ReadOptions) -> dict[str, Any]:
