@@ -50,12 +50,13 @@ def _label_f1(labels: Mapping[str, Any], settings: GatesSection) -> list[Verdict
 
 def _against_champion(evaluation: Mapping[str, Any], settings: GatesSection) -> list[Verdict]:
     champion, comparison = evaluation["champion"], evaluation["comparison"]
-    limit = None if settings.margin is None else -settings.margin
+    margins = {"accuracy": settings.margin, "macro_f1": settings.margin_macro_f1}
+    limits = {figure: None if margin is None else -margin for figure, margin in margins.items()}
     if champion is None:
-        names = ("champion.accuracy", "champion.macro_f1", "champion.fall")
-        return [at_least(name, None, limit, _NO_CHAMPION) for name in names]
+        skipped = [at_least(f"champion.{figure}", None, limit, _NO_CHAMPION) for figure, limit in limits.items()]
+        return [*skipped, at_most("champion.fall", None, settings.max_champion_fall, _NO_CHAMPION)]
     verdicts = []
-    for figure in ("accuracy", "macro_f1"):
+    for figure, limit in limits.items():
         interval = comparison[figure]
         here, there = evaluation["candidate"]["metrics"][figure], champion["metrics"][figure]
         words = (

@@ -65,7 +65,8 @@ def write_config(folder: Path) -> Path:
         "gates": {
             "min_accuracy": 0.55,
             "min_label_f1": None,
-            "margin": 0.02,
+            "margin": 0.03,
+            "margin_macro_f1": 0.06,
             "slice_pattern": "delivery-\\d",
             "max_calibration_error": 0.2,
         },

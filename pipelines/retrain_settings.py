@@ -100,8 +100,9 @@ class GatesSection(Section):
     Attributes:
         min_accuracy: share of the held-out sentences with the right label.
         min_label_f1: F1 of every label; a number for all, or one by label.
-        margin: by how much the new model's accuracy and macro F1 may lie below the champion's. The lower end of the
-            confidence interval of the difference has to be within it.
+        margin: by how much the new model's accuracy may lie below the champion's. The lower end of the confidence
+            interval of the difference has to be within it.
+        margin_macro_f1: the same for macro F1, whose interval is wider.
         confidence: of that interval.
         samples: bootstrap samples behind it.
         max_champion_fall: by how much the champion's own accuracy may have fallen since it was published. Labels that
@@ -120,6 +121,7 @@ class GatesSection(Section):
     min_accuracy: Share | None = 0.6
     min_label_f1: Share | dict[str, Share] | None = 0.2
     margin: Share | None = 0.01
+    margin_macro_f1: Share | None = 0.03
     confidence: float = Field(default=0.95, gt=0, lt=1)
     samples: int = Field(default=2000, ge=100)
     max_champion_fall: Share | None = 0.05

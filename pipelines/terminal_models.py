@@ -66,7 +66,9 @@ def _show_verdicts(verdicts: Sequence[Mapping[str, Any]], *, title: str) -> None
 def _number(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:,}" if isinstance(value, int) or float(value).is_integer() else f"{value:.4f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
 
 
 def _print(table: Table) -> None:

@@ -65,6 +65,7 @@ class Schedule:
                 "min_accuracy": 0.7,
                 "min_label_f1": 0.3,
                 "margin": 0.2,
+                "margin_macro_f1": 0.2,
                 "samples": 200,
                 "slice_pattern": "delivery-(.)",
                 "min_slice_documents": 10,
