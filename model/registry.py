@@ -193,7 +193,7 @@ class Registry:
         """
         with self._changing():
             versions = self.versions()
-            spared = {*versions[len(versions) - keep :], self.champion(), self.fallback(), *self._pinned()}
+            spared = {*versions[-keep:], self.champion(), self.fallback(), *self._pinned()}
             leaving = [version for version in versions if version not in spared]
             for version in leaving if not dry_run else []:
                 self._log("prune", version, who, why)

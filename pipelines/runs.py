@@ -149,7 +149,7 @@ class Workspace:
     def tidy(self, *, keep: int) -> None:
         """Removes what runs that are over have used up: all but the data and training of the latest `keep`."""
         runs = self._runs()
-        kept = [run for run in runs if not run.record_file.exists()] + runs[len(runs) - keep :]
+        kept = [run for run in runs if not run.record_file.exists()] + runs[-keep:]
         for run in runs:
             if run not in kept:
                 shutil.rmtree(run.folder / "training", ignore_errors=True)

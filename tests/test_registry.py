@@ -128,6 +128,7 @@ def test_prune_spares_what_is_needed(bundles: list[Bundle], tmp_path: Path) -> N
     registry = registry_of(tmp_path, bundles)
     registry.promote(3, why="better after all")
     registry.pin(1, "run")
+    assert registry.prune(keep=9, why="space") == registry.prune(keep=4, why="space") == []
     assert registry.prune(keep=1, why="space", dry_run=True) == [2, 4]
     assert registry.versions() == [1, 2, 3, 4, 5]
     # 5 is the newest and what a rollback brings back, 3 the champion, 1 is pinned.

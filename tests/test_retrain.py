@@ -23,7 +23,7 @@ from zygote import Zygote
 from model.bundle import Bundle, load_bundle
 from model.registry import Registry
 from pipelines.cli import main
-from pipelines.runs import Workspace
+from pipelines.runs import Outcome, Workspace
 
 FIRST, SECOND, THIRD = 160, 240, 300
 """How many documents the pool has after each of three deliveries."""
@@ -508,3 +508,23 @@ def test_workspaces_of_nothing(tmp_path: Path) -> None:
     assert (run.name, workspace.open("key", {"champion": None, "data": "d"}).name) == ("000001", "000001")
     assert os.listdir(tmp_path / "work" / "runs") == ["000001"]
     assert workspace.open("other", {"champion": None, "data": "d"}).name == "000002"
+
+
+def test_what_a_workspace_keeps(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    for number in range(1, 6):
+        run = workspace.open(f"key {number}", {"champion": None, "data": f"data {(number + 1) // 2}"})
+        (run.folder / "training").mkdir()
+        workspace.data_folder(run.facts["data"]).mkdir(parents=True, exist_ok=True)
+        if number < 5:
+            run.settle(Outcome.KEPT, "as a test")
+
+    def left() -> tuple[list[str], list[str]]:
+        trained = [path.parent.name for path in tmp_path.glob("runs/*/training")]
+        return sorted(trained), sorted(path.name for path in (tmp_path / "data").iterdir())
+
+    workspace.tidy(keep=9)
+    assert left() == ([f"00000{number}" for number in range(1, 6)], ["data 1", "data 2", "data 3"])
+    workspace.tidy(keep=2)
+    assert left() == (["000004", "000005"], ["data 2", "data 3"])
+    assert len(list(tmp_path.glob("runs/*/run.json"))) == 5
