@@ -70,11 +70,6 @@ class _Job:
     def champion(self) -> int | None:
         return self.run.facts["champion"]
 
-    @property
-    def holder(self) -> str:
-        """Under which the champion is pinned."""
-        return f"retrain-{digest(str(self.workspace.folder.resolve()))}"
-
     def step(self, name: str, make: Callable[[], Any]) -> Any:
         """Returns the content of the run's JSON file `name`, which is made where it is missing."""
         self.lock.check()
@@ -135,7 +130,9 @@ def _run_to_its_end(
     inputs = [{**fingerprint_source(source), "split": None} for source in match_sources(settings.retrain.input)]
     contents = [[PurePosixPath(str(source["path"])).name, source["sha256"]] for source in inputs]
     key = digest([contents, settings.deciding(), asdict(options)])
+    holder = f"retrain-{digest(str(workspace.folder.resolve()))}"  # of the pin of the champion
     if settled := workspace.settled(key):
+        registry.unpin(holder)  # by a run that was killed between its record and its end
         record = settled.read("record.json")
         reason = f"inputs and settings are those of run {settled.name}, which has ended as {record['outcome']}"
         return Result(Outcome.NOTHING_NEW, reason, record)
@@ -153,7 +150,7 @@ def _run_to_its_end(
     run = workspace.open(key, facts)
     job = _Job(settings, beam_options, workspace, registry, run, lock)
     if job.champion is not None:
-        registry.pin(job.champion, job.holder)
+        registry.pin(job.champion, holder)
     _say(f"run {run.name}: {len(inputs)} files, {_named(job.champion)}")
     with importing():
         _import_steps()
@@ -161,7 +158,7 @@ def _run_to_its_end(
         record = _steps(job, options)
     except DataError as error:
         record = run.settle(Outcome.INVALID_DATA, str(error))
-    registry.unpin(job.holder)
+    registry.unpin(holder)
     return Result(Outcome(record["outcome"]), record["reason"], record)
 
 
