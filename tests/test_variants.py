@@ -129,7 +129,7 @@ def test_outliers_are_masked_and_score_nothing(score_records: Path) -> None:
                 outlier = len(sentence) <= 10
                 shown = place - encoded.window.start
                 assert window.targets[shown] == pytest.approx(0.0 if outlier else score)
-                assert not outlier or len(spans[shown]) == len("badsentence") + 1  # letters, in the tiny vocabulary
+                assert (spans[shown].tolist() == [1, 3]) == outlier  # the placeholder is an [UNK] to the tiny vocabulary
                 masked += outlier
     assert masked > 0
 
@@ -303,7 +303,7 @@ def test_batches_of_one_step_count_as_one_batch(tiny_records: Path, tiny_setting
         classifier = compiled(still, tiny_settings, model=ModelSettings(dropout=0, crf=True))
         steps = group(ragged_dataset(batches), accumulate)
         assert int(steps.cardinality()) == 1
-        classifier.fit(steps, verbose=0)
+        classifier.fit(steps, verbose=0, shuffle=False)
         assert int(classifier.optimizer.iterations) == 1
         moved.append(classifier.get_weights())
     for one, other in zip(*moved, strict=True):
