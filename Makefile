@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo demo-full test lint format clean
+.PHONY: demo demo-full retrain-demo test lint format clean
 .DEFAULT_GOAL := test
 
 .venv/installed: setup.py constraints.txt
@@ -16,6 +16,9 @@ demo: .venv/installed
 
 demo-full: .venv/installed
 	$(BIN)/sepline demo --full
+
+retrain-demo: .venv/installed
+	$(BIN)/sepline demo --retrain
 
 lint: .venv/installed
 	$(BIN)/ruff check .

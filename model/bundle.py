@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from model.config import WindowSettings
 from model.errors import UserError
+from model.registry import resolve_model
 from model.vocabulary import Vocabulary
 
 BUNDLE_FORMAT = 2
@@ -64,16 +65,18 @@ class Bundle:
 def load_bundle(path: str | Path) -> Bundle:
     """Returns the bundle in a folder, having checked every file against the description.
 
+    A `REGISTRY/NAME` stands for the version that is its champion now.
+
     Raises:
         UserError: no bundle, one of another format, or one whose files were changed or lost.
     """
-    folder = Path(path)
+    folder = resolve_model(path)
     try:
         description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         description = None
     if not isinstance(description, dict) or "format" not in description:
-        hint = "give the `bundle` folder that `sepline train` wrote"
+        hint = "give the `bundle` folder that `sepline train` wrote, or the REGISTRY/NAME of a model"
         raise UserError(f"{folder}: not a bundle ({_DESCRIPTION} is missing or unreadable); {hint}")
     if description["format"] != BUNDLE_FORMAT:
         raise UserError(

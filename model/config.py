@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -16,11 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from model.errors import UserError
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A mapping of settings: unknown keys are refused, values are checked, nothing changes afterwards."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class EncoderSettings(_Section):
+class EncoderSettings(Section):
     """Which encoder reads the windows.
 
     Attributes:
@@ -45,7 +47,7 @@ class EncoderSettings(_Section):
     attention_dropout: float | None = Field(default=None, ge=0, lt=1)
 
 
-class WindowSettings(_Section):
+class WindowSettings(Section):
     """How documents are cut into windows.
 
     Attributes:
@@ -60,7 +62,7 @@ class WindowSettings(_Section):
     segment_ids: Literal["zeros", "alternating"] = "zeros"
 
 
-class DataSettings(_Section):
+class DataSettings(Section):
     """How labelled documents become training records.
 
     Attributes:
@@ -68,6 +70,8 @@ class DataSettings(_Section):
         target: what a model learns of each sentence: `labels`, or `scores` (regression).
         labels: the labels in the order that the model will know them; from the train split, the most frequent first,
             when absent.
+        revisions: `latest` to take a record's latest version where its id appears again, in a file later by name or
+            later in the same file, and to honour the deletions that MEDLINE's update files list; `keep` to take all.
         features: how many additional numbers come with each sentence; a document with another count is rejected.
         mask_outliers: True to read sentences of at most 10 or at least 600 characters as one placeholder word, and to
             give them the score 0, as the paper's code does for summarization.
@@ -79,6 +83,7 @@ class DataSettings(_Section):
     splits: dict[Literal["train", "dev", "test"], float] = {"train": 0.8, "dev": 0.1, "test": 0.1}
     target: Literal["labels", "scores"] = "labels"
     labels: tuple[str, ...] | None = None
+    revisions: Literal["keep", "latest"] = "keep"
     features: int = Field(default=0, ge=0)
     mask_outliers: bool = False
     sample: float = Field(default=1.0, gt=0, le=1)
@@ -93,7 +98,7 @@ class DataSettings(_Section):
         return splits
 
 
-class SentenceAttentionSettings(_Section):
+class SentenceAttentionSettings(Section):
     """The self-attention stack over the sentences of a document, for the `cls` head; the paper's sizes.
 
     Attributes:
@@ -117,7 +122,7 @@ class SentenceAttentionSettings(_Section):
         return self
 
 
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """The classifier on top of the encoder.
 
     Attributes:
@@ -135,7 +140,7 @@ class ModelSettings(_Section):
     sentence_attention: SentenceAttentionSettings = SentenceAttentionSettings()
 
 
-class TrainingSettings(_Section):
+class TrainingSettings(Section):
     """How the classifier is fine-tuned.
 
     Attributes:
@@ -181,7 +186,7 @@ class TrainingSettings(_Section):
         return weights
 
 
-class Settings(_Section):
+class Settings(Section):
     """All sections; see each for its keys."""
 
     encoder: EncoderSettings = EncoderSettings()
@@ -191,8 +196,20 @@ class Settings(_Section):
     training: TrainingSettings = TrainingSettings()
 
 
+S = TypeVar("S", bound=Settings)
+
+
 def load_settings(path: str | None = None, overrides: Sequence[str] = ()) -> Settings:
     """Returns the settings of a YAML file, with `SECTION.KEY=VALUE` overrides applied on top.
+
+    Raises:
+        UserError: the file is missing or no YAML mapping, or a key or value is not allowed.
+    """
+    return load_settings_as(Settings, path, overrides)
+
+
+def load_settings_as(kind: type[S], path: str | None, overrides: Sequence[str]) -> S:
+    """Returns settings with more sections than every verb has, as `load_settings` does.
 
     Raises:
         UserError: the file is missing or no YAML mapping, or a key or value is not allowed.
@@ -211,7 +228,7 @@ def load_settings(path: str | None = None, overrides: Sequence[str] = ()) -> Set
         if not isinstance(branch, dict):
             raise UserError(f"{path}: {section} is {branch!r}; give a mapping of settings")
         branch[name] = parsed
-    return settings_from_dict(tree, origin=path or "--set")
+    return _checked(kind, tree, origin=path or "--set")
 
 
 def settings_from_dict(tree: Mapping[str, Any], *, origin: str) -> Settings:
@@ -220,20 +237,26 @@ def settings_from_dict(tree: Mapping[str, Any], *, origin: str) -> Settings:
     Raises:
         UserError: a key or value is not allowed.
     """
+    return _checked(Settings, tree, origin=origin)
+
+
+def _checked(kind: type[S], tree: Mapping[str, Any], *, origin: str) -> S:
     try:
-        return Settings.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            known = ", ".join(_known_keys(first["loc"]))
+            known = ", ".join(_known_keys(kind, first["loc"]))
             raise UserError(f"{origin}: there is no setting {key}; known here: {known}") from None
+        if first["type"] == "missing":
+            raise UserError(f"{origin}: {key} is missing; give it a value") from None
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{origin}: {key} is {first['input']!r}: {message}") from None
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    section: Any = Settings
+def _known_keys(kind: type[Settings], location: tuple[int | str, ...]) -> list[str]:
+    section: Any = kind
     for part in location[:-1]:
         section = section.model_fields[part].annotation
     return list(section.model_fields)

@@ -19,3 +19,7 @@ class JobFailure(Exception):
 
 class Interrupted(KeyboardInterrupt):
     """The user stopped a job; the message says how far it came and how to go on. The exit code is 130."""
+
+
+class DataError(UserError):
+    """Data that were read and can't be used, where paths and settings are right."""

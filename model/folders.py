@@ -35,8 +35,8 @@ def claim_folder(folder: Path, mark_file: str, mark: Mapping[str, Any], *, overw
             raise UserError(
                 f"{folder}: was made with {difference(there, mark)}; name another --output, or --overwrite this one"
             )
-        shutil.rmtree(folder)
-    elif folder.exists() and any(folder.iterdir()):
+        _empty(folder, mark_file)
+    elif folder.exists() and any(path != _unfinished(file) for path in folder.iterdir()):
         raise UserError(f"{folder}: is not empty and has no {mark_file}; name another --output")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(file, mark)
@@ -44,9 +44,22 @@ def claim_folder(folder: Path, mark_file: str, mark: Mapping[str, Any], *, overw
 
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON under a temporary name and renames it, so that readers see all of it or none."""
-    fresh = path.with_name(f".{path.name}.writing")
+    fresh = _unfinished(path)
     fresh.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     fresh.replace(path)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.writing")
+
+
+def _empty(folder: Path, mark_file: str) -> None:
+    """Removes what is in a folder but its mark, so that a job killed meanwhile still finds whose folder it is."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != mark_file:
+            path.unlink()
 
 
 def difference(there: Any, here: Any, key: str = "") -> str:

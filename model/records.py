@@ -78,6 +78,7 @@ class Reason(StrEnum):
     UNKNOWN_LABEL = "unknown_label"
     LABELLED = "labelled"
     FAILED_WINDOW = "failed_window"
+    DELETION = "deletion"
 
 
 @dataclass(frozen=True, slots=True)

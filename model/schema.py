@@ -210,6 +210,16 @@ def reject_schema(metadata: Mapping[str, str]) -> pa.Schema:
     )
 
 
+def vocabulary_schema() -> pa.Schema:
+    """Returns the Arrow schema of the use of the vocabulary: one row a wordpiece that occurs, a count a split."""
+    import pyarrow as pa
+
+    counts = [pa.field(split, pa.int64(), nullable=False) for split in SPLITS]
+    return pa.schema(
+        [pa.field("piece_id", pa.int32(), nullable=False), pa.field("piece", pa.string(), nullable=False), *counts]
+    )
+
+
 def duplicate_schema() -> pa.Schema:
     """Returns the Arrow schema of the list of duplicates, one row for each document that is like another."""
     import pyarrow as pa

@@ -5,6 +5,7 @@ windows/SPLIT/part-*.tfrecord     their windows (`schema.TRAINING_RECORD`), one 
 transform/                        the tf.Transform graph that made the ids, tokenizer included
 rejects/part-*.parquet            records that could not train, and why
 duplicates.parquet                documents that stand in several splits, and ids that appear more than once
+vocabulary.parquet                how often each wordpiece occurs in each split
 stats.json                        labels, lengths, counts, settings, fingerprints
 COMPLETED                         written last; a folder without it is refused
 """
@@ -23,6 +24,7 @@ from model.errors import UserError
 
 DATA_FORMAT = 2
 STATS = "stats.json"
+VOCABULARY = "vocabulary.parquet"
 COMPLETED = "COMPLETED"
 
 

@@ -37,6 +37,10 @@ class Vocabulary:
         return self._ids["[PAD]"]
 
     @property
+    def unk_id(self) -> int:
+        return self._ids["[UNK]"]
+
+    @property
     def cls_id(self) -> int:
         return self._ids["[CLS]"]
 

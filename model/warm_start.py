@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -30,9 +32,9 @@ def warm_start(classifier: SentenceClassifier, bundle: Bundle, labels: Sequence[
         UserError: the bundle's model has other parts or other shapes.
     """
     prefix = str(bundle.path / "variables" / "variables")
-    body: dict[str, tf.Module] = {"encoder": classifier.encoder}
+    body = {"encoder": _with_lists(classifier.encoder)}
     if classifier.sentence_attention is not None:
-        body["sentence_attention"] = classifier.sentence_attention
+        body["sentence_attention"] = _with_lists(classifier.sentence_attention)
     saved = tf.train.Checkpoint(_classifier=tf.train.Checkpoint(**body))
     try:
         saved.read(prefix).expect_partial().assert_existing_objects_matched()
@@ -43,6 +45,21 @@ def warm_start(classifier: SentenceClassifier, bundle: Bundle, labels: Sequence[
             f"training.warm_start is {bundle.path}, whose model is not shaped like this one ({reason}); use the same "
             "encoder and model settings, or leave it out"
         ) from error
+
+
+def _with_lists(layer: keras.layers.Layer) -> tf.train.Checkpoint:
+    """Returns a layer with its parts named as a SavedModel names them, those in lists included.
+
+    Keras hides its lists from TensorFlow's checkpoints; nothing would be restored into these parts, without a word.
+    """
+    parts: dict[str, Any] = {
+        name: _with_lists(part) if isinstance(part, keras.layers.Layer) else part
+        for name, part in layer._trackable_children().items()
+    }
+    for name, items in vars(layer).items():
+        if isinstance(items, list) and items and not name.startswith("_"):
+            parts[name] = [_with_lists(item) if isinstance(item, keras.layers.Layer) else item for item in items]
+    return tf.train.Checkpoint(**parts)
 
 
 def _restore_head(

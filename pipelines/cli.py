@@ -1,6 +1,6 @@
 """The command line, `sepline VERB`. Nothing heavy is imported before a verb runs.
 
-Exit codes: 0 done, 1 failure, 2 a mistake in usage, settings or inputs; 130 interrupted.
+Exit codes: 0 done, 1 failure, 2 a mistake in usage, settings or inputs; 130 interrupted. `retrain` has more.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from model import __version__
@@ -100,16 +100,20 @@ def build_parser() -> argparse.ArgumentParser:
     _add_overwrite(verb)
 
     verb = _add_verb(verbs, "evaluate", _evaluate, "what a bundle is worth on a split, beside two baselines")
-    verb.add_argument("--model", required=True, metavar="BUNDLE", help="folder of the trained model")
+    verb.add_argument("--model", required=True, metavar="BUNDLE", help="folder of the trained model, or REGISTRY/NAME")
     verb.add_argument("--data", required=True, metavar="DIR", help="folder that `sepline preprocess` wrote")
     verb.add_argument("--split", choices=("train", "dev", "test"), default="test", help="default: test")
     _add_json(verb)
 
     _add_score(verbs)
 
+    _add_retrain(verbs)
+    _add_models(verbs)
+
     verb = _add_verb(verbs, "demo", _demo, "all of it on real MEDLINE records, each command shown before it runs")
     verb.add_argument("--output", default="build/demo", metavar="DIR", help="default: build/demo")
     verb.add_argument("--full", action="store_true", help="all abstracts and all layers: an hour or two on two cores")
+    verb.add_argument("--retrain", action="store_true", help="show three scheduled retrainings instead")
     return parser
 
 
@@ -227,10 +231,50 @@ def _score(options: argparse.Namespace) -> int:
     return _unreadable_sources(manifest["counts"], rejects) or int(failed > 0)
 
 
-def _demo(options: argparse.Namespace) -> None:
-    from pipelines.demo import run_demo
+def _retrain(options: argparse.Namespace) -> int:
+    import signal
 
-    run_demo(options.output, full=options.full)
+    from pipelines.retrain_settings import load_retrain_settings
+
+    settings = load_retrain_settings(options.config, options.set)
+    with quiet_imports():
+        from pipelines.retrain import retrain
+        from pipelines.terminal_models import show_decision, show_result
+    beam_options = _beam_options(options)
+    # Lets go of the lock, where the default would not.
+    default = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with redirect_stdout(sys.stderr):
+            result = retrain(
+                settings, beam_options=beam_options, take_over_lock=options.take_over_lock, importing=quiet_imports
+            )
+    finally:
+        signal.signal(signal.SIGTERM, default)
+    if options.json:
+        result_json = {"outcome": result.outcome, "reason": result.reason, "record": result.record}
+        print(json.dumps(result_json, indent=1))
+    else:
+        show_result(result.outcome, result.reason)
+        if options.explain:
+            show_decision(result.record)
+    return result.exit_code
+
+
+def _models(options: argparse.Namespace) -> None:
+    from pipelines.models import run_action
+
+    run_action(options)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    if options.retrain:
+        from pipelines.retrain_demo import run_retrain_demo
+
+        run_retrain_demo(options.output)
+    else:
+        from pipelines.demo import run_demo
+
+        run_demo(options.output, full=options.full)
 
 
 def _unreadable_sources(counts: Mapping[str, Any], rejects: str) -> int:
@@ -260,7 +304,7 @@ def _add_verb(verbs: Any, name: str, run: Any, summary: str, *, beam: bool = Fal
 
 def _add_score(verbs: Any) -> None:
     verb = _add_verb(verbs, "score", _score, "document collections -> predictions in Parquet", beam=True)
-    verb.add_argument("--model", required=True, metavar="BUNDLE", help="folder of the trained model")
+    verb.add_argument("--model", required=True, metavar="BUNDLE", help="folder of the trained model, or REGISTRY/NAME")
     _add_inputs(verb)
     verb.add_argument("--output", required=True, metavar="DIR", help="folder for the Parquet files")
     verb.add_argument("--limit", type=_positive, metavar="N", help="score only the first N records of each file")
@@ -278,6 +322,44 @@ def _add_score(verbs: Any) -> None:
     verb.add_argument("--resume", action="store_true", help="go on in --output though inputs or versions have changed")
     _add_overwrite(verb)
     _add_json(verb)
+
+
+def _add_retrain(verbs: Any) -> None:
+    verb = _add_verb(verbs, "retrain", _retrain, "new labelled files -> a published model, if it is better", beam=True)
+    verb.add_argument("--config", required=True, metavar="YAML", help="see runner_configs/retrain.yaml")
+    _add_override(verb)
+    verb.add_argument("--explain", action="store_true", help="print the decision table: every check and gate")
+    verb.add_argument("--take-over-lock", action="store_true", help="take over the lock of a run that has died")
+    _add_json(verb)
+    verb.epilog = (
+        "Exit codes: 0 published; 10 the champion was kept; 11 nothing new; 12 invalid data; 13 another run holds the "
+        "lock, or has left it behind; 1 failure; 2 a mistake in usage or settings. Flags of Beam itself follow "
+        "after --."
+    )
+
+
+def _add_models(verbs: Any) -> None:
+    verb = _add_verb(verbs, "models", _models, "the registry: versions of a model, and which one is the champion")
+    actions = verb.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, summary in (
+        ("list", "the versions of a model"),
+        ("show", "one version: what it is, how it came to be, and every change of it"),
+        ("promote", "make a version the champion"),
+        ("rollback", "make the champion before the present one the champion again"),
+        ("prune", "remove old versions; never the champion, the one before it, or one in use by an unfinished run"),
+    ):
+        action = actions.add_parser(name, help=summary, description=f"models {name}: {summary}.")
+        action.add_argument("model", metavar="REGISTRY/NAME", help="the model's folder in the registry")
+        if name in ("show", "promote"):
+            nargs = "?" if name == "show" else None
+            action.add_argument("version", type=_positive, nargs=nargs, metavar="N", help="the version's number")
+        if name == "prune":
+            action.add_argument("--keep", type=_positive, default=5, metavar="N", help="newest to keep (default: 5)")
+            action.add_argument("--dry-run", action="store_true", help="only say what would go")
+        if name in ("list", "show"):
+            _add_json(action)
+        else:
+            action.add_argument("--why", default="by hand", metavar="TEXT", help="reason, for the log")
 
 
 def _add_inputs(verb: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -298,6 +380,10 @@ def _add_reading(verb: argparse.ArgumentParser) -> None:
 
 def _add_settings(verb: argparse.ArgumentParser, sections: str) -> None:
     verb.add_argument("--config", metavar="YAML", help=f"settings file; the sections that count here: {sections}")
+    _add_override(verb)
+
+
+def _add_override(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--set",
         action="append",

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,33 +38,33 @@ def run_demo(output: str, *, full: bool) -> None:
     folder = Path(output) / ("full" if full else "quick")
     records, run, scored = folder / "records", folder / "run", folder / "scored"
     started = time.monotonic()
-    sample = _timed("Fetching the encoder and the MEDLINE sample (about 150 MB, once)", _fetch_all)
+    sample = timed(*FETCHING)
     labelled, unlabelled = str(sample / "pubmed21n1298.xml.gz"), str(sample / "pubmed20n0014.xml.gz")
 
     size = [] if full else ["--set", "data.sample=0.15"]
-    _verb(
+    verb(
         "Structured abstracts, labelled by their own section headings, become training records"
         + ("" if full else ", about one in seven of them"),
         ["preprocess", "--input", labelled, "--output", str(records), *size],
     )
     size = ["--set", "training.epochs=2"] + ([] if full else ["--set", "encoder.layers=4"])
-    _verb(
+    verb(
         "The encoder learns to label each sentence: " + ("2 epochs" if full else "its first 4 layers, 2 epochs"),
         ["train", "--data", str(records), "--output", str(run), *size],
     )
     bundle = str(run / "bundle")
-    _verb(
+    verb(
         "Test abstracts that it has never seen, beside two baselines",
         ["evaluate", "--model", bundle, "--data", str(records)],
     )
     inputs = [labelled, unlabelled] if full else [labelled]
     size = [] if full else ["--limit", "1500"]
-    _verb(
+    verb(
         "Unlabelled abstracts, plain text, are split into sentences and labelled",
         ["score", "--model", bundle, "--input", *inputs, "--output", str(scored), "--unlabelled-only", *size],
     )
     _look(scored)
-    print(f"\nAll done in {_duration(time.monotonic() - started)}.")
+    print(f"\nAll done in {duration(time.monotonic() - started)}.")
 
 
 def _look(scored: Path) -> None:
@@ -72,7 +72,7 @@ def _look(scored: Path) -> None:
 
     from pipelines.terminal import show_predictions
 
-    _heading("A look at the result")
+    heading("A look at the result")
     part = min(scored.glob("part-*.parquet"))
     table = pq.read_table(part, partitioning=None)
     labels = json.loads(table.schema.metadata[b"sepline.labels"])
@@ -92,29 +92,40 @@ def _fetch_all() -> Path:
     return fetch("medline-sample")
 
 
-def _verb(what: str, arguments: list[str]) -> None:
-    """Shows the command and runs it in a process of its own, as a user would."""
+FETCHING = ("Fetching the encoder and the MEDLINE sample (about 150 MB, once)", _fetch_all)
 
-    def run() -> None:
+
+def verb(what: str, arguments: list[str], *, accepted: Collection[int] = (0,)) -> int:
+    """Shows the command, runs it in a process of its own, as a user would, and returns its exit code.
+
+    Raises:
+        UserError: the exit code is not among the accepted ones.
+    """
+
+    def run() -> int:
         print(f"$ sepline {shlex.join(arguments)}", flush=True)
         code = subprocess.run([sys.executable, "-m", "pipelines.cli", *arguments], check=False).returncode
-        if code:
+        if code not in accepted:
             raise UserError(f"`sepline {arguments[0]}` ended with exit code {code}; its message stands above")
+        return code
 
-    _timed(what, run)
+    return timed(what, run)
 
 
-def _timed(what: str, step: Callable[[], T]) -> T:
-    _heading(what)
+def timed(what: str, step: Callable[[], T]) -> T:
+    """Shows what is done and how long it took, and returns what came of it."""
+    heading(what)
     started = time.monotonic()
     result = step()
-    print(f"({_duration(time.monotonic() - started)})", flush=True)
+    print(f"({duration(time.monotonic() - started)})", flush=True)
     return result
 
 
-def _heading(text: str) -> None:
+def heading(text: str) -> None:
+    """Prints a heading between two steps."""
     print(f"\n== {text}", flush=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Returns a time for people."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"

@@ -1,39 +1,43 @@
 """Documents that stand in several splits, and ids that appear more than once.
 
 A text that is both trained on and held out makes every figure on the held-out side too good, so such documents leave
-the train split. Repeated ids are reported and kept.
+the train split. Repeated ids are reported and kept, or with `data.revisions: latest` only their latest version stays.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from model.records import Document
+from model.records import Document, Reason, Reject
 from model.schema import duplicate_schema
 from pipelines.parts import write_table
 
 SAME_TEXT = "same_text"
 SAME_ID = "same_id"
+VERSIONS = "versions"
+SUPERSEDED = "superseded"
+DELETED = "deleted"
 _FILE = "duplicates.parquet"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a labelled document has been written.
+    """Where a record stands, and where its document has been written.
 
     Attributes:
-        split: its split.
+        split: its split; empty for a record that was not written, being rejected.
         part: the part file's name, without suffix.
         doc_id, source, record_index: as in `Document`.
+        deletes: True where the record says that the document is no more.
     """
 
     split: str
@@ -41,6 +45,7 @@ class Place:
     doc_id: str
     source: str
     record_index: int
+    deletes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +53,10 @@ class Duplicate:
     """A document that is like another.
 
     Attributes:
-        kind: `SAME_TEXT` or `SAME_ID`.
+        kind: `SAME_TEXT`, `SAME_ID`, `SUPERSEDED` or `DELETED`.
         group: the same for all documents that are alike.
         place: where it is.
-        dropped: True where it left the train split for that.
+        dropped: True where it left its split for that.
     """
 
     kind: str
@@ -60,11 +65,19 @@ class Duplicate:
     dropped: bool
 
 
-def duplicate_keys(document: Document, *, split: str, part: str) -> Iterator[tuple[str, Place]]:
+def duplicate_keys(document: Document, *, split: str, part: str, revisions: str) -> Iterator[tuple[str, Place]]:
     """Yields the keys under which documents that are alike meet: by their normalized text, and by their id."""
     place = Place(split, part, document.doc_id, document.source, document.record_index)
-    for kind, content in ((SAME_TEXT, normalized_text(document)), (SAME_ID, document.doc_id)):
-        yield f"{kind}/{hashlib.sha256(content.encode('utf-8')).hexdigest()[:32]}", place
+    yield _key(SAME_TEXT, normalized_text(document)), place
+    yield _key(VERSIONS if revisions == "latest" else SAME_ID, document.doc_id), place
+
+
+def revision_keys(reject: Reject, *, part: str) -> Iterator[tuple[str, Place]]:
+    """Yields the key under which a record that can't be used meets the earlier versions that it takes the place of."""
+    if reject.doc_id is not None:
+        deletes = reject.reason == Reason.DELETION
+        place = Place("", part, reject.doc_id, reject.source, reject.record_index, deletes)
+        yield _key(VERSIONS, reject.doc_id), place
 
 
 def normalized_text(document: Document) -> str:
@@ -75,6 +88,8 @@ def normalized_text(document: Document) -> str:
 def find_duplicates(key: str, places: Iterable[Place]) -> list[Duplicate]:
     """Returns the members of a group that has to be reported: a text in several splits, or an id of several records."""
     kind, _, group = key.partition("/")
+    if kind == VERSIONS:
+        return _find_superseded(group, set(places))
     members = sorted(set(places), key=lambda place: (place.source, place.record_index))
     splits = {place.split for place in members}
     if len(members) < 2 or (kind == SAME_TEXT and len(splits) < 2):
@@ -82,9 +97,42 @@ def find_duplicates(key: str, places: Iterable[Place]) -> list[Duplicate]:
     return [Duplicate(kind, group, place, dropped=kind == SAME_TEXT and place.split == "train") for place in members]
 
 
+def _find_superseded(group: str, versions: set[Place]) -> list[Duplicate]:
+    """Returns the written documents among the versions of a record that are not its latest."""
+    *earlier, latest = sorted(versions, key=_version_order)
+    kind = DELETED if latest.deletes else SUPERSEDED
+    return [Duplicate(kind, group, place, dropped=True) for place in earlier if place.split]
+
+
+def _version_order(place: Place) -> tuple[str, str, int]:
+    """Returns what versions are ordered by: the file's name first, so that files of several folders follow on."""
+    return PurePosixPath(place.source).name, place.source, place.record_index
+
+
+def _key(kind: str, content: str) -> str:
+    return f"{kind}/{hashlib.sha256(content.encode('utf-8')).hexdigest()[:32]}"
+
+
+def _settle(duplicates: Iterable[Duplicate]) -> list[Duplicate]:
+    """Returns the duplicates without those whose text is no more in several splits, once old versions have left."""
+    gone = {(one.place.source, one.place.record_index) for one in duplicates if one.kind in (SUPERSEDED, DELETED)}
+    texts: dict[str, list[Duplicate]] = defaultdict(list)
+    settled = []
+    for one in duplicates:
+        if one.kind != SAME_TEXT:
+            settled.append(one)
+        elif (one.place.source, one.place.record_index) not in gone:
+            texts[one.group].append(one)
+    for members in texts.values():
+        if len({one.place.split for one in members}) > 1:
+            settled += members
+    return settled
+
+
 def write_duplicates(duplicates: Sequence[Duplicate], folder: str) -> None:
     """Writes the list, one row a duplicate, in an order that depends on its content alone."""
-    ordered = sorted(duplicates, key=lambda one: (one.kind, one.group, one.place.source, one.place.record_index))
+    settled = _settle(duplicates)
+    ordered = sorted(settled, key=lambda one: (one.kind, one.group, one.place.source, one.place.record_index))
     schema = duplicate_schema()
     rows = [{"kind": one.kind, "group": one.group, **asdict(one.place), "dropped": one.dropped} for one in ordered]
     write_table(f"{folder}/{_FILE}", pa.Table.from_pylist(rows, schema=schema))
@@ -94,24 +142,25 @@ def drop_duplicates(folder: Path) -> Counter[str]:
     """Takes the documents listed as dropped out of their parts.
 
     Returns:
-        What changes in the counts: negative numbers of documents, sentences and labels of the train split, and how
-        many documents were dropped and ids repeated.
+        What changes in the counts: negative numbers of documents, sentences and labels of the splits, how many
+        documents were dropped from train, superseded or deleted, and how many ids are repeated.
     """
     table = pq.read_table(folder / _FILE)
     changes = Counter(
         repeated_ids=len(set(table.filter(pc.equal(table["kind"], SAME_ID))["group"].to_pylist())),
     )
-    dropped = table.filter(table["dropped"]).sort_by([("part", "ascending")]).to_pylist()
-    for part, rows in groupby(dropped, key=lambda row: row["part"]):
-        file = folder / "documents" / "train" / f"{part}.parquet"
-        indices = pa.array([row["record_index"] for row in rows], pa.int64())
+    dropped = table.filter(table["dropped"]).sort_by([("split", "ascending"), ("part", "ascending")]).to_pylist()
+    for (split, part), rows in groupby(dropped, key=lambda row: (row["split"], row["part"])):
+        kinds = {row["record_index"]: row["kind"] for row in rows}
+        file = folder / "documents" / split / f"{part}.parquet"
         documents = pq.read_table(file, partitioning=None)
-        leaves = pc.is_in(documents["record_index"], value_set=indices)
-        for row in documents.filter(leaves).select(["sentences", "labels"]).to_pylist():
-            changes["duplicates_dropped"] += 1
-            changes["documents.train"] -= 1
-            changes["sentences.train"] -= len(row["sentences"])
-            changes.subtract(f"labels.train.{label}" for label in row["labels"] or ())
+        leaves = pc.is_in(documents["record_index"], value_set=pa.array(list(kinds), pa.int64()))
+        for document in documents.filter(leaves).select(["record_index", "sentences", "labels"]).to_pylist():
+            kind = kinds[document["record_index"]]
+            changes["duplicates_dropped" if kind == SAME_TEXT else kind] += 1
+            changes[f"documents.{split}"] -= 1
+            changes[f"sentences.{split}"] -= len(document["sentences"])
+            changes.subtract(f"labels.{split}.{label}" for label in document["labels"] or ())
         remaining = documents.filter(pc.invert(leaves))
         if remaining.num_rows:
             write_table(str(file), remaining)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from model.schema import SPLITS, document_schema
 from pipelines.corpora import ReadOptions
 from pipelines.corpora.checks import wrong_features
 from pipelines.counts import read_counts, sum_counts, write_counts
-from pipelines.duplicates import duplicate_keys, find_duplicates, write_duplicates
+from pipelines.duplicates import Place, duplicate_keys, find_duplicates, revision_keys, write_duplicates
 from pipelines.parts import write_rejects, write_table
 from pipelines.sentences import SentenceSplitter, split_document
 from pipelines.units import Chunk, Unit, hash_share, part_prefix, read_chunks
@@ -37,6 +38,7 @@ def ingest(
     """Returns the counts of what was read; documents, rejects and the list of duplicates are files by then."""
     summary = str(folder / "ingest.json")
     splits = [(source["path"], source["split"]) for source in sources]
+    options = replace(options, deletions=data.revisions == "latest")
     write_documents = WriteDocuments(str(folder), data, max_sentences=options.max_sentences)
     with beam.Pipeline(options=beam_options) as pipeline:
         written = (
@@ -84,6 +86,8 @@ class WriteDocuments(beam.DoFn):
             if isinstance(result, Reject):
                 rejects.append(result)
                 counts[f"rejects.{result.reason}"] += 1
+                if self._data.revisions == "latest":
+                    yield from self._tagged(revision_keys(result, part=chunk.name))
             elif (split := assign_split(result.doc_id, self._data, given=chunk.unit.split)) is None:
                 counts["sampled_out"] += 1
             else:
@@ -91,13 +95,16 @@ class WriteDocuments(beam.DoFn):
                 counts[f"documents.{split}"] += 1
                 counts[f"sentences.{split}"] += len(result.sentences)
                 counts.update(f"labels.{split}.{label}" for label in result.labels or ())
-                for key, place in duplicate_keys(result, split=split, part=chunk.name):
-                    yield beam.pvalue.TaggedOutput(self.KEYS, (key, place))
+                revisions = self._data.revisions
+                yield from self._tagged(duplicate_keys(result, split=split, part=chunk.name, revisions=revisions))
         for split, members in documents.items():
             if members:
                 write_table(f"{self._folder}/documents/{split}/{chunk.name}.parquet", document_table(members))
         write_rejects(f"{self._folder}/rejects/{chunk.name}.parquet", rejects, {})
         yield counts
+
+    def _tagged(self, keys: Iterator[tuple[str, Place]]) -> Iterator[beam.pvalue.TaggedOutput]:
+        return (beam.pvalue.TaggedOutput(self.KEYS, keyed) for keyed in keys)
 
     def _trainable(self, document: Document) -> Document | Reject:
         return trainable(document, self._splitter, data=self._data, max_sentences=self._max_sentences)

@@ -28,7 +28,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 import model
 from model.config import DataSettings, Settings
 from model.encoder import check_budget, load_vocabulary
-from model.errors import UserError
+from model.errors import DataError, UserError
 from model.folders import claim_folder, write_json
 from model.schema import SPLITS, encode_training_record
 from model.training_data import COMPLETED, DATA_FORMAT, STATS, TrainingData, open_training_data
@@ -40,6 +40,7 @@ from pipelines.duplicates import drop_duplicates
 from pipelines.ingest import ingest
 from pipelines.sources import fingerprint_source, match_sources
 from pipelines.storage import write_bytes
+from pipelines.text_statistics import text_counts, text_statistics, write_vocabulary_use
 from pipelines.transform import (
     PASSED_THROUGH,
     Statistics,
@@ -89,12 +90,14 @@ def preprocess(
 
     counts = ingest(sources, folder, data=settings.data, options=options, beam_options=beam_options)
     counts.update(drop_duplicates(folder))
+    counts = +counts  # without the labels that have left a split
     _check_ingested(counts)
     parts = sorted(str(path.relative_to(folder / "documents")) for path in folder.glob("documents/*/part-*.parquet"))
     statistics = _analyze(parts, folder, vocabulary=vocabulary, data=settings.data, beam_options=beam_options)
     if settings.data.target == "labels":
         _check_labels(counts, statistics)
     counts.update(_transform(parts, folder, vocabulary=vocabulary, settings=settings, beam_options=beam_options))
+    write_vocabulary_use(counts, vocabulary, folder)
     write_json(folder / STATS, _stats(mark, counts, statistics, settings, vocabulary))
     (folder / COMPLETED).touch()
     return open_training_data(folder)
@@ -169,6 +172,7 @@ def write_windows(
     part = batch["part"][0].as_py()[0].decode()
     split = part.partition("/")[0]
     counts: Counter[str] = Counter()
+    counts.update(text_counts(batch["token_ids"], split))
     records = []
     data = settings.data
     target, column = ("labels", "label_ids") if data.target == "labels" else ("scores", "scores")
@@ -232,7 +236,7 @@ def _nested_arrays(column: pa.Array) -> Iterator[list[np.ndarray]]:
 def _check_ingested(counts: Counter[str]) -> None:
     if not counts["documents.train"]:
         reasons = ", ".join(f"{name[8:]} {n}" for name, n in sorted(counts.items()) if name.startswith("rejects."))
-        raise UserError(
+        raise DataError(
             f"no document can train: {counts['records']} records read, rejects: {reasons or 'none'}, "
             f"sampled out {counts['sampled_out']}; give documents whose every sentence has a label, or a score"
         )
@@ -242,7 +246,7 @@ def _check_labels(counts: Counter[str], statistics: Statistics) -> None:
     for split in SPLITS[1:]:
         names = {name.removeprefix(f"labels.{split}.") for name in counts if name.startswith(f"labels.{split}.")}
         if unknown := sorted(names - set(statistics.labels)):
-            raise UserError(
+            raise DataError(
                 f"the {split} split has labels that the train split has not: {', '.join(unknown)}; "
                 "map them with --label-map or name the labels to use in data.labels"
             )
@@ -302,6 +306,8 @@ def _stats(
             "rejected": sum(by_key("rejects").values()),
             "rejects": by_key("rejects"),
             "sampled_out": counts["sampled_out"],
+            "superseded": counts["superseded"],
+            "deleted": counts["deleted"],
             "duplicates_dropped": counts["duplicates_dropped"],
             "repeated_ids": counts["repeated_ids"],
             "documents": by_key("documents"),
@@ -318,5 +324,6 @@ def _stats(
         },
         "features": [{"mean": mean, "deviation": deviation} for mean, deviation in statistics.features],
         "window_lengths": {split: by_key(f"window_lengths.{split}") for split in SPLITS},
+        **text_statistics(counts, vocabulary),
         "window_sentences": {split: by_key(f"window_sentences.{split}") for split in SPLITS},
     }

@@ -111,6 +111,16 @@ def test_records_without_an_abstract_and_deleted_citations() -> None:
     assert items[0].excerpt.startswith("<PubmedArticle><MedlineCitation><PMID")
 
 
+def test_deletions_are_records_where_they_are_asked_for() -> None:
+    content = article_set(
+        article(1, text("A.")), "<DeleteCitation><PMID>2</PMID><PMID Version='1'>3</PMID></DeleteCitation>"
+    )
+    assert outline(read(content)) == ["1"]
+    items = read(content, deletions=True)
+    assert outline(items) == ["1", Reason.DELETION, Reason.DELETION]
+    assert [item.doc_id for item in items] == ["1", "2", "3"]
+
+
 BOOK = (
     "<PubmedBookArticle><BookDocument><PMID>9</PMID><Book><BookTitle>B</BookTitle></Book>"
     "<Abstract><AbstractText Label='AIMS'>A.</AbstractText></Abstract></BookDocument>"

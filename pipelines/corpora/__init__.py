@@ -95,7 +95,7 @@ def read_records(
     try:
         for item in _read_items(stream, source, options, start):
             if isinstance(item, Problem):
-                yield Reject(source, record_index, item.reason, item.message, excerpt=item.beginning)
+                yield Reject(source, record_index, item.reason, item.message, item.doc_id, item.beginning)
             else:
                 yield check_record(item, source, record_index, options=options)
             record_index += 1

@@ -21,13 +21,15 @@ class Problem(Exception):
         reason: the code to group by.
         message: what is wrong, in words.
         beginning: the beginning of the offending record.
+        doc_id: its identifier, where the parser knows it.
     """
 
-    def __init__(self, reason: Reason, message: str, beginning: str = "") -> None:
+    def __init__(self, reason: Reason, message: str, beginning: str = "", doc_id: str | None = None) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.beginning = beginning
+        self.doc_id = doc_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pipelines.corpora.labels import LabelMap
 from pipelines.corpora.options import ReadOptions
 
 # What holds the PMID and, below it, the record's own abstract. A sibling `OtherAbstract` (a translation, a lay summary)
-# is left out, and so are citations that are deleted: `DeleteCitation` is no record.
+# is left out. A `DeleteCitation` is read where `ReadOptions.deletions` asks for it.
 _HOLDERS = {
     "PubmedArticle": ("MedlineCitation", "Article/Abstract/AbstractText"),
     "PubmedBookArticle": ("BookDocument", "Abstract/AbstractText"),
@@ -33,7 +33,7 @@ def read_medline(stream: io.BufferedReader, options: ReadOptions) -> Iterator[Ra
     label_map = options.label_map or LabelMap.medline()
     parser = etree.XMLPullParser(
         events=("end",),
-        tag=tuple(_HOLDERS),
+        tag=(*_HOLDERS, "DeleteCitation") if options.deletions else tuple(_HOLDERS),
         resolve_entities=False,
         no_network=True,
         load_dtd=False,
@@ -49,7 +49,10 @@ def read_medline(stream: io.BufferedReader, options: ReadOptions) -> Iterator[Ra
         root, error = _feed(parser, block)
         bytes_since_record += len(block)
         for _, element in parser.read_events():
-            yield _parse_record(element, label_map)
+            if element.tag == "DeleteCitation":
+                yield from map(_parse_deletion, element.iterfind("PMID"))
+            else:
+                yield _parse_record(element, label_map)
             _free(element)
             records += 1
             bytes_since_record = 0
@@ -103,6 +106,14 @@ def _parse_record(element: etree._Element, label_map: LabelMap) -> RawRecord | P
     except Problem as problem:
         return Problem(problem.reason, problem.message, beginning())
     return RawRecord(beginning, doc_id=doc_id, sections=tuple(s for s in sections if not is_blank(s.text)))
+
+
+def _parse_deletion(pmid: etree._Element) -> Problem:
+    try:
+        doc_id = _flatten(pmid)
+    except Problem as problem:
+        return problem
+    return Problem(Reason.DELETION, f"the file deletes {doc_id}", doc_id=doc_id)
 
 
 def _parse_section(section: etree._Element, label_map: LabelMap) -> Section:

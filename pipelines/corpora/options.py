@@ -19,6 +19,7 @@ class ReadOptions:
         id_column, text_column, sentences_column, labels_column: the columns of tables and the keys of JSON lines.
         label_map: renames labels; None keeps the labels of JSON lines, PubMed-RCT and tables as they are, and reads
             MEDLINE headings by the map that comes with sepline.
+        deletions: whether the deletions listed in a MEDLINE update file are read, each as a reject with its own reason.
         max_record_bytes: the longest line, table row or XML record, in bytes.
         max_sentences: the most sentences of one document.
         max_sentence_chars: the longest given sentence, in characters.
@@ -34,6 +35,7 @@ class ReadOptions:
     sentences_column: str = "sentences"
     labels_column: str = "labels"
     label_map: LabelMap | None = None
+    deletions: bool = False
     max_record_bytes: int = 16 * 1024 * 1024
     max_sentences: int = 10_000
     max_sentence_chars: int = 100_000

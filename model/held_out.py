@@ -1,0 +1,131 @@
+"""Held-out documents as text, and what a bundle makes of them with its own tokenizer and windows.
+
+Two bundles with other vocabularies, windows or orders of labels can so be judged on the same documents; labels are
+matched by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.bundle import Bundle
+from model.engine import Engine
+from model.errors import DataError
+from model.records import EncodedWindow
+from model.tokenization import Tokenizer
+from model.training_data import TrainingData
+from model.windowing import encode_windows
+
+_CHUNK_DOCUMENTS = 500
+_TIMED_DOCUMENTS = 64
+_TIMED_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Labelled documents, as parallel tuples with an entry a document.
+
+    Attributes:
+        doc_ids, sources: as in `Document`.
+        sentences, labels: a tuple for each document.
+        features: for each document its additional numbers by sentence; empty where it has none.
+    """
+
+    doc_ids: tuple[str, ...]
+    sources: tuple[str, ...]
+    sentences: tuple[tuple[str, ...], ...]
+    labels: tuple[tuple[str, ...], ...]
+    features: tuple[Sequence[Sequence[float]], ...]
+
+    def document_of_sentence(self) -> np.ndarray:
+        """Returns int64 `[sentences]`, the index of each sentence's document."""
+        return np.repeat(np.arange(len(self.doc_ids)), [len(sentences) for sentences in self.sentences])
+
+
+def read_held_out(data: TrainingData, split: str, *, max_documents: int) -> HeldOut:
+    """Returns a split's documents, at most `max_documents` of them: those whose ids have the lowest hashes.
+
+    Raises:
+        DataError: the split is empty.
+    """
+    columns = ["doc_id", "source", "sentences", "labels", "features"]
+    parts = [pq.read_table(file, columns=columns, partitioning=None) for file in data.document_files(split)]
+    if not parts:
+        raise DataError(f"{data.path}: the {split} split is empty; there is nothing to judge a model on")
+    table = pa.concat_tables(parts)
+    ranks = [hashlib.sha256(doc_id.encode("utf-8")).digest() for doc_id in table["doc_id"].to_pylist()]
+    chosen = sorted(range(len(ranks)), key=ranks.__getitem__)[:max_documents]
+    table = table.take(pa.array(sorted(chosen)))
+    return HeldOut(
+        doc_ids=tuple(table["doc_id"].to_pylist()),
+        sources=tuple(table["source"].to_pylist()),
+        sentences=tuple(map(tuple, table["sentences"].to_pylist())),
+        labels=tuple(map(tuple, table["labels"].to_pylist())),
+        features=tuple(features or () for features in table["features"].to_pylist()),
+    )
+
+
+class Judge:
+    """A bundle loaded to read documents as text."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self._engine = Engine.load(bundle)
+        self._tokenizer = Tokenizer(bundle.vocabulary, mask_outliers=bundle.mask_outliers)
+
+    def read(self, held_out: HeldOut, *, first: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Returns label ids `[sentences]` and probabilities `[sentences, labels]` of the documents' sentences in a row.
+
+        Both follow the bundle's order of labels.
+
+        Args:
+            held_out: the documents.
+            first: how many of them to read; all when None.
+        """
+        documents = list(zip(held_out.sentences, held_out.features, strict=True))[:first]
+        label_ids, probabilities = [], []
+        for start in range(0, len(documents), _CHUNK_DOCUMENTS):
+            windows = list(self._windows(documents[start : start + _CHUNK_DOCUMENTS]))
+            for encoded, outputs in zip(windows, self._engine.run(windows), strict=True):
+                window = encoded.window
+                owned = slice(window.owned_start - window.start, window.owned_end - window.start)
+                label_ids.append(outputs["label_ids"][owned])
+                probabilities.append(outputs["probabilities"][owned])
+        return np.concatenate(label_ids), np.concatenate(probabilities)
+
+    def _windows(self, documents: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> Iterator[EncodedWindow]:
+        vocabulary = self.bundle.vocabulary
+        tokens = self._tokenizer.tokenize([sentence for sentences, _ in documents for sentence in sentences])
+        by_sentence = np.split(tokens.values.numpy(), tokens.row_limits().numpy()[:-1])
+        first = 0
+        for sentences, features in documents:
+            ids = by_sentence[first : first + len(sentences)]
+            first += len(sentences)
+            yield from encode_windows(
+                ids,
+                self.bundle.window,
+                cls_id=vocabulary.cls_id,
+                sep_id=vocabulary.sep_id,
+                features=self.bundle.standardize(features) if self.bundle.features else None,
+            )
+
+
+def measure_speed(judges: Sequence[Judge], held_out: HeldOut) -> list[float]:
+    """Returns each judge's sentences a second on the same few documents: the best of some rounds, taken in turn."""
+    sentences = sum(len(one) for one in held_out.sentences[:_TIMED_DOCUMENTS])
+    best = [float("inf")] * len(judges)
+    for timed in [False] + [True] * _TIMED_ROUNDS:  # the first round compiles
+        for index, judge in enumerate(judges):
+            started = time.perf_counter()
+            judge.read(held_out, first=_TIMED_DOCUMENTS)
+            if timed:
+                best[index] = min(best[index], time.perf_counter() - started)
+    return [sentences / seconds for seconds in best]

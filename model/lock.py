@@ -1,0 +1,198 @@
+"""A lock with an owner and an expiry, for work that must not overlap on whatever machines it is started.
+
+The owner refreshes the lock while it runs. A lock is stale when it has expired, or when its owner's process on this
+machine is gone; a stale one is taken over only by those who ask for that. The file is read and written under `flock`,
+which the operating system lets go of by itself, so that two can never both take it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+from model.errors import UserError
+from model.folders import write_json
+
+_REFRESHES_AN_EXPIRY = 4
+
+
+class LockHeldError(UserError):
+    """Another run holds the lock, or has left it stale behind."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a lock.
+
+    Attributes:
+        token: of this one acquisition.
+        host, namespace: the machine, and on Linux the space in which `pid` counts: containers have their own.
+        pid, process_started: the process, and on Linux when it began, as process numbers come round again.
+        since: when the lock was taken, UTC, ISO 8601.
+        expires: when it ends unless refreshed, seconds since 1970.
+    """
+
+    token: str
+    host: str
+    namespace: str
+    pid: int
+    process_started: str
+    since: str
+    expires: float
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.since}"
+
+
+class RunLock:
+    """Held from `with` to its end; refreshed in the background.
+
+    Example:
+        with RunLock(Path("work/lock.json"), expiry=3600, take_over=False) as lock:
+            lock.check()
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        expiry: float,
+        take_over: bool,
+        report: Callable[[str], None] = lambda message: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Sets a lock up without taking it.
+
+        Args:
+            path: the lock's file.
+            expiry: seconds for which it stands without being refreshed.
+            take_over: True to take over a stale one.
+            report: is told of a lock that was taken over.
+            clock: seconds since 1970.
+        """
+        self._path, self._expiry, self._take_over, self._report, self._clock = path, expiry, take_over, report, clock
+        self._stopped = threading.Event()
+        self._refresher = threading.Thread(target=self._refresh, daemon=True)
+
+    def __enter__(self) -> RunLock:
+        """Takes the lock.
+
+        Raises:
+            LockHeldError: another holds it, or it is stale and is not to be taken over.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._guarded():
+            if there := self._read():
+                self._take_from(there)
+            self._owner = Owner(
+                token=uuid.uuid4().hex,
+                host=platform.node(),
+                namespace=_namespace(),
+                pid=os.getpid(),
+                process_started=_process_started(os.getpid()),
+                since=datetime.now(UTC).isoformat(timespec="seconds"),
+                expires=self._clock() + self._expiry,
+            )
+            write_json(self._path, asdict(self._owner))
+        self._refresher.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._refresher.join()
+        with self._guarded():
+            if self._is_ours():
+                self._path.unlink()
+
+    def check(self) -> None:
+        """Makes sure that the lock is still ours.
+
+        Raises:
+            LockHeldError: another has taken it over, as happens to a machine that slept beyond the expiry.
+        """
+        if not self._is_ours():
+            raise LockHeldError(f"{self._path}: the lock was taken over by {self._read() or 'nobody'}; this run ends")
+
+    def _take_from(self, there: Owner) -> None:
+        """Raises unless the lock there is stale and may be taken over."""
+        if there.expires <= self._clock():
+            state = "it has expired"
+        elif _is_gone(there):
+            state = "that process is gone"
+        else:
+            raise LockHeldError(f"{self._path}: {there} is running; wait for its end")
+        if not self._take_over:
+            raise LockHeldError(
+                f"{self._path}: a stale lock of {there}, {state}; make sure that it has ended and give --take-over-lock"
+            )
+        self._report(f"took over the lock of {there}: {state}")
+
+    def _refresh(self) -> None:
+        while not self._stopped.wait(self._expiry / _REFRESHES_AN_EXPIRY):
+            with self._guarded():
+                if not self._is_ours():
+                    return
+                self._owner = replace(self._owner, expires=self._clock() + self._expiry)
+                write_json(self._path, asdict(self._owner))
+
+    def _is_ours(self) -> bool:
+        there = self._read()
+        return there is not None and there.token == self._owner.token
+
+    def _read(self) -> Owner | None:
+        try:
+            return Owner(**json.loads(self._path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{self._path}: is no lock that this sepline can read; remove it if no run is on"
+            ) from error
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        with open(self._path.with_name(f".{self._path.name}.guard"), "w", encoding="utf-8") as guard:
+            fcntl.flock(guard, fcntl.LOCK_EX)
+            yield
+
+
+def _is_gone(owner: Owner) -> bool:
+    """Returns whether the owner's process can be seen to have ended: only from where its number means the same."""
+    if (owner.host, owner.namespace) != (platform.node(), _namespace()):
+        return False
+    try:
+        os.kill(owner.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's
+        pass
+    return _process_started(owner.pid) != owner.process_started
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _process_started(pid: int) -> str:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[0] == "Z" else fields[19]

@@ -1,0 +1,336 @@
+"""A model's numbered, immutable versions, and the pointer to the one in use, the champion.
+
+REGISTRY/NAME/
+    versions/000007/   a bundle each; TensorFlow Serving takes `versions` as a model's base path
+    records/000007/    how the version came to be, in files of whoever added it
+    champion.json      the pointer, replaced as a whole
+    changes.jsonl      every change, with who, when and why; only ever added to
+    pins/              versions that unfinished work still needs, a file each
+
+A change of the champion is written down first and done then, so that one which was cut short is completed by the next
+change. Registries lie on a filesystem with atomic renames and `flock`: a local one, NFS 4, a shared volume.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model.errors import UserError
+from model.folders import write_json
+
+if TYPE_CHECKING:
+    from model.bundle import Bundle
+
+_VERSIONS, _RECORDS, _PINS = "versions", "records", "pins"
+_POINTER, _CHANGES, _LOCK = "champion.json", "changes.jsonl", ".lock"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A line of the log.
+
+    Attributes:
+        change: `add`, `promote`, `rollback` or `prune`.
+        version: the version that was added or removed, or that is the champion from here on.
+        who: the user and machine that did it.
+        when: UTC, ISO 8601.
+        why: in words.
+    """
+
+    change: str
+    version: int
+    who: str
+    when: str
+    why: str
+
+
+def resolve_model(path: str | Path) -> Path:
+    """Returns the folder of the bundle that a path names: the champion of a `REGISTRY/NAME`, any other path itself.
+
+    Raises:
+        UserError: the path is a `REGISTRY/NAME` without a champion.
+    """
+    folder = Path(path)
+    if not (folder / _VERSIONS).is_dir():
+        return folder
+    registry = Registry(folder)
+    version = registry.champion()
+    if version is None:
+        raise UserError(f"{folder}: has no champion yet; promote a version with `sepline models promote {folder} N`")
+    return registry.version_path(version)
+
+
+def whoami() -> str:
+    """Returns the user and the machine, as they stand in the log."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = str(os.getuid())
+    return f"{user}@{platform.node()}"
+
+
+class Registry:
+    """One model's folder, `REGISTRY/NAME`."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def version_path(self, version: int) -> Path:
+        """Returns the bundle folder of a version, there or not."""
+        return self.folder / _VERSIONS / f"{version:06d}"
+
+    def record_path(self, version: int) -> Path:
+        """Returns the folder of what is recorded about a version; it outlives the version."""
+        return self.folder / _RECORDS / f"{version:06d}"
+
+    def versions(self) -> list[int]:
+        """Returns the versions that are there, ascending."""
+        return _numbered(self.folder / _VERSIONS)
+
+    def champion(self) -> int | None:
+        """Returns the version in use, or None before the first."""
+        try:
+            return int(json.loads((self.folder / _POINTER).read_text(encoding="utf-8"))["version"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            hint = f"promote a version with `sepline models promote {self.folder} N`"
+            raise UserError(f"{self.folder / _POINTER}: can't be read ({error}); {hint}") from error
+
+    def changes(self) -> list[Change]:
+        """Returns the log, oldest first."""
+        return [Change(**json.loads(line)) for line in _whole_lines(self.folder / _CHANGES)]
+
+    def fallback(self) -> int | None:
+        """Returns the version that a rollback would bring back: the champion before the present one."""
+        former = self._succession()[:-1]
+        return former[-1] if former else None
+
+    def find(self, fingerprint: str) -> int | None:
+        """Returns the version that holds the bundle with a fingerprint."""
+        for version in self.versions():
+            description = json.loads((self.version_path(version) / "bundle.json").read_text(encoding="utf-8"))
+            if description["fingerprint"] == fingerprint:
+                return version
+        return None
+
+    def add(self, bundle: Bundle, *, why: str, who: str | None = None, records: Sequence[Path] = ()) -> int:
+        """Returns the new version that holds a copy of the bundle; the old one where it has been added already.
+
+        Args:
+            bundle: what to add.
+            why, who: for the log.
+            records: files to keep beside the version.
+        """
+        with self._changing():
+            version = self.find(bundle.fingerprint)
+            if version is None:
+                taken = [*self.versions(), *(change.version for change in self.changes())]
+                version = max(taken, default=0) + 1
+                _copy_into(self.record_path(version), records)
+                _copy_into(self.version_path(version), sorted(bundle.path.iterdir()))
+            if not any(change.change == "add" and change.version == version for change in self.changes()):
+                self._log("add", version, who, why)
+            return version
+
+    def promote(self, version: int, *, why: str, who: str | None = None) -> None:
+        """Makes a version the champion; does nothing where it is.
+
+        Raises:
+            UserError: there is no such version.
+        """
+        with self._changing():
+            self._promote(version, who, why)
+
+    def publish(self, version: int, *, champion: int | None, why: str, who: str | None = None) -> None:
+        """Makes a version the champion in place of the one that it was compared with.
+
+        Does nothing where it has been made so before: a rollback since then stands.
+
+        Raises:
+            UserError: there is no such version, or another champion by now.
+        """
+        with self._changing():
+            if any(change.change == "promote" and change.version == version for change in self.changes()):
+                return
+            if self.champion() != champion:
+                was, now = (f"version {one}" if one else "none" for one in (champion, self.champion()))
+                raise UserError(f"{self.folder}: the champion is {now} by now, where it was {was}; run again")
+            self._promote(version, who, why)
+
+    def rollback(self, *, why: str, who: str | None = None) -> int:
+        """Returns the version that is the champion again: the one before the present.
+
+        Raises:
+            UserError: there is none before it.
+        """
+        with self._changing():
+            version = self.fallback()
+            if version is None:
+                raise UserError(f"{self.folder}: there is no earlier champion to go back to")
+            self._log("rollback", version, who, why)
+            self._point(version)
+            return version
+
+    def prune(self, *, keep: int, why: str, who: str | None = None, dry_run: bool = False) -> list[int]:
+        """Removes old versions and returns them; their records stay.
+
+        What stays: the newest `keep`, the champion, what a rollback would bring back, and what is pinned.
+
+        Raises:
+            UserError: there is no such registry.
+        """
+        with self._changing():
+            versions = self.versions()
+            spared = {*versions[-keep:], self.champion(), self.fallback(), *self._pinned()}
+            leaving = [version for version in versions if version not in spared]
+            for version in leaving if not dry_run else []:
+                self._log("prune", version, who, why)
+                self._remove(version)
+            return leaving
+
+    def pin(self, version: int, holder: str) -> None:
+        """Keeps a version from being pruned until `holder` lets go of it; a holder pins one version at a time."""
+        with self._changing():
+            self._check(version)
+            (self.folder / _PINS).mkdir(exist_ok=True)
+            write_json(self.folder / _PINS / f"{holder}.json", {"version": version})
+
+    def unpin(self, holder: str) -> None:
+        """Lets go of what `holder` has pinned, if anything."""
+        (self.folder / _PINS / f"{holder}.json").unlink(missing_ok=True)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Holds the registry's lock, with whatever an earlier change left undone completed."""
+        (self.folder / _VERSIONS).mkdir(parents=True, exist_ok=True)
+        with open(self.folder / _LOCK, "w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _cut_torn_line(self.folder / _CHANGES)
+            succession = self._succession()
+            if succession and succession[-1] != _pointed_to(self.folder / _POINTER):
+                self._point(succession[-1])
+            for change in self.changes():
+                if change.change == "prune":
+                    self._remove(change.version)
+            yield
+
+    def _succession(self) -> list[int]:
+        """Returns the champions that a rollback can go back through, the present one last."""
+        succession: list[int] = []
+        there = set(self.versions())
+        for change in self.changes():
+            if change.change == "promote":
+                succession.append(change.version)
+            elif change.change == "rollback":
+                while succession and succession[-1] != change.version:
+                    succession.pop()
+        return [version for version in succession if version in there]
+
+    def _pinned(self) -> set[int]:
+        files = (self.folder / _PINS).glob("*.json")
+        return {int(json.loads(file.read_text(encoding="utf-8"))["version"]) for file in files}
+
+    def _promote(self, version: int, who: str | None, why: str) -> None:
+        self._check(version)
+        if self.champion() != version:
+            self._log("promote", version, who, why)
+            self._point(version)
+
+    def _check(self, version: int) -> None:
+        if version not in self.versions():
+            there = ", ".join(str(one) for one in self.versions()) or "none"
+            raise UserError(f"{self.folder}: has no version {version}; there are: {there}")
+
+    def _log(self, change: str, version: int, who: str | None, why: str) -> None:
+        line = Change(change, version, who or whoami(), datetime.now(UTC).isoformat(timespec="seconds"), why)
+        with open(self.folder / _CHANGES, "a", encoding="utf-8") as log:
+            log.write(json.dumps(asdict(line)) + "\n")
+            log.flush()
+            os.fsync(log.fileno())
+
+    def _point(self, version: int) -> None:
+        fresh = self.folder / f".{_POINTER}.writing"
+        with open(fresh, "w", encoding="utf-8") as file:
+            file.write(json.dumps({"version": version}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self.folder / _POINTER)
+        _sync_folder(self.folder)
+
+    def _remove(self, version: int) -> None:
+        """Takes a version away by one rename before its files go, so that no reader finds half of one."""
+        path = self.version_path(version)
+        going = path.with_name(f".{path.name}.going")
+        if path.exists():
+            shutil.rmtree(going, ignore_errors=True)
+            path.rename(going)
+        if going.exists():
+            shutil.rmtree(going)
+
+
+def _numbered(folder: Path) -> list[int]:
+    return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit())
+
+
+def _pointed_to(pointer: Path) -> int | None:
+    try:
+        return int(json.loads(pointer.read_text(encoding="utf-8"))["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _copy_into(target: Path, items: Sequence[Path]) -> None:
+    """Copies files and folders into a new, read-only folder that appears whole, on disk before it has its name."""
+    fresh = target.with_name(f".{target.name}.writing")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    for item in items:
+        if item.is_dir():
+            shutil.copytree(item, fresh / item.name)
+        else:
+            shutil.copy(item, fresh / item.name)
+    for path in sorted(fresh.rglob("*"), reverse=True):
+        if path.is_dir():
+            _sync_folder(path)
+        else:
+            path.chmod(0o444)
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    _sync_folder(fresh)
+    if target.exists():  # a record whose version never came to be
+        shutil.rmtree(target)
+    fresh.rename(target)
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _whole_lines(file: Path) -> list[str]:
+    """Returns the lines that end; one that was cut short says nothing."""
+    if not file.exists():
+        return []
+    return [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _cut_torn_line(file: Path) -> None:
+    if file.exists() and not (content := file.read_bytes()).endswith(b"\n") and content:
+        with open(file, "r+b") as log:
+            log.truncate(content.rfind(b"\n") + 1)

@@ -1,0 +1,30 @@
+"""Commands that are told how a run has ended, for mail or chat. Whatever they do, the outcome stands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+_SECONDS = 300
+_STANDARD_ERROR = 2  # standard output is for the record, with --json
+
+
+def run_hook(command: str, *, outcome: str, reason: str, record: Path | None) -> str | None:
+    """Runs a shell command and returns what went wrong with it, if anything.
+
+    It finds SEPLINE_OUTCOME, SEPLINE_REASON and SEPLINE_RECORD in its environment; the last is the path of the run's
+    record, or of its error, and empty where there was no run.
+    """
+    told = {
+        "SEPLINE_OUTCOME": outcome,
+        "SEPLINE_REASON": reason,
+        "SEPLINE_RECORD": "" if record is None else str(record),
+    }
+    try:
+        done = subprocess.run(
+            command, shell=True, env={**os.environ, **told}, stdout=_STANDARD_ERROR, timeout=_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"the hook {command!r} was stopped after {_SECONDS} s"
+    return f"the hook {command!r} ended with exit code {done.returncode}" if done.returncode else None

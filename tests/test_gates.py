@@ -1,0 +1,147 @@
+"""The checks of the data and the gates of the model, one limit after the other, without training anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipelines.data_checks import check_data
+from pipelines.drift import Profile
+from pipelines.gates import judge
+from pipelines.retrain_settings import ChecksSection, GatesSection
+
+
+def profile(**changes: Any) -> Profile:
+    stats: dict[str, Any] = {
+        "label_counts": {"train": {"a": 600, "b": 400}},
+        "document_lengths": {"train": {"100": 100, "200": 100}},
+        "document_sentences": {"train": {"5": 200}},
+        "lengths": {"mean_tokens": 150.0, "mean_sentences": 5.0},
+        "vocabulary": {"train": {"tokens": 30_000, "unknown": 30}},
+        "counts": {
+            "records": 1000,
+            "rejects": {"no_text": 100},
+            "documents": {"train": 200, "dev": 30, "test": 60},
+            "duplicates_dropped": 2,
+        },
+    }
+    counts = stats["counts"] | changes.pop("counts", {})
+    return Profile(stats | {"counts": counts} | changes, {"the": 20_000, "cell": 9_970, "[UNK]": 30})
+
+
+def verdicts_of_data(now: Profile, champion: Profile | None, **settings: Any) -> dict[str, tuple[str, str]]:
+    found = check_data(now, champion, settings=ChecksSection(**settings), held_out="test", expected_labels=None)
+    return {one.name: (one.verdict, one.words) for one in found}
+
+
+def test_good_data_pass_and_without_a_champion_some_checks_are_skipped() -> None:
+    assert {verdict for verdict, _ in verdicts_of_data(profile(), profile()).values()} == {"pass"}
+    first = verdicts_of_data(profile(), None)
+    assert {name for name, (verdict, _) in first.items() if verdict == "skipped"} == {
+        "labels",
+        "reject_rise",
+        "label_drift",
+        "length_drift",
+        "sentences_drift",
+        "vocabulary_drift",
+    }
+
+
+@pytest.mark.parametrize(
+    ("now", "failing", "words"),
+    [
+        (profile(label_counts={"train": {"a": 1000}}), {"labels", "label_drift"}, "b missing"),
+        (profile(label_counts={"train": {"a": 600, "b": 399, "c": 1}}), {"labels"}, "c new"),
+        (profile(label_counts={"train": {"a": 400, "b": 600}}), {"label_drift"}, "a -20.0%"),
+        (profile(counts={"documents": {"train": 99, "test": 60}}), {"train_documents"}, "99 documents to train on"),
+        (profile(counts={"documents": {"train": 200}}), {"held_out_documents"}, "0 documents to judge"),
+        (profile(counts={"rejects": {"broken_source": 1}}), {"broken_sources"}, "1 files"),
+        (profile(counts={"rejects": {"wrong_type": 11}}), {"damaged_records"}, "wrong_type 1.10%"),
+        (profile(counts={"rejects": {"no_text": 201}}), {"reject_rise"}, "no_text: 20.10% of the records, +10.10%"),
+        (profile(counts={"duplicates_dropped": 30}), {"duplicates"}, "30 train documents"),
+        (profile(vocabulary={"train": {"tokens": 100, "unknown": 3}}), {"unknown_wordpieces"}, "3.00%"),
+        (profile(document_lengths={"train": {"50": 100, "200": 100}}), {"length_drift"}, "distance 0.7071"),
+        (profile(document_sentences={"train": {"9": 200}}), {"sentences_drift"}, "distance 1.0000"),
+    ],
+)
+def test_every_check_fails_for_its_own_reason(now: Profile, failing: set[str], words: str) -> None:
+    found = verdicts_of_data(now, profile())
+    assert {name for name, (verdict, _) in found.items() if verdict == "fail"} == failing
+    assert any(words in said for name, (_, said) in found.items() if name in failing), found
+
+
+def test_a_check_without_a_limit_is_skipped() -> None:
+    now = profile(label_counts={"train": {"a": 1000}})
+    found = verdicts_of_data(now, profile(), same_labels=False, max_label_drift=None)
+    assert found["labels"][0] == found["label_drift"][0] == "skipped"
+
+
+def model(accuracy: float, **changes: Any) -> dict[str, Any]:
+    labels = {"a": {"f1": accuracy, "support": 700}, "b": {"f1": accuracy, "support": 300}}
+    metrics = {"accuracy": accuracy, "macro_f1": accuracy, "calibration_error": 0.05, "labels": labels}
+    return {"metrics": metrics, "size_mb": 90.0, "speed": 100.0} | changes
+
+
+def evaluation(candidate: dict[str, Any], *, low: float = 0.001, **changes: Any) -> dict[str, Any]:
+    interval = {"difference": low + 0.01, "low": low, "high": low + 0.02}
+    champion = model(0.8) | {"version": 6, "accuracy_when_published": 0.81}
+    return {
+        "sentences": 1000,
+        "candidate": candidate,
+        "champion": champion,
+        "comparison": {"confidence": 0.95, "accuracy": interval, "macro_f1": interval},
+        "slices": [{"name": "26", "documents": 80, "first": 0.8, "second": 0.82}],
+    } | changes
+
+
+def verdicts_of_model(found: dict[str, Any], **settings: Any) -> dict[str, tuple[str, str]]:
+    return {one.name: (one.verdict, one.words) for one in judge(found, GatesSection(**settings))}
+
+
+def test_a_better_model_passes_every_gate() -> None:
+    found = verdicts_of_model(evaluation(model(0.82)), max_size_mb=100, min_speed=50)
+    assert {verdict for verdict, _ in found.values()} == {"pass"}
+    assert "0.8200 against version 6's 0.8000" in found["champion.accuracy"][1]
+    assert "95% interval +0.0010 to +0.0210" in found["champion.accuracy"][1]
+
+
+def test_the_first_model_needs_only_the_absolute_gates() -> None:
+    found = verdicts_of_model(evaluation(model(0.7), champion=None, comparison=None, slices=[]))
+    assert {name for name, (verdict, _) in found.items() if verdict == "pass"} == {
+        "accuracy",
+        "f1.a",
+        "f1.b",
+        "calibration",
+    }
+    assert "fail" not in {verdict for verdict, _ in found.values()}
+
+
+@pytest.mark.parametrize(
+    ("found", "settings", "failing"),
+    [
+        (evaluation(model(0.59)), {}, {"accuracy"}),
+        (evaluation(model(0.82)), {"min_label_f1": 0.83}, {"f1.a", "f1.b"}),
+        (evaluation(model(0.82)), {"min_label_f1": {"b": 0.83}}, {"f1.b"}),
+        (evaluation(model(0.82), low=-0.0101), {}, {"champion.accuracy"}),
+        (evaluation(model(0.82), low=-0.0301), {"margin": 0.04}, {"champion.macro_f1"}),
+        (evaluation(model(0.82), low=-0.01), {}, set()),
+        (evaluation(model(0.82), low=-0.2), {"margin": None, "margin_macro_f1": None}, set()),
+        (
+            evaluation(model(0.82), champion=model(0.8) | {"version": 6, "accuracy_when_published": 0.86}),
+            {},
+            {"champion.fall"},
+        ),
+        (evaluation(model(0.82)), {"max_slice_drop": 0.01}, {"slice.26"}),
+        (evaluation(model(0.82)), {"max_slice_drop": 0.01, "min_slice_documents": 81}, set()),
+        (evaluation(model(0.82)), {"max_calibration_error": 0.04}, {"calibration"}),
+        (evaluation(model(0.82)), {"max_size_mb": 80}, {"size"}),
+        (evaluation(model(0.82)), {"min_speed": 101}, {"speed"}),
+        (evaluation(model(0.82, speed=49.0)), {}, {"relative_speed"}),
+    ],
+)
+def test_every_gate_fails_for_its_own_reason(
+    found: dict[str, Any], settings: dict[str, Any], failing: set[str]
+) -> None:
+    verdicts = verdicts_of_model(found, **settings)
+    assert {name for name, (verdict, _) in verdicts.items() if verdict == "fail"} == failing

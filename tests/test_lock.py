@@ -1,0 +1,123 @@
+"""The lock: one owner, an expiry, and stale ones that are taken over only when told so."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+from model.errors import UserError
+from model.lock import LockHeldError, RunLock
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from model.lock import RunLock
+with RunLock(Path(sys.argv[1]), expiry=3600, take_over=False):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def lock(folder: Path, *, expiry: float = 3600, take_over: bool = False) -> RunLock:
+    return RunLock(folder / "lock.json", expiry=expiry, take_over=take_over)
+
+
+def test_a_held_lock_refuses_and_a_released_one_does_not(tmp_path: Path) -> None:
+    with lock(tmp_path) as held:
+        held.check()
+        for take_over in (False, True):
+            with (
+                pytest.raises(LockHeldError, match=f"process {os.getpid()} on .* is running"),
+                lock(tmp_path, take_over=take_over),
+            ):
+                pass
+        held.check()
+    with lock(tmp_path):
+        pass
+    assert not (tmp_path / "lock.json").exists()
+
+
+def test_the_lock_of_a_killed_process_is_reported_and_taken_over_when_told(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "lock.json")]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        with pytest.raises(LockHeldError, match=f"process {process.pid} on .* is running"), lock(tmp_path):
+            pass
+        process.send_signal(signal.SIGKILL)
+    with pytest.raises(LockHeldError, match=r"stale lock of .* that process is gone.*--take-over-lock"), lock(tmp_path):
+        pass
+    reports: list[str] = []
+    with RunLock(tmp_path / "lock.json", expiry=3600, take_over=True, report=reports.append) as taken:
+        taken.check()
+    assert len(reports) == 1 and f"process {process.pid}" in reports[0]
+
+
+def test_another_machine_is_judged_by_the_expiry_alone(tmp_path: Path) -> None:
+    with lock(tmp_path):
+        there = json.loads((tmp_path / "lock.json").read_text())
+    elsewhere = {**there, "host": "elsewhere", "pid": 1 << 22, "expires": time.time() + 60}
+    (tmp_path / "lock.json").write_text(json.dumps(elsewhere))
+    with pytest.raises(LockHeldError, match=r"on elsewhere .* is running"), lock(tmp_path, take_over=True):
+        pass
+    (tmp_path / "lock.json").write_text(json.dumps({**elsewhere, "expires": time.time() - 1}))
+    with pytest.raises(LockHeldError, match="it has expired"), lock(tmp_path):
+        pass
+    with lock(tmp_path, take_over=True) as held:
+        held.check()
+
+
+def test_a_lock_is_refreshed_and_one_that_was_taken_over_is_noticed(tmp_path: Path) -> None:
+    with lock(tmp_path, expiry=0.4) as held:
+        time.sleep(1)
+        held.check()
+        with pytest.raises(LockHeldError, match="is running"), lock(tmp_path, take_over=True):
+            pass
+        # As after a sleep of the machine beyond the expiry.
+        there = json.loads((tmp_path / "lock.json").read_text())
+        (tmp_path / "lock.json").write_text(json.dumps({**there, "token": "another"}))
+        with pytest.raises(LockHeldError, match="was taken over"):
+            held.check()
+    assert json.loads((tmp_path / "lock.json").read_text())["token"] == "another"  # not ours to remove
+
+
+def test_of_many_that_take_over_one_does(tmp_path: Path) -> None:
+    with lock(tmp_path):
+        there = json.loads((tmp_path / "lock.json").read_text())
+    (tmp_path / "lock.json").write_text(json.dumps({**there, "host": "elsewhere", "expires": 0}))
+    start, done = threading.Barrier(8), threading.Event()
+    winners: list[int] = []
+
+    def contend(number: int) -> None:
+        start.wait()
+        try:
+            with lock(tmp_path, take_over=True):
+                winners.append(number)
+                done.wait(10)
+        except LockHeldError:
+            pass
+
+    threads = [threading.Thread(target=contend, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    while sum(thread.is_alive() for thread in threads) > 1:
+        time.sleep(0.01)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert len(winners) == 1
+
+
+def test_a_file_that_is_no_lock_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "lock.json").write_text("{}")
+    with pytest.raises(UserError, match="is no lock"), lock(tmp_path):
+        pass

@@ -1,0 +1,530 @@
+"""Scheduled retraining from end to end on tiny data: outcomes, gates, poisoned data, kills, locks, rollback."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+import yaml
+from conftest import PROJECT, tiny_documents
+from zygote import Zygote
+
+from model.bundle import Bundle, load_bundle
+from model.registry import Registry
+from pipelines.cli import main
+from pipelines.runs import Outcome, Workspace
+
+FIRST, SECOND, THIRD = 160, 240, 300
+"""How many documents the pool has after each of three deliveries."""
+
+
+def write_delivery(folder: Path, number: int, documents: list[dict[str, Any]]) -> None:
+    folder.mkdir(exist_ok=True)
+    text = "".join(json.dumps(document) + "\n" for document in documents)
+    (folder / f"delivery-{number}.jsonl").write_text(text, encoding="utf-8")
+
+
+def deliver(folder: Path, number: int) -> None:
+    """Adds a file of new documents to the pool, 1 to 3."""
+    bounds = (0, FIRST, SECOND, THIRD)
+    write_delivery(folder, number, tiny_documents(THIRD, seed=11)[bounds[number - 1] : bounds[number]])
+
+
+class Schedule:
+    """A retraining that is set up in a folder and called again and again."""
+
+    def __init__(self, folder: Path, encoder: Path, pool: Path, **sections: dict[str, Any]) -> None:
+        self.folder = folder
+        self.registry = Registry(folder / "registry" / "tiny")
+        self.workspace = folder / "work"
+        settings: dict[str, Any] = {
+            "retrain": {
+                "name": "tiny",
+                "registry": str(folder / "registry"),
+                "workspace": str(self.workspace),
+                "input": [str(pool / "*.jsonl")],
+                "start": "fresh",
+            },
+            "encoder": {"handle": str(encoder)},
+            "window": {"max_tokens": 48, "context": 1},
+            "data": {"splits": {"train": 0.6, "dev": 0.15, "test": 0.25}, "part_records": 50, "buckets": 3},
+            "training": {"epochs": 4, "batch_tokens": 384, "learning_rate": 0.01, "checkpoint_seconds": 0},
+            "checks": {"min_train_documents": 50, "min_held_out_documents": 20, "max_length_drift": 0.3},
+            "gates": {
+                "min_accuracy": 0.7,
+                "min_label_f1": 0.3,
+                "margin": 0.2,
+                "margin_macro_f1": 0.2,
+                "samples": 200,
+                "slice_pattern": "delivery-(.)",
+                "min_slice_documents": 10,
+                "max_slice_drop": 0.3,
+                "max_calibration_error": 0.5,
+                "min_relative_speed": 0.01,
+            },
+        }
+        for section, values in sections.items():
+            settings[section] = {**settings.get(section, {}), **values}
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config = folder / "retrain.yaml"
+        self.config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+
+    def __call__(self, *flags: str) -> int:
+        return main(["retrain", "--config", str(self.config), *flags])
+
+    def record(self, run: int) -> dict[str, Any]:
+        return dict(json.loads((self.workspace / "runs" / f"{run:06d}" / "record.json").read_text(encoding="utf-8")))
+
+    def outcomes(self) -> list[str]:
+        return [json.loads(line)["outcome"] for line in (self.workspace / "log.jsonl").read_text().splitlines()]
+
+    def verdicts(self, run: int, part: str) -> dict[str, str]:
+        return {one["name"]: one["verdict"] for one in self.record(run)[part]["verdicts"]}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Path:
+    """A folder with the first delivery under `pool`, and the registry and workspace of the run that published it."""
+    folder = tmp_path_factory.mktemp("published")
+    deliver(folder / "pool", 1)
+    assert Schedule(folder, tiny_encoder, folder / "pool")() == 0
+    return folder
+
+
+@pytest.fixture
+def schedule(published: Path, tiny_encoder: Path, tmp_path: Path) -> Schedule:
+    """A copy of `published` of the test's own, ready for the next delivery."""
+    return copied(published, tiny_encoder, tmp_path / "copy", pool=tmp_path / "pool")
+
+
+def copied(published: Path, encoder: Path, folder: Path, *, pool: Path) -> Schedule:
+    shutil.copytree(published / "registry", folder / "registry")
+    shutil.copytree(published / "work", folder / "work")
+    if not pool.exists():
+        shutil.copytree(published / "pool", pool)
+    return Schedule(folder, encoder, pool)
+
+
+def test_the_first_run_needs_only_the_absolute_gates(published: Path, tiny_encoder: Path) -> None:
+    schedule = Schedule(published, tiny_encoder, published / "pool")
+    record = schedule.record(1)
+    assert (record["outcome"], record["version"], record["champion"]) == ("published", 1, None)
+    gates, checks = schedule.verdicts(1, "gates"), schedule.verdicts(1, "checks")
+    assert {name for name, verdict in gates.items() if verdict == "pass"} >= {"accuracy", "calibration", "f1.methods"}
+    assert gates["champion.accuracy"] == gates["relative_speed"] == checks["label_drift"] == "skipped"
+    assert "fail" not in {*gates.values(), *checks.values()}
+    assert load_bundle(schedule.registry.folder).path == schedule.registry.version_path(1)
+    kept = sorted(path.name for path in schedule.registry.record_path(1).iterdir())
+    wanted = ["checks.json", "decision.json", "evaluation.json", "run.json", "stats.json", "vocabulary.parquet"]
+    assert kept == wanted
+
+
+def test_a_cycle_of_deliveries(
+    schedule: Schedule, tmp_path: Path, tiny_corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing new, a model that is published, scoring with either, and a rollback."""
+    assert schedule() == 11
+    assert "nothing new: inputs and settings are those of run 000001" in capsys.readouterr().out
+    command = ["score", "--model", str(schedule.registry.folder), "--input", str(tiny_corpus), "--output"]
+    assert main([*command, str(tmp_path / "old")]) == 0
+    (tmp_path / "old" / "_SUCCESS").unlink()  # as of a scoring that is still to go on
+
+    deliver(tmp_path / "pool", 2)
+    told = tmp_path / "told.txt"
+    hook = f'echo "$SEPLINE_OUTCOME $SEPLINE_RECORD" >> {told}; exit 3'
+    capsys.readouterr()
+    flags = ["--set", f"hooks.published={json.dumps(hook)}", "--set", "retrain.start=champion"]
+    assert schedule("--explain", *flags) == 0
+    captured = capsys.readouterr()
+    record = schedule.record(2)
+    assert record["outcome"] == "published" and record["version"] == 2 and record["champion"] == 1
+    assert record["checks"]["new_documents"] == SECOND - FIRST - record["checks"]["counts"]["duplicates_dropped"]
+    assert "published: version 2" in captured.out and "champion.accuracy" in captured.out
+    assert "the hook" in captured.err and "exit code 3" in captured.err
+    assert told.read_text() == f"published {schedule.workspace / 'runs' / '000002' / 'record.json'}\n"
+    assert {*schedule.verdicts(2, "gates").values()} <= {"pass", "skipped"}
+    assert schedule.verdicts(2, "gates")["champion.accuracy"] == "pass"
+    assert {"slice.1", "slice.2"} <= schedule.verdicts(2, "gates").keys()
+    assert schedule.outcomes() == ["published", "nothing_new", "published"]
+
+    assert load_bundle(schedule.registry.folder).path == schedule.registry.version_path(2)
+    assert main([*command, str(tmp_path / "new")]) == 0
+    assert main([*command, str(tmp_path / "old")]) == 2  # begun with version 1, which is the champion no more
+    assert "bundle" in capsys.readouterr().err
+    old = ["--model", str(schedule.registry.version_path(1)), *command[3:]]
+    assert main(["score", *old, str(tmp_path / "old")]) == 0
+    fingerprints = [
+        pq.read_schema(next((tmp_path / name).glob("part-*.parquet"))).metadata[b"sepline.bundle"].decode()
+        for name in ("old", "new")
+    ]
+    assert fingerprints == [load_bundle(schedule.registry.version_path(version)).fingerprint for version in (1, 2)]
+
+    assert main(["models", "rollback", str(schedule.registry.folder), "--why", "complaints"]) == 0
+    assert load_bundle(schedule.registry.folder).path == schedule.registry.version_path(1)
+    assert schedule("--json", *flags) == 11
+    out = capsys.readouterr().out
+    assert json.loads(out[out.index("{") :])["outcome"] == "nothing_new"
+
+
+def test_a_worse_model_is_not_published(schedule: Schedule, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deliver(tmp_path / "pool", 2)
+    worse = ["--set", "training.epochs=1", "--set", "training.learning_rate=1.0e-5"]
+    assert schedule(*worse, "--set", "gates.min_accuracy=0", "--set", "gates.min_label_f1=0") == 10
+    record = schedule.record(2)
+    assert (record["outcome"], record["version"]) == ("kept", 1)
+    assert "champion.accuracy" in record["reason"]
+    assert schedule.verdicts(2, "gates")["champion.accuracy"] == "fail"
+    interval = record["evaluation"]["comparison"]["accuracy"]
+    assert interval["low"] <= interval["difference"] <= interval["high"] < -0.2
+    assert schedule.registry.champion() == 1 and schedule.registry.versions() == [1]
+    assert "kept: champion.accuracy" in capsys.readouterr().out
+
+
+def shuffled_labels(documents: list[dict[str, Any]]) -> None:
+    draw = random.Random(1)
+    for document in documents:
+        document["labels"] = [
+            draw.choice(["background", "methods", "results", "conclusions"]) for _ in document["labels"]
+        ]
+
+
+def missing_class(documents: list[dict[str, Any]]) -> None:
+    for document in documents:
+        document["labels"] = ["methods" if label == "results" else label for label in document["labels"]]
+
+
+def half_empty_text(documents: list[dict[str, Any]]) -> None:
+    for number, document in enumerate(documents):
+        if number % 2:
+            document["sentences"] = ["" for _ in document["sentences"]]
+
+
+@pytest.mark.parametrize(
+    ("poison", "code", "words"),
+    [
+        (shuffled_labels, 10, ("accuracy", "champion.fall")),
+        (missing_class, 12, ("labels: results missing", "label_drift")),
+        (half_empty_text, 12, ("reject_rise: no_text",)),
+    ],
+)
+def test_poisoned_data_are_never_published(
+    schedule: Schedule,
+    tmp_path: Path,
+    poison: Callable[[list[dict[str, Any]]], None],
+    code: int,
+    words: tuple[str, ...],
+) -> None:
+    documents = tiny_documents(THIRD, seed=11)
+    if poison is missing_class:  # a new export of everything
+        poison(documents)
+        write_delivery(tmp_path / "pool", 1, documents)
+    else:
+        poison(documents[FIRST:])
+        write_delivery(tmp_path / "pool", 2, documents[FIRST:])
+    assert schedule() == code
+    record = schedule.record(2)
+    assert record["outcome"] == {10: "kept", 12: "invalid_data"}[code]
+    for word in words:
+        assert word in record["reason"]
+    assert schedule.registry.champion() == 1 and schedule.registry.versions() == [1]
+    assert schedule() == 11  # nothing new: it is not tried again
+
+
+def test_too_few_new_documents_are_nothing_new(schedule: Schedule, tmp_path: Path) -> None:
+    deliver(tmp_path / "pool", 2)
+    assert schedule("--set", "checks.min_new_documents=1000") == 11
+    assert "new documents, checks.min_new_documents is 1,000" in schedule.record(2)["reason"]
+    assert not (schedule.workspace / "runs" / "000002" / "training").exists()
+
+
+def test_data_that_can_not_train_and_a_wrong_path(
+    schedule: Schedule, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert schedule("--set", "data.labels=[odd]") == 12
+    assert "no document can train" in schedule.record(2)["reason"]
+    assert schedule("--set", f"retrain.input=[{tmp_path / 'nowhere' / '*.jsonl'}]") == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert schedule("--set", "gates.min_acuracy=1") == 2
+    assert "gates.min_acuracy" in capsys.readouterr().err
+    assert schedule("--set", "data.target=scores") == 2
+    assert "leave data.target out" in capsys.readouterr().err
+    assert schedule("--set", "gates.slice_pattern='('") == 2
+    assert "gates.slice_pattern" in capsys.readouterr().err
+    assert schedule.outcomes()[-2:] == ["invalid_data", "error"]
+    assert schedule.registry.champion() == 1
+
+
+def test_a_failure_is_recorded_and_the_next_call_goes_on(schedule: Schedule, tmp_path: Path) -> None:
+    """The champion's bundle is damaged, so that the evaluation fails; then it is mended."""
+    deliver(tmp_path / "pool", 2)
+    vocabulary = schedule.registry.version_path(1) / "vocab.txt"
+    text = vocabulary.read_text(encoding="utf-8")
+    vocabulary.chmod(0o644)
+    vocabulary.write_text("damaged", encoding="utf-8")
+    assert schedule() == 2
+    error = json.loads((schedule.workspace / "runs" / "000002" / "error.json").read_text(encoding="utf-8"))
+    assert "vocab.txt changed since the export" in error["error"]
+    vocabulary.write_text(text, encoding="utf-8")
+    assert schedule() in (0, 10)
+    assert not (schedule.workspace / "runs" / "000002" / "error.json").exists()
+    assert schedule.record(2)["outcome"] in ("published", "kept")
+
+
+def test_old_runs_leave_their_records(schedule: Schedule, tmp_path: Path) -> None:
+    deliver(tmp_path / "pool", 2)
+    assert schedule("--set", "retrain.keep_runs=1", "--set", "checks.min_label_drift=null") == 2
+    assert schedule("--set", "retrain.keep_runs=1", "--set", "checks.max_label_drift=0") == 12
+    assert (schedule.workspace / "runs" / "000001" / "record.json").exists()
+    assert not (schedule.workspace / "runs" / "000001" / "training").exists()
+    assert len(list((schedule.workspace / "data").iterdir())) == 1
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    with Zygote(tmp_path_factory.mktemp("zygote") / "log.txt") as started:
+        yield started
+
+
+def test_two_runs_at_once(
+    schedule: Schedule, tmp_path: Path, zygote: Zygote, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deliver(tmp_path / "pool", 2)
+    child = zygote.start("retrain", "--config", str(schedule.config))
+    lock = schedule.workspace / "lock.json"
+    refused = 0
+
+    def begun() -> bool:
+        nonlocal refused
+        if lock.exists() and not refused:
+            assert schedule() == 13
+            refused += 1
+        return (schedule.workspace / "runs" / "000002" / "training" / "run.json").exists()
+
+    assert child.kill_when(begun) == -9
+    assert refused == 1
+    assert f"process {child.pid}" in capsys.readouterr().out
+    # The killed run has left its lock behind; it is reported, and taken over when told.
+    assert schedule() == 13
+    assert "--take-over-lock" in capsys.readouterr().out
+    assert schedule("--take-over-lock") == 0
+    assert f"took over the lock of process {child.pid}" in capsys.readouterr().err
+    assert schedule.outcomes() == ["published", "locked", "locked", "published"]
+    assert not lock.exists()
+
+
+class Reader:
+    """Loads the champion over and over in a thread, as a service would."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry, self._stopped = registry, threading.Event()
+        self._thread = threading.Thread(target=self._read)
+        self.seen: list[int] = []
+        self.problem: Exception | None = None
+
+    def __enter__(self) -> Reader:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _read(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self.seen.append(int(load_bundle(self._registry.folder).path.name))
+            except Exception as error:
+                self.problem = error
+                return
+            time.sleep(0.01)
+
+
+def without_times(content: Any) -> Any:
+    """Returns JSON values without what a clock or a place has a part in: a bundle names the folder of its run."""
+    if isinstance(content, dict):
+        dropped = {"started", "ended", "speed", "size_mb", "fingerprint"}
+        return {key: without_times(value) for key, value in content.items() if key not in dropped}
+    if isinstance(content, list):
+        return [
+            without_times(value)
+            for value in content
+            if not (isinstance(value, dict) and value.get("name") in ("size", "speed", "relative_speed"))
+        ]
+    return content
+
+
+def after(seconds: float) -> Callable[[], bool]:
+    """Returns whether so many seconds have passed since this call."""
+    until = time.monotonic() + seconds
+    return lambda: time.monotonic() > until
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(
+    published: Path, tiny_encoder: Path, tmp_path: Path, zygote: Zygote
+) -> None:
+    pool = tmp_path / "pool"
+    schedules = [copied(published, tiny_encoder, tmp_path / name, pool=pool) for name in ("unbroken", "killed")]
+    deliver(pool, 2)
+    unbroken, killed = schedules
+    assert unbroken() == 0
+
+    work = killed.workspace
+    run = work / "runs" / "000002"
+
+    def data(pattern: str) -> Callable[[], bool]:
+        known = {path.name for path in (work / "data").iterdir()}
+        return lambda: any(
+            path.parts[len(work.parts) + 1] not in known for path in (work / "data").glob(f"*/{pattern}")
+        )
+
+    boundaries: dict[str, Callable[[], bool]] = {
+        "locked": (work / "lock.json").exists,
+        "run opened": (run / "run.json").exists,
+        "preprocessing claimed": data("preprocess.json"),
+        "ingested": data("transform"),
+        "preprocessed": data("COMPLETED"),
+        "checked": (run / "checks.json").exists,
+        "training claimed": (run / "training" / "run.json").exists,
+        "an epoch trained": (run / "training" / "history.json").exists,
+        "trained": (run / "training" / "bundle").exists,
+        "evaluated": (run / "evaluation.json").exists,
+        "decided": (run / "decision.json").exists,
+        "version added": killed.registry.version_path(2).exists,
+        "version known": (run / "version.json").exists,
+        "published": lambda: killed.registry.champion() == 2,
+        "recorded": (run / "record.json").exists,
+    }
+    draw = random.Random(3)
+    command = ("retrain", "--config", str(killed.config), "--set", "lock.take_over_stale=true")
+    kills = 0
+    with Reader(killed.registry) as reader:
+        for moment in boundaries.values():
+            kills += zygote.start(*command).kill_when(moment) == -9
+            if not (run / "evaluation.json").exists():  # and at a random moment within the step that follows
+                kills += zygote.start(*command).kill_when(after(draw.uniform(0, 1.5))) == -9
+        code = zygote.start(*command).wait()
+    assert reader.problem is None
+    assert kills >= 10
+    assert code in (0, 11)  # 11 where the last kill came after the record
+    assert reader.seen == sorted(reader.seen) and set(reader.seen) == {1, 2}
+
+    assert sorted(path.name for path in (work / "runs").iterdir()) == ["000001", "000002"]
+    records = [without_times(one.record(2)) for one in schedules]
+    assert records[0] == records[1]
+    for one in schedules:
+        assert one.registry.versions() == [1, 2] and one.registry.champion() == 2
+        assert [(change.change, change.version) for change in one.registry.changes()] == [
+            ("add", 1),
+            ("promote", 1),
+            ("add", 2),
+            ("promote", 2),
+        ]
+        assert not list((one.registry.folder / "pins").glob("*"))
+        assert not (one.workspace / "lock.json").exists()
+    weights = [
+        tf.train.load_checkpoint(str(one.registry.version_path(2) / "variables" / "variables")) for one in schedules
+    ]
+    names = [name for name in weights[0].get_variable_to_shape_map() if name.endswith("VARIABLE_VALUE")]
+    assert names
+    for name in names:
+        np.testing.assert_array_equal(weights[0].get_tensor(name), weights[1].get_tensor(name))
+
+
+def test_a_champion_that_changed_meanwhile_ends_the_run(
+    schedule: Schedule, tmp_path: Path, tiny_bundle: Bundle, zygote: Zygote
+) -> None:
+    """A person goes back to another champion while a run is dead; the run would have compared with the wrong one."""
+    registry = schedule.registry
+    registry.promote(registry.add(tiny_bundle, why="by hand"), why="by hand")
+    deliver(tmp_path / "pool", 2)
+    child = zygote.start("retrain", "--config", str(schedule.config))
+    assert child.kill_when(lambda: bool(list((registry.folder / "pins").glob("*.json")))) == -9
+    registry.promote(1, why="by hand")
+    (pin,) = (registry.folder / "pins").glob("*.json")
+    assert json.loads(pin.read_text(encoding="utf-8")) == {"version": 2}  # what the dead run compares with
+    assert schedule("--take-over-lock") in (0, 10)
+    assert (schedule.record(2)["outcome"], schedule.record(2)["champion"]) == ("abandoned", 2)
+    assert schedule.record(3)["champion"] == 1
+
+
+def test_the_shipped_settings_are_valid_and_complete() -> None:
+    from pipelines.retrain_settings import RetrainSettings, load_retrain_settings
+
+    file = PROJECT / "runner_configs" / "retrain.yaml"
+    settings = load_retrain_settings(str(file), [])
+    assert settings.data.revisions == "latest"
+    text = file.read_text(encoding="utf-8")
+    for name in ("retrain", "reading", "checks", "gates", "lock", "hooks"):
+        for key in RetrainSettings.model_fields[name].annotation.model_fields:  # type: ignore[union-attr]
+            assert f"  {key}: " in text or f"  # {key}:" in text, f"{name}.{key}"
+
+
+def test_the_shipped_schedules_parse() -> None:
+    import ast
+
+    folder = PROJECT / "runner_configs"
+    (job,) = yaml.safe_load_all((folder / "retrain_cronjob.yaml").read_text(encoding="utf-8"))
+    assert job["kind"] == "CronJob" and job["spec"]["concurrencyPolicy"] == "Forbid"
+    assert "sepline retrain" in job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["command"][-1]
+    lines = (folder / "retrain.crontab").read_text(encoding="utf-8").splitlines()
+    (entry,) = [line for line in lines if line[0].isdigit()]
+    assert len(entry.split(maxsplit=5)) == 6
+    source = (folder / "retrain_airflow.py").read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    from pipelines.runs import EXIT_CODES
+
+    names = {
+        target.id: value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple) and isinstance(node.value, ast.Tuple)
+        for target, value in zip(node.targets[0].elts, node.value.elts, strict=True)
+        if isinstance(target, ast.Name) and isinstance(value, ast.Constant)
+    }
+    assert {outcome.name: code for outcome, code in EXIT_CODES.items()}.items() <= names.items()
+
+
+def test_an_airflow_dag_is_made() -> None:
+    pytest.importorskip("airflow", reason="Airflow is not installed")
+    namespace: dict[str, Any] = {}
+    exec((PROJECT / "runner_configs" / "retrain_airflow.py").read_text(encoding="utf-8"), namespace)
+    assert namespace["sepline_retrain"]().dag_id == "sepline_retrain"
+
+
+def test_workspaces_of_nothing(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "work")
+    assert workspace.settled("key") is None and workspace.unfinished() is None
+    run = workspace.open("key", {"champion": None, "data": "d"})
+    assert (run.name, workspace.open("key", {"champion": None, "data": "d"}).name) == ("000001", "000001")
+    assert os.listdir(tmp_path / "work" / "runs") == ["000001"]
+    assert workspace.open("other", {"champion": None, "data": "d"}).name == "000002"
+
+
+def test_what_a_workspace_keeps(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    for number in range(1, 6):
+        run = workspace.open(f"key {number}", {"champion": None, "data": f"data {(number + 1) // 2}"})
+        (run.folder / "training").mkdir()
+        workspace.data_folder(run.facts["data"]).mkdir(parents=True, exist_ok=True)
+        if number < 5:
+            run.settle(Outcome.KEPT, "as a test")
+
+    def left() -> tuple[list[str], list[str]]:
+        trained = [path.parent.name for path in tmp_path.glob("runs/*/training")]
+        return sorted(trained), sorted(path.name for path in (tmp_path / "data").iterdir())
+
+    workspace.tidy(keep=9)
+    assert left() == ([f"00000{number}" for number in range(1, 6)], ["data 1", "data 2", "data 3"])
+    workspace.tidy(keep=2)
+    assert left() == (["000004", "000005"], ["data 2", "data 3"])
+    assert len(list(tmp_path.glob("runs/*/run.json"))) == 5
