@@ -129,7 +129,9 @@ def test_outliers_are_masked_and_score_nothing(score_records: Path) -> None:
                 outlier = len(sentence) <= 10
                 shown = place - encoded.window.start
                 assert window.targets[shown] == pytest.approx(0.0 if outlier else score)
-                assert (spans[shown].tolist() == [1, 3]) == outlier  # the placeholder is an [UNK] to the tiny vocabulary
+                assert (
+                    spans[shown].tolist() == [1, 3]
+                ) == outlier  # the placeholder is an [UNK] to the tiny vocabulary
                 masked += outlier
     assert masked > 0
 
