@@ -174,6 +174,9 @@ def _check_whole(options: PipelineOptions, runner: str) -> None:
     served = options.view_as(PortableOptions).job_endpoint
     if runner in _JAVA_RUNNERS and not served and shutil.which(launcher) is None:
         raise UserError(f"{runner} needs Java, and there is no {launcher!r}; install Java 11 or later")
-    errors = PipelineOptionsValidator(options, create_runner(runner)).validate()
+    if runner == "DataflowRunner":  # whose validation asks the network
+        errors = [f"{name} is missing" for name in ("project", "region", "temp_location") if not given.get(name)]
+    else:
+        errors = PipelineOptionsValidator(options, create_runner(runner)).validate()
     if errors:
-        raise UserError(f"{runner}: {' '.join(' '.join(error.split()) for error in errors)}")
+        raise UserError(f"{runner}: {', '.join(' '.join(error.split()) for error in errors)}")
