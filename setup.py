@@ -32,9 +32,13 @@ setup(
         "pyyaml>=6,<7",
         "rich>=14,<16",
         "safetensors>=0.7,<1",
+        "rouge-score>=0.1.2,<0.2",
         "scikit-learn>=1.7,<2",
+        "scipy>=1.14,<2",
         "setuptools>=70,<81",  # tensorflow-transform and tensorflow-hub import pkg_resources
+        "tensorboard>=2.20,<3",
         "tensorflow>=2.21,<2.22",
+        "tensorflow-hub>=0.16.1,<0.17",
         "tensorflow-text>=2.21,<2.22",
         "tensorflow-transform>=1.21,<1.22",
         "zstandard>=0.23,<1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -41,14 +42,38 @@ class BertConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.1
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers the encoder learns."""
+        embeddings = self.vocabulary_size + self.positions + self.segments
+        attention = 4 * (self.width + 1) * self.width
+        feed_forward = (self.width + 1) * self.intermediate_width + (self.intermediate_width + 1) * self.width
+        norm = 2 * self.width
+        return embeddings * self.width + norm + self.layers * (attention + feed_forward + 2 * norm)
+
 
 @keras.saving.register_keras_serializable("sepline")
 class BertEncoder(keras.layers.Layer):
-    """Windows to hidden states: `[batch, tokens]` ids and mask in, `[batch, tokens, width]` out."""
+    """Windows to hidden states: `[batch, tokens]` ids and mask in, `[batch, tokens, width]` out.
 
-    def __init__(self, config: BertConfig, **kwargs: Any) -> None:
+    Written in keras.ops alone, so it runs under each of Keras's backends.
+    """
+
+    def __init__(
+        self, config: BertConfig, *, mix_layers: bool = False, frozen_layers: int | None = None, **kwargs: Any
+    ) -> None:
+        """Makes an encoder with random weights.
+
+        Args:
+            config: its shape.
+            mix_layers: True to return a learned mixture of all layers' states, see `LayerMix`.
+            frozen_layers: keeps the embeddings and so many layers, counted from the input, as they are in training;
+                0 keeps the embeddings alone, None nothing. Dropout acts in them as in the others.
+            kwargs: for `keras.layers.Layer`.
+        """
         super().__init__(**kwargs)
         self.config = config
+        self.mix_layers, self.frozen_layers = mix_layers, frozen_layers
         start = keras.initializers.TruncatedNormal(stddev=0.02)
         self.word_embeddings = keras.layers.Embedding(
             config.vocabulary_size, config.width, embeddings_initializer=start, name="word_embeddings"
@@ -64,6 +89,7 @@ class BertEncoder(keras.layers.Layer):
         )
         self.embeddings_dropout = keras.layers.Dropout(config.dropout, name="embeddings_dropout")
         self.transformer_layers = [TransformerLayer(config, name=f"layer_{index}") for index in range(config.layers)]
+        self.mix = LayerMix(config.layers + 1, name="mix") if mix_layers else None
 
     def build(self, input_shape: Any = None) -> None:
         states = (None, None, self.config.width)
@@ -72,10 +98,26 @@ class BertEncoder(keras.layers.Layer):
         self.embeddings_norm.build(states)
         for layer in self.transformer_layers:
             layer.build(states)
+        if self.mix is not None:
+            self.mix.build()
+        if self.frozen_layers is not None:
+            for layer in (*self._embedding_layers, *self.transformer_layers[: self.frozen_layers]):
+                layer.trainable = False
         self.built = True
 
+    @property
+    def _embedding_layers(self) -> tuple[keras.layers.Layer, ...]:
+        return self.word_embeddings, self.position_embeddings, self.segment_embeddings, self.embeddings_norm
+
+    @property
+    def pretrained_weights(self) -> dict[str, keras.Variable]:
+        """The variables that a checkpoint fills, by names such as `layer_0/query/kernel`."""
+        layers = (*self._embedding_layers, *self.transformer_layers)
+        start = len(self.path) + 1
+        return {variable.path[start:]: variable for layer in layers for variable in layer.weights}
+
     def call(self, token_ids: Any, segment_ids: Any, padding_mask: Any, training: bool | None = None) -> Any:
-        """Returns the last hidden states, `[batch, tokens, width]`.
+        """Returns the last layer's hidden states, or the mixture of all layers', `[batch, tokens, width]`.
 
         Args:
             token_ids, segment_ids: int32 `[batch, tokens]`.
@@ -89,17 +131,18 @@ class BertEncoder(keras.layers.Layer):
             + self.position_embeddings(positions)[None, :, :]
         )
         states = self.embeddings_dropout(self.embeddings_norm(states), training=training)
-        mask = ops.cast(padding_mask, states.dtype)[:, None, None, :]
-        attention_bias = (1.0 - mask) * -1e9 if states.dtype != "float16" else (1.0 - mask) * -6e4
+        all_states = [states]
         for layer in self.transformer_layers:
-            states = layer(states, attention_bias, training=training)
-        return states
+            states = layer(states, padding_mask, training=training)
+            all_states.append(states)
+        return states if self.mix is None else self.mix(all_states)
 
     def compute_output_shape(self, token_ids_shape: Any, *_: Any) -> tuple[Any, ...]:
         return (*token_ids_shape, self.config.width)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "config": asdict(self.config)}
+        settings = {"mix_layers": self.mix_layers, "frozen_layers": self.frozen_layers}
+        return {**super().get_config(), "config": asdict(self.config), **settings}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> BertEncoder:
@@ -139,8 +182,8 @@ class TransformerLayer(keras.layers.Layer):
         self.output_norm.build(states_shape)
         self.built = True
 
-    def call(self, states: Any, attention_bias: Any, training: bool | None = None) -> Any:
-        attended = self.attention_output(self._attend(states, attention_bias, training))
+    def call(self, states: Any, padding_mask: Any, training: bool | None = None) -> Any:
+        attended = self.attention_output(self._attend(states, padding_mask, training))
         states = self.attention_norm(states + self.dropout(attended, training=training))
         expanded = ops.gelu(self.intermediate(states), approximate=self.config.activation == "gelu_tanh")
         transformed = self.output_dense(expanded)
@@ -149,7 +192,7 @@ class TransformerLayer(keras.layers.Layer):
     def compute_output_shape(self, states_shape: Any, *_: Any) -> Any:
         return states_shape
 
-    def _attend(self, states: Any, attention_bias: Any, training: bool | None) -> Any:
+    def _attend(self, states: Any, padding_mask: Any, training: bool | None) -> Any:
         batch, tokens = ops.shape(states)[0], ops.shape(states)[1]
         size = self.config.width // self.config.heads
 
@@ -157,7 +200,33 @@ class TransformerLayer(keras.layers.Layer):
             return ops.transpose(ops.reshape(projected, (batch, tokens, self.config.heads, size)), (0, 2, 1, 3))
 
         query, key, value = by_head(self.query(states)), by_head(self.key(states)), by_head(self.value(states))
-        scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) / math.sqrt(size)
-        weights = self.attention_dropout(ops.softmax(scores + attention_bias, axis=-1), training=training)
+        scores = ops.matmul(query / math.sqrt(size), ops.transpose(key, (0, 1, 3, 2)))
+        # In float32 whatever the policy: half precision has no room for the bias, nor digits for the sum of a softmax.
+        # The mask arrives as integers, since Keras would cast a float bias on its way in.
+        bias = (1.0 - ops.cast(padding_mask, "float32"))[:, None, None, :] * -1e9
+        weights = ops.cast(ops.softmax(ops.cast(scores, "float32") + bias, axis=-1), scores.dtype)
+        weights = self.attention_dropout(weights, training=training)
         mixed = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
         return ops.reshape(mixed, (batch, tokens, self.config.width))
+
+
+class LayerMix(keras.layers.Layer):
+    """A learned mixture of layers (Peters et al., NAACL 2018, arXiv 1802.05365, equation 1), in float32.
+
+    The softmax of one learned number a layer weighs the layers' states; a learned scale multiplies their sum. Training
+    starts from the plain mean.
+    """
+
+    def __init__(self, layers: int, **kwargs: Any) -> None:
+        super().__init__(dtype="float32", **kwargs)
+        self.layers = layers
+
+    def build(self, states_shapes: Any = None) -> None:
+        self.logits = self.add_weight(shape=(self.layers,), initializer="zeros", name="logits")
+        self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
+        self.built = True
+
+    def call(self, states: Sequence[Any]) -> Any:
+        """Returns the mixture of as many `[batch, tokens, width]` as there are layers."""
+        shares = ops.softmax(self.logits)
+        return self.scale * sum(shares[index] * state for index, state in enumerate(states))

@@ -12,18 +12,19 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from model.config import WindowSettings
 from model.errors import UserError
 from model.vocabulary import Vocabulary
 
-BUNDLE_FORMAT = 1
+BUNDLE_FORMAT = 2
 _DESCRIPTION = "bundle.json"
 _VOCABULARY = "vocab.txt"
 
@@ -34,8 +35,11 @@ class Bundle:
 
     Attributes:
         path: the folder.
-        labels: in the order of the probabilities.
+        labels: in the order of the probabilities; none for a model of scores.
         window: how documents are cut for this model.
+        features: of each additional feature that the model takes, the mean and the standard deviation that standardize
+            it.
+        mask_outliers: whether very short and very long sentences are masked, as in `config.DataSettings`.
         vocabulary: the encoder's.
         fingerprint: SHA-256 over the contents of all its files and its description.
         description: everything else that `bundle.json` says, as JSON values.
@@ -44,9 +48,17 @@ class Bundle:
     path: Path
     labels: tuple[str, ...]
     window: WindowSettings
+    features: tuple[tuple[float, float], ...]
+    mask_outliers: bool
     vocabulary: Vocabulary
     fingerprint: str
     description: Mapping[str, Any]
+
+    def standardize(self, features: Sequence[Sequence[float]]) -> np.ndarray:
+        """Returns a document's additional features as the model takes them, float32 `[sentences, features]`."""
+        mean, deviation = np.array(self.features, np.float32).T
+        centred = np.array(features, np.float32) - mean
+        return np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
 
 
 def load_bundle(path: str | Path) -> Bundle:
@@ -80,6 +92,8 @@ def load_bundle(path: str | Path) -> Bundle:
         path=folder,
         labels=tuple(description["labels"]),
         window=window,
+        features=tuple((feature["mean"], feature["deviation"]) for feature in description["features"]),
+        mask_outliers=description["mask_outliers"],
         vocabulary=Vocabulary.from_text(text, lower_case=description["lower_case"]),
         fingerprint=description["fingerprint"],
         description=description,
@@ -93,6 +107,8 @@ def write_bundle(
     labels: tuple[str, ...],
     window: WindowSettings,
     vocabulary: Vocabulary,
+    features: tuple[tuple[float, float], ...] = (),
+    mask_outliers: bool = False,
     facts: Mapping[str, Any],
 ) -> Bundle:
     """Writes a bundle under a temporary name, renames it to `path`, which it replaces, and returns it.
@@ -100,7 +116,7 @@ def write_bundle(
     Args:
         path: the bundle's folder.
         export: writes the SavedModel into the folder it is given.
-        labels, window, vocabulary: see `Bundle`.
+        labels, window, vocabulary, features, mask_outliers: see `Bundle`.
         facts: JSON values that go into the description beside these.
     """
     folder = Path(path)
@@ -114,6 +130,8 @@ def write_bundle(
         "format": BUNDLE_FORMAT,
         "labels": list(labels),
         "window": window.model_dump(mode="json"),
+        "features": [{"mean": mean, "deviation": deviation} for mean, deviation in features],
+        "mask_outliers": mask_outliers,
         "lower_case": vocabulary.lower_case,
         "files": _hash_files(fresh),
     }

@@ -1,4 +1,7 @@
-"""The sequential sentence classifier of Cohan et al. (EMNLP 2019, arXiv 1909.04054): each `[SEP]` state classified."""
+"""The sequential sentence classifier of Cohan et al. (EMNLP 2019, arXiv 1909.04054), its baseline and their variants.
+
+An encoder's states for each sentence, additional features beside them, and a head on top.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,67 @@ from typing import Any
 import keras
 from keras import ops
 
+from model.config import ModelSettings
+from model.heads import CrfHead, LabelHead, ScoreHead
+from model.sentence_states import SentenceAttention, cls_states, sep_states
+
 
 class SentenceClassifier(keras.Model):
-    """Windows to logits: one vector over the labels for each sentence's `[SEP]`.
+    """Windows to logits, one vector for each sentence.
 
     The inputs are those of `schema.classify_signature`; the encoder is injected, and anything that takes
     `(token_ids, segment_ids, padding_mask, training=)` and returns `[batch, tokens, width]` will do.
+
+    Attributes:
+        encoder: the injected layer.
+        head: what turns states into labels or scores, see `model/heads.py`.
     """
 
-    def __init__(self, encoder: keras.layers.Layer, num_labels: int, *, dropout: float = 0.1, **kwargs: Any) -> None:
+    def __init__(
+        self, encoder: keras.layers.Layer, num_labels: int | None, settings: ModelSettings | None = None, **kwargs: Any
+    ) -> None:
+        """Makes an unbuilt classifier over `num_labels` labels, or over scores where that is None."""
         super().__init__(**kwargs)
+        settings = settings or ModelSettings()
         self.encoder = encoder
-        self.dropout = keras.layers.Dropout(dropout, name="dropout")
-        self.head = keras.layers.Dense(num_labels, dtype="float32", name="head")
+        self.dropout = keras.layers.Dropout(settings.dropout, name="dropout")
+        self._sentence_states = sep_states if settings.head == "sep" else cls_states
+        self.sentence_attention = None
+        if settings.head == "cls":
+            self.sentence_attention = SentenceAttention(settings.sentence_attention, name="sentence_attention")
+        if num_labels is None:
+            self.head: LabelHead | ScoreHead = ScoreHead(name="head")
+        else:
+            self.head = (CrfHead if settings.crf else LabelHead)(num_labels, name="head")
 
     def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
-        """Returns logits, float32 `[batch, sentences, labels]`; those at padded sentences mean nothing."""
-        states = self.encoder(inputs["token_ids"], inputs["segment_ids"], inputs["padding_mask"], training=training)
-        positions = ops.maximum(inputs["sep_positions"], 0)
-        sep_states = ops.take_along_axis(states, positions[:, :, None], axis=1)
-        return self.head(self.dropout(sep_states, training=training))
+        """Returns logits, float32 `[batch, sentences, outputs]`; those at padded sentences mean nothing."""
+        states = self._sentence_states(self.encoder, inputs, training=training)
+        if self.sentence_attention is not None:
+            states = self.sentence_attention(states, sentence_mask(inputs), training=training)
+        states = self.dropout(states, training=training)
+        if "features" in inputs:
+            states = ops.concatenate([states, ops.cast(inputs["features"], states.dtype)], axis=-1)
+        return self.head(states)
+
+    @property
+    def _default_save_signature(self) -> None:
+        """No signature of Keras's own making, which would take floats; the bundle has its own (`model/serving.py`)."""
+        return
+
+    def build_variables(self, features: int = 0) -> None:
+        """Makes all variables, for `features` additional features."""
+        inputs = {name: ops.zeros((1, 5), "int32") for name in ("token_ids", "segment_ids", "padding_mask")}
+        inputs["sep_positions"] = ops.convert_to_tensor([[2, 4]], "int32")
+        if features:
+            inputs["features"] = ops.zeros((1, 2, features), "float32")
+        self(inputs, training=False)
+
+    def outputs(self, inputs: Mapping[str, Any], temperature: Any = 1.0) -> dict[str, Any]:
+        """Returns what the bundle's `classify` gives out: `probabilities` and `label_ids`, or `scores`."""
+        return self.head.predict(self(inputs, training=False), sentence_mask(inputs), temperature)
+
+
+def sentence_mask(inputs: Mapping[str, Any]) -> Any:
+    """Returns bool `[batch, sentences]`, False for padding."""
+    return inputs["sep_positions"] >= 0

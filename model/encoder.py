@@ -1,24 +1,70 @@
-"""From an encoder's handle to a Keras layer with pretrained weights; the only file that knows checkpoint formats."""
+"""From an encoder's handle to a Keras layer with pretrained weights, and to what the encoder is."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import replace
+import hashlib
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import keras
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from model.bert import BertConfig, BertEncoder
+from model.checkpoints import HuggingFaceCheckpoint
 from model.config import EncoderSettings, Settings
 from model.downloads import DOWNLOADS, fetch
 from model.errors import UserError
+from model.hub import SAVED_MODEL, HubModule, download
 from model.vocabulary import Vocabulary
+from model.wrapped import WrappedEncoder
 
-_ACTIVATIONS = {"gelu": "gelu_erf", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
-_CHECKPOINT_FILES = ("config.json", "model.safetensors", "vocab.txt")
+_NATIVE_ONLY = ("layers", "frozen_layers", "mix_layers", "attention_dropout")
+_SHAPE = ("layers", "width", "heads", "intermediate_width", "positions", "segments", "activation")
+_PROBE_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class EncoderDescription:
+    """What an encoder is, under the settings that it is used with. None stands for what a wrapped module doesn't say.
+
+    Attributes:
+        handle: as the settings name it.
+        folder: where its files lie, in the cache for downloads.
+        format: what the files are.
+        kind: `native`, sepline's own BERT with the weights of these files, or `wrapped`, a TF Hub module run as it is.
+        layers, width, heads, intermediate_width, positions, segments, activation: see `BertConfig`.
+        vocabulary_size: wordpieces.
+        lower_case: True for uncased encoders.
+        special_ids: the ids of `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]` and, where there is one, `[MASK]`.
+        parameters: how many numbers it learns.
+        fingerprint: SHA-256 over the contents of its files.
+    """
+
+    handle: str
+    folder: Path
+    format: Literal["Hugging Face", "TF Hub"]
+    kind: Literal["native", "wrapped"]
+    layers: int | None
+    width: int
+    heads: int | None
+    intermediate_width: int | None
+    positions: int | None
+    segments: int | None
+    activation: str | None
+    vocabulary_size: int
+    lower_case: bool
+    special_ids: dict[str, int]
+    parameters: int
+    fingerprint: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns JSON values."""
+        return {**asdict(self), "folder": str(self.folder)}
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what a bundle keeps: all of it but where the files lay."""
+        return {key: value for key, value in self.to_json().items() if key != "folder"}
 
 
 def load_vocabulary(settings: EncoderSettings) -> Vocabulary:
@@ -27,65 +73,13 @@ def load_vocabulary(settings: EncoderSettings) -> Vocabulary:
     Raises:
         UserError: the handle names no encoder, or its vocabulary is not BERT's.
     """
-    folder = _resolve(settings.handle)
-    tokenizer_file = folder / "tokenizer_config.json"
-    tokenizer = _read_json(tokenizer_file) if tokenizer_file.exists() else {}
-    try:
-        text = (folder / "vocab.txt").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder / 'vocab.txt'}: can't be read as text ({error})") from error
-    vocabulary = Vocabulary.from_text(text, lower_case=bool(tokenizer.get("do_lower_case", True)))
-    embedded = load_config(settings).vocabulary_size
-    if len(vocabulary.pieces) > embedded:
-        raise UserError(f"{folder}: vocab.txt has {len(vocabulary.pieces)} wordpieces, config.json only {embedded}")
+    source = _open(settings.handle)
+    vocabulary, embedded = source.vocabulary(), _shape(source, settings).vocabulary_size
+    if embedded is not None and len(vocabulary.pieces) > embedded:
+        raise UserError(
+            f"{source.folder}: its vocabulary has {len(vocabulary.pieces)} wordpieces, its embeddings only {embedded}"
+        )
     return vocabulary
-
-
-def load_config(settings: EncoderSettings) -> BertConfig:
-    """Returns the encoder's shape, with the settings' number of layers and dropout.
-
-    Raises:
-        UserError: the handle names no encoder, or one that is not BERT.
-    """
-    folder = _resolve(settings.handle)
-    raw = _read_json(folder / "config.json")
-    where = folder / "config.json"
-    if raw.get("model_type", "bert") != "bert":
-        raise UserError(f"{where}: model_type is {raw['model_type']!r}; sepline reads BERT checkpoints")
-    if raw.get("hidden_act") not in _ACTIVATIONS:
-        raise UserError(f"{where}: hidden_act is {raw.get('hidden_act')!r}; known: {', '.join(_ACTIVATIONS)}")
-    if raw.get("position_embedding_type", "absolute") != "absolute":
-        raise UserError(f"{where}: position_embedding_type is {raw['position_embedding_type']!r}; known: absolute")
-    given = {
-        "vocabulary_size": "vocab_size",
-        "width": "hidden_size",
-        "layers": "num_hidden_layers",
-        "heads": "num_attention_heads",
-        "intermediate_width": "intermediate_size",
-        "positions": "max_position_embeddings",
-        "segments": "type_vocab_size",
-        "layer_norm_epsilon": "layer_norm_eps",
-        "dropout": "hidden_dropout_prob",
-        "attention_dropout": "attention_probs_dropout_prob",
-    }
-    shape = {name: raw[key] for name, key in given.items() if key in raw}
-    try:
-        config = TypeAdapter(BertConfig).validate_python({**shape, "activation": _ACTIVATIONS[raw["hidden_act"]]})
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = given[str(first["loc"][0])]
-        if first["type"] == "missing":
-            raise UserError(f"{where}: {key} is missing; give a whole BERT checkpoint folder") from None
-        raise UserError(f"{where}: {key} is {first['input']!r}: {first['msg']}") from None
-    if config.width % config.heads:
-        raise UserError(f"{where}: num_attention_heads is {config.heads}, which does not divide {config.width}")
-    if settings.layers is not None:
-        if settings.layers > config.layers:
-            raise UserError(f"encoder.layers is {settings.layers}, but {settings.handle} has {config.layers} layers")
-        config = replace(config, layers=settings.layers)
-    if settings.attention_dropout is not None:
-        config = replace(config, attention_dropout=settings.attention_dropout)
-    return config
 
 
 def check_budget(settings: Settings) -> None:
@@ -94,81 +88,139 @@ def check_budget(settings: Settings) -> None:
     Raises:
         UserError: it can't, or the handle names no encoder.
     """
-    positions = load_config(settings.encoder).positions
-    if settings.window.max_tokens > positions:
+    positions = _shape(_open(settings.encoder.handle), settings.encoder).positions
+    if positions is not None and settings.window.max_tokens > positions:
         raise UserError(f"window.max_tokens is {settings.window.max_tokens}, but the encoder reads at most {positions}")
 
 
-def load_encoder(settings: EncoderSettings) -> BertEncoder:
-    """Returns a built encoder with the pretrained weights of its first `settings.layers` layers.
+def load_encoder(settings: EncoderSettings) -> BertEncoder | WrappedEncoder:
+    """Returns a built encoder with pretrained weights, named `encoder`.
 
     Raises:
-        UserError: the handle names no encoder, or a tensor is missing or has another shape.
+        UserError: the handle names no encoder, a tensor is missing or has another shape, or the settings ask for what
+            the encoder can't do.
     """
-    config = load_config(settings)
-    encoder = BertEncoder(config, name="encoder")
+    source = _open(settings.handle)
+    shape = _shape(source, settings)
+    if isinstance(shape, HubModule):
+        wrapped = WrappedEncoder(shape, name="encoder")
+        wrapped.build()
+        return wrapped
+    encoder = BertEncoder(shape, mix_layers=settings.mix_layers, frozen_layers=settings.frozen_layers, name="encoder")
     encoder.build()
-    weights = _resolve(settings.handle) / "model.safetensors"
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(weights, framework="numpy") as tensors:
-            prefix = "bert." if "bert.embeddings.word_embeddings.weight" in tensors.keys() else ""  # noqa: SIM118  no dict
-
-            def read(name: str) -> np.ndarray:
-                return np.asarray(tensors.get_tensor(prefix + name), np.float32)
-
-            _assign_embeddings(encoder, read)
-            for index, layer in enumerate(encoder.transformer_layers):
-                _assign_layer(layer, f"encoder.layer.{index}", read)
-    except (SafetensorError, ValueError) as error:
-        raise UserError(f"{weights}: not the weights that config.json describes ({error})") from error
+    if isinstance(source, HubModule):
+        _copy_from_hub(encoder, source)
+    else:
+        with source.weights() as read:
+            for name, variable in encoder.pretrained_weights.items():
+                variable.assign(read(name, tuple(variable.shape)))
     return encoder
 
 
-def _assign_embeddings(encoder: BertEncoder, read: Callable[[str], np.ndarray]) -> None:
-    encoder.word_embeddings.set_weights([read("embeddings.word_embeddings.weight")])
-    encoder.position_embeddings.set_weights([read("embeddings.position_embeddings.weight")])
-    encoder.segment_embeddings.set_weights([read("embeddings.token_type_embeddings.weight")])
-    _assign_norm(encoder.embeddings_norm, "embeddings.LayerNorm", read)
+def describe_encoder(settings: EncoderSettings) -> EncoderDescription:
+    """Returns what an encoder is, without loading its weights.
+
+    Raises:
+        UserError: as `load_encoder` and `load_vocabulary`, where it can be told without the weights.
+    """
+    source = _open(settings.handle)
+    shape, vocabulary = _shape(source, settings), load_vocabulary(settings)
+    known: dict[str, Any] = {name: getattr(shape, name, None) for name in _SHAPE}
+    return EncoderDescription(
+        handle=settings.handle,
+        folder=source.folder,
+        format="TF Hub" if isinstance(source, HubModule) else "Hugging Face",
+        kind="wrapped" if isinstance(shape, HubModule) else "native",
+        **known,
+        vocabulary_size=len(vocabulary.pieces),
+        lower_case=vocabulary.lower_case,
+        special_ids=vocabulary.special_ids,
+        parameters=shape.parameters,
+        fingerprint=_fingerprint(source),
+    )
 
 
-def _assign_layer(layer: Any, prefix: str, read: Callable[[str], np.ndarray]) -> None:
-    for dense, name in (
-        (layer.query, "attention.self.query"),
-        (layer.key, "attention.self.key"),
-        (layer.value, "attention.self.value"),
-        (layer.attention_output, "attention.output.dense"),
-        (layer.intermediate, "intermediate.dense"),
-        (layer.output_dense, "output.dense"),
-    ):
-        # Hugging Face stores kernels as (out, in).
-        dense.set_weights([read(f"{prefix}.{name}.weight").T, read(f"{prefix}.{name}.bias")])
-    _assign_norm(layer.attention_norm, f"{prefix}.attention.output.LayerNorm", read)
-    _assign_norm(layer.output_norm, f"{prefix}.output.LayerNorm", read)
-
-
-def _assign_norm(norm: Any, name: str, read: Callable[[str], np.ndarray]) -> None:
-    norm.set_weights([read(f"{name}.weight"), read(f"{name}.bias")])
-
-
-def _resolve(handle: str) -> Path:
+def _open(handle: str) -> HuggingFaceCheckpoint | HubModule:
     if handle in DOWNLOADS and handle != "medline-sample":
-        return fetch(handle)
-    folder = Path(handle)
+        folder = fetch(handle)
+    elif handle.startswith(("https://", "http://")):
+        folder = download(handle)
+    else:
+        folder = Path(handle)
     if not folder.is_dir():
-        raise UserError(f"encoder.handle is {handle!r}: no such folder; give minilm-l6 or a BERT checkpoint folder")
-    missing = [name for name in _CHECKPOINT_FILES if not (folder / name).is_file()]
-    if missing:
-        raise UserError(f"{handle}: {', '.join(missing)} missing; a Hugging Face BERT folder has all three")
-    return folder
+        raise UserError(
+            f"encoder.handle is {handle!r}: no such folder; give minilm-l6, a BERT checkpoint folder, or the https:// "
+            "address or the folder of a TF Hub text encoder"
+        )
+    return HubModule.open(folder) if (folder / SAVED_MODEL).is_file() else HuggingFaceCheckpoint.open(folder)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: can't be read as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no JSON object")
-    return content
+def _shape(source: HuggingFaceCheckpoint | HubModule, settings: EncoderSettings) -> BertConfig | HubModule:
+    """Returns the BERT to build under the settings, or the module to wrap."""
+    if isinstance(source, HubModule) and (settings.wrapped or source.config is None):
+        reason = (
+            "encoder.wrapped is true" if settings.wrapped else f"this module can only be wrapped: {source.not_bert}"
+        )
+        for key in _NATIVE_ONLY:
+            value = getattr(settings, key)
+            if value is not None and value is not False:
+                raise UserError(f"encoder.{key} is {value!r}, which only sepline's own BERT can do, but {reason}")
+        return source
+    if settings.wrapped:
+        raise UserError(f"encoder.wrapped is true, but {settings.handle} is no TF Hub module; leave it out")
+    config = source.config
+    assert config is not None
+    if settings.layers is not None:
+        if settings.layers > config.layers:
+            raise UserError(f"encoder.layers is {settings.layers}, but {settings.handle} has {config.layers} layers")
+        config = replace(config, layers=settings.layers)
+    if settings.frozen_layers is not None and settings.frozen_layers > config.layers:
+        raise UserError(
+            f"encoder.frozen_layers is {settings.frozen_layers}, but the encoder has {config.layers} layers"
+        )
+    if settings.attention_dropout is not None:
+        config = replace(config, attention_dropout=settings.attention_dropout)
+    return config
+
+
+def _copy_from_hub(encoder: BertEncoder, module: HubModule) -> None:
+    """Fills an encoder from a module, having checked that sepline's BERT computes what the module does.
+
+    Names and shapes of variables don't say how a module uses them, so both read a few tokens.
+    """
+    assert module.config is not None
+    teacher, whole = WrappedEncoder(module, name="module"), BertEncoder(module.config, name="whole")
+    teacher.build()
+    whole.build()
+    for name, variable in whole.pretrained_weights.items():
+        variable.assign(np.reshape(teacher.named_weights[module.variable_name(name)], variable.shape))
+    draw = np.random.default_rng(0)
+    shape = (2, min(16, module.config.positions))
+    mask = np.ones(shape, np.int32)
+    mask[1, shape[1] // 2 :] = 0
+    probe = (draw.integers(0, module.config.vocabulary_size, shape), draw.integers(0, module.config.segments, shape))
+    inputs = [keras.ops.convert_to_tensor(array, "int32") for array in (*probe, mask)]
+    states = [_call_once(layer, inputs)[mask == 1] for layer in (teacher, whole)]
+    if not np.abs(states[0] - states[1]).max() < _PROBE_TOLERANCE:
+        raise UserError(
+            f"{module.folder}: its variables are BERT's, but not what it computes with them; set encoder.wrapped=true"
+        )
+    for name, variable in encoder.pretrained_weights.items():
+        variable.assign(whole.pretrained_weights[name])
+
+
+def _call_once(layer: keras.layers.Layer, inputs: list[Any]) -> np.ndarray:
+    """Returns what a layer computes, also where it was made for several devices: its variables are theirs then."""
+    import tensorflow as tf
+
+    strategy = tf.distribute.get_strategy()
+    outputs = strategy.run(lambda: layer(*inputs, training=False))
+    return np.asarray(strategy.experimental_local_results(outputs)[0])
+
+
+def _fingerprint(source: HuggingFaceCheckpoint | HubModule) -> str:
+    lines = []
+    for file in source.files:
+        with open(file, "rb") as stream:
+            lines.append(f"{file.relative_to(source.folder)} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

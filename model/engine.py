@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ _SENTENCE_STEP = 8
 
 DEFAULT_BATCH_TOKENS = 8192
 
+Outputs = Mapping[str, np.ndarray]
+"""What a bundle says, by name: `probabilities` `[..., labels]` and `label_ids`, or `scores`."""
+
 
 @dataclass(slots=True)
 class EngineCounts:
@@ -23,6 +27,21 @@ class EngineCounts:
     windows: int = 0
     tokens: int = 0
     padded_tokens: int = 0
+
+
+class BatchError(Exception):
+    """The classifier could not run a micro-batch: out of memory, or a value that it does not take."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowFailure:
+    """Stands for the result of a window that the classifier cannot read even alone.
+
+    Attributes:
+        message: why, in one line.
+    """
+
+    message: str
 
 
 class Engine:
@@ -34,12 +53,15 @@ class Engine:
 
     def __init__(
         self,
-        classify: Callable[[Mapping[str, np.ndarray]], np.ndarray],
+        classify: Callable[[Mapping[str, np.ndarray]], Outputs],
         *,
         pad_id: int,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ) -> None:
-        """Wraps a function from the arrays of `schema.classify_signature` to `[batch, sentences, labels]`."""
+        """Wraps a function from the arrays of `schema.classify_signature` to outputs `[batch, sentences, ...]`.
+
+        Where it raises `BatchError`, it is called again with halves of the batch.
+        """
         self._classify = classify
         self._pad_id = pad_id
         self._batch_tokens = batch_tokens
@@ -54,27 +76,55 @@ class Engine:
         loaded = tf.saved_model.load(str(bundle.path))
         signature = loaded.signatures["classify"]
 
-        def classify(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        def classify(batch: Mapping[str, np.ndarray]) -> Outputs:
             # The signature holds its variables weakly; naming `loaded` here keeps them alive.
             assert loaded is not None
-            outputs = signature(**{name: tf.constant(array) for name, array in batch.items()})
-            return np.asarray(outputs["probabilities"])
+            try:
+                outputs = signature(**{name: tf.constant(array) for name, array in batch.items()})
+                return {name: output.numpy() for name, output in outputs.items()}
+            except (tf.errors.OpError, MemoryError) as error:
+                raise BatchError(_reason(str(error))) from error
 
         return cls(classify, pad_id=bundle.vocabulary.pad_id, batch_tokens=batch_tokens)
 
-    def probabilities(self, windows: Sequence[EncodedWindow]) -> list[np.ndarray]:
-        """Returns for each window float32 `[sentences, labels]`, context sentences included, in the given order."""
-        results: list[np.ndarray | None] = [None] * len(windows)
+    def run(self, windows: Sequence[EncodedWindow]) -> list[Outputs]:
+        """Returns for each window its outputs `[sentences, ...]`, context sentences included, in the given order.
+
+        Raises:
+            BatchError: the classifier cannot read one of the windows.
+        """
+        results = self.results(windows)
+        for result in results:
+            if isinstance(result, WindowFailure):
+                raise BatchError(result.message)
+        return [result for result in results if not isinstance(result, WindowFailure)]
+
+    def results(self, windows: Sequence[EncodedWindow]) -> list[Outputs | WindowFailure]:
+        """Returns what `run` does, with a `WindowFailure` in place of each window that cannot be read."""
+        results: dict[int, Outputs | WindowFailure] = {}
         for members in micro_batches([len(window.token_ids) for window in windows], self._batch_tokens):
-            batch = [windows[index] for index in members]
-            arrays = pad_batch(batch, pad_id=self._pad_id)
-            rows = self._classify(arrays)
-            for index, window, row in zip(members, batch, rows, strict=True):
-                results[index] = row[: len(window.sep_positions)]
-            self.counts.windows += len(batch)
-            self.counts.tokens += sum(len(window.token_ids) for window in batch)
-            self.counts.padded_tokens += arrays["token_ids"].size
-        return [row for row in results if row is not None]
+            results.update(zip(members, self._run_batch([windows[index] for index in members]), strict=True))
+        return [results[index] for index in range(len(windows))]
+
+    def _run_batch(self, batch: Sequence[EncodedWindow]) -> list[Outputs | WindowFailure]:
+        """Returns the results of one micro-batch; one that fails is halved down to the windows that fail alone."""
+        arrays = pad_batch(batch, pad_id=self._pad_id)
+        try:
+            outputs = self._classify(arrays)
+        except BatchError as error:
+            if len(batch) == 1:
+                return [WindowFailure(str(error))]
+            middle = len(batch) // 2
+            return [*self._run_batch(batch[:middle]), *self._run_batch(batch[middle:])]
+        self.counts.windows += len(batch)
+        self.counts.tokens += sum(len(window.token_ids) for window in batch)
+        self.counts.padded_tokens += arrays["token_ids"].size
+        results: list[Outputs | WindowFailure] = []
+        for row, window in enumerate(batch):
+            shown = {name: output[row, : len(window.sep_positions)] for name, output in outputs.items()}
+            finite = all(np.isfinite(values).all() for values in shown.values())
+            results.append(shown if finite else WindowFailure("the model's output is not a finite number"))
+        return results
 
 
 def micro_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
@@ -100,19 +150,30 @@ def pad_batch(windows: Sequence[EncodedWindow], *, pad_id: int) -> dict[str, np.
     segment_ids = np.zeros((len(windows), width), np.int32)
     padding_mask = np.zeros((len(windows), width), np.int32)
     sep_positions = np.full((len(windows), sentences), -1, np.int32)
+    arrays = {
+        "token_ids": token_ids,
+        "segment_ids": segment_ids,
+        "padding_mask": padding_mask,
+        "sep_positions": sep_positions,
+    }
+    if windows[0].features is not None:
+        arrays["features"] = np.zeros((len(windows), sentences, windows[0].features.shape[1]), np.float32)
     for row, window in enumerate(windows):
         length = len(window.token_ids)
         token_ids[row, :length] = window.token_ids
         segment_ids[row, :length] = window.segment_ids
         padding_mask[row, :length] = 1
         sep_positions[row, : len(window.sep_positions)] = window.sep_positions
-    return {
-        "token_ids": token_ids,
-        "segment_ids": segment_ids,
-        "padding_mask": padding_mask,
-        "sep_positions": sep_positions,
-    }
+        if window.features is not None:
+            arrays["features"][row, : len(window.sep_positions)] = window.features
+    return arrays
 
 
 def _round_up(value: int, step: int) -> int:
     return -(-value // step) * step
+
+
+def _reason(message: str) -> str:
+    """Returns what a TensorFlow error says in one line, without traces and names of functions, which vary."""
+    said = re.split(r"\s*\[\[\{\{|\s*\[Op:", message)[0].strip()
+    return said.rpartition("\n")[2] or "the model failed"

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from model.bundle import load_bundle
-from model.engine import Engine
+from model.calibration import expected_calibration_error
+from model.engine import Engine, Outputs
 from model.errors import UserError
 from model.records import LabelledWindow
+from model.score_metrics import ScoreMetrics, measure_scores, read_highlights
 from model.training_data import open_training_data
 
 
@@ -34,6 +36,8 @@ class Metrics:
         accuracy: the share of sentences with the right label; equals micro F1, the paper's figure.
         macro_f1: the mean of the labels' F1; labels that neither occur nor are predicted are left out.
         weighted_f1: the mean weighted by support.
+        calibration_error: by how much the probabilities of the predicted labels differ from the share that is right
+            (`calibration.expected_calibration_error`); None for a classifier that gives none.
         labels: by label, in the model's order.
         confusion: `[true label][predicted label]` sentence counts, in the model's order.
     """
@@ -43,6 +47,7 @@ class Metrics:
     accuracy: float
     macro_f1: float
     weighted_f1: float
+    calibration_error: float | None
     labels: dict[str, LabelMetrics]
     confusion: list[list[int]]
 
@@ -57,45 +62,67 @@ class LabelledSentences:
     Attributes:
         doc_ids: `[sentences]`.
         sentence_indices: int64 `[sentences]`, from 0 in each document.
-        labels: int64 `[sentences]`, the true labels.
+        targets: `[sentences]`, the true labels as int64, or the true scores as float32.
     """
 
     doc_ids: list[str]
     sentence_indices: np.ndarray
-    labels: np.ndarray
+    targets: np.ndarray
 
 
-def predict(engine: Engine, windows: Iterable[LabelledWindow]) -> tuple[LabelledSentences, np.ndarray]:
-    """Returns the sentences and their probabilities, float32 `[sentences, labels]`, each taken from its own window."""
+def predict(engine: Engine, windows: Iterable[LabelledWindow]) -> tuple[LabelledSentences, Outputs]:
+    """Returns the sentences and what the model says of each, `[sentences, ...]`, taken from the window that owns it."""
     windows = list(windows)
-    probabilities = engine.probabilities([window.encoded for window in windows])
+    outputs = engine.run([window.encoded for window in windows])
     doc_ids: list[str] = []
-    indices, labels, rows = [], [], []
-    for labelled, shown in zip(windows, probabilities, strict=True):
+    indices, targets = [], []
+    own: dict[str, list[np.ndarray]] = {name: [] for name in outputs[0]}
+    for labelled, shown in zip(windows, outputs, strict=True):
         window = labelled.encoded.window
         owned = slice(window.owned_start - window.start, window.owned_end - window.start)
         doc_ids += [labelled.doc_id] * (window.owned_end - window.owned_start)
         indices.append(np.arange(window.owned_start, window.owned_end))
-        labels.append(labelled.labels[owned])
-        rows.append(shown[owned])
-    return LabelledSentences(doc_ids, np.concatenate(indices), np.concatenate(labels)), np.concatenate(rows)
+        targets.append(labelled.targets[owned])
+        for name, values in shown.items():
+            own[name].append(values[owned])
+    sentences = LabelledSentences(doc_ids, np.concatenate(indices), np.concatenate(targets))
+    return sentences, {name: np.concatenate(values) for name, values in own.items()}
 
 
-def measure(sentences: LabelledSentences, predicted: np.ndarray, *, labels: Sequence[str]) -> Metrics:
-    """Returns the metrics of predicted labels, int `[sentences]`, against the true ones."""
+def measure(
+    sentences: LabelledSentences,
+    predicted: np.ndarray,
+    *,
+    labels: Sequence[str],
+    probabilities: np.ndarray | None = None,
+) -> Metrics:
+    """Returns the metrics of predicted labels against the true ones.
+
+    Args:
+        sentences: with the true labels.
+        predicted: int `[sentences]`, indices into `labels`.
+        labels: the model's.
+        probabilities: float `[sentences, labels]`, where the classifier gives any.
+    """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    confusion = confusion_matrix(sentences.labels, predicted, labels=range(len(labels)))
+    confusion = confusion_matrix(sentences.targets, predicted, labels=range(len(labels)))
     precision, recall, f1, support = precision_recall_fscore_support(
-        sentences.labels, predicted, labels=range(len(labels)), zero_division=0.0
+        sentences.targets, predicted, labels=range(len(labels)), zero_division=0.0
     )
     seen = (confusion.sum(0) + confusion.sum(1)) > 0
+    correct = sentences.targets == predicted
+    calibration_error = None
+    if probabilities is not None:
+        confidences = np.take_along_axis(probabilities, predicted[:, None], axis=1)[:, 0]
+        calibration_error = expected_calibration_error(confidences, correct)
     return Metrics(
         documents=len(set(sentences.doc_ids)),
         sentences=len(predicted),
-        accuracy=float(np.mean(sentences.labels == predicted)),
+        accuracy=float(np.mean(correct)),
         macro_f1=float(np.mean(f1[seen])),
         weighted_f1=float(np.average(f1, weights=support)),
+        calibration_error=calibration_error,
         labels={
             name: LabelMetrics(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
             for i, name in enumerate(labels)
@@ -104,7 +131,20 @@ def measure(sentences: LabelledSentences, predicted: np.ndarray, *, labels: Sequ
     )
 
 
-def evaluate_bundle(bundle_dir: str, data_dir: str, split: str) -> dict[str, Metrics]:
+def measure_outputs(
+    sentences: LabelledSentences,
+    outputs: Outputs,
+    *,
+    labels: Sequence[str],
+    highlights: Sequence[tuple[Sequence[str], Sequence[str]]] = (),
+) -> Metrics | ScoreMetrics:
+    """Returns the metrics of what a model says of sentences, labels or scores; `highlights` as in `measure_scores`."""
+    if "scores" in outputs:
+        return measure_scores(sentences.doc_ids, sentences.targets, outputs["scores"], highlights=highlights)
+    return measure(sentences, outputs["label_ids"], labels=labels, probabilities=outputs["probabilities"])
+
+
+def evaluate_bundle(bundle_dir: str, data_dir: str, split: str) -> dict[str, Metrics | ScoreMetrics]:
     """Returns the metrics of a bundle on a split, under `sepline`, beside those of the baselines.
 
     Raises:
@@ -116,8 +156,13 @@ def evaluate_bundle(bundle_dir: str, data_dir: str, split: str) -> dict[str, Met
     bundle, data = load_bundle(bundle_dir), open_training_data(data_dir)
     if bundle.labels != data.labels or bundle.vocabulary.fingerprint != data.vocabulary_fingerprint:
         raise UserError(f"{data_dir}: labels or vocabulary are not those of {bundle_dir}; preprocess for this model")
+    if len(bundle.features) != len(data.features):
+        raise UserError(
+            f"{data_dir}: has {len(data.features)} features a sentence, but {bundle_dir} takes {len(bundle.features)}"
+        )
     if not data.window_lengths.get(split):
         raise UserError(f"{data_dir}: the {split} split is empty; name another --split")
-    sentences, probabilities = predict(Engine.load(bundle), read_windows(data, split))
-    metrics = measure(sentences, probabilities.argmax(axis=1), labels=bundle.labels)
+    sentences, outputs = predict(Engine.load(bundle), read_windows(data, split))
+    highlights = read_highlights(data, split) if "scores" in outputs else ()
+    metrics = measure_outputs(sentences, outputs, labels=bundle.labels, highlights=highlights)
     return {"sepline": metrics, **evaluate_baselines(data, split)}

@@ -33,7 +33,7 @@ def claim_folder(folder: Path, mark_file: str, mark: Mapping[str, Any], *, overw
                 return
         elif not overwrite:
             raise UserError(
-                f"{folder}: was made with {_difference(there, mark)}; name another --output, or --overwrite this one"
+                f"{folder}: was made with {difference(there, mark)}; name another --output, or --overwrite this one"
             )
         shutil.rmtree(folder)
     elif folder.exists() and any(folder.iterdir()):
@@ -49,10 +49,10 @@ def write_json(path: Path, content: Any) -> None:
     fresh.replace(path)
 
 
-def _difference(there: Any, here: Any, key: str = "") -> str:
-    """Returns the first difference between two marks, in words."""
+def difference(there: Any, here: Any, key: str = "") -> str:
+    """Returns the first difference between two marks of JSON values, in words."""
     if isinstance(there, dict) and isinstance(here, Mapping):
         for name in sorted(there.keys() | here.keys()):
             if json.dumps(there.get(name), sort_keys=True) != json.dumps(here.get(name), sort_keys=True):
-                return _difference(there.get(name), here.get(name), f"{key}.{name}" if key else name)
+                return difference(there.get(name), here.get(name), f"{key}.{name}" if key else name)
     return f"{key} {json.dumps(there)[:80]} where it is now {json.dumps(here)[:80]}"

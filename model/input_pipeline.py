@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,41 +15,86 @@ from model.schema import training_spec
 from model.training_data import TrainingData
 
 _SHUFFLE_BUFFER = 16_384  # windows; a few kilobytes each
+_BY_TOKEN = ("token_ids", "segment_ids", "padding_mask")
 
 
-def training_batches(
-    data: TrainingData, split: str, *, batch_tokens: int, pad_id: int, seed: int, epoch: int
-) -> tf.data.Dataset:
-    """Returns one epoch of `(inputs, labels, weights)`, in an order of its own for each `seed` and `epoch`.
+@dataclass(frozen=True)
+class TrainingSet:
+    """One folder of records among those that are trained on.
+
+    Attributes:
+        data: the records.
+        batches: how many batches of it an epoch has; it is begun anew when it ends earlier.
+        own_batches: how many one pass over it makes.
+        label_ids: the model's label id for each of its own; empty where scores are learned.
+    """
+
+    data: TrainingData
+    batches: int
+    own_batches: int
+    label_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How windows become batches.
+
+    Attributes:
+        batch_tokens: padded wordpieces a batch may hold.
+        pad_id: the vocabulary's `[PAD]`.
+        seed: of the order.
+        label_weights: by the model's label id, what a sentence's weight is multiplied by; all 1 when None.
+        static_shapes: True to pad every batch to its bucket's longest window, so that few shapes occur.
+    """
+
+    batch_tokens: int
+    pad_id: int
+    seed: int
+    label_weights: tuple[float, ...] | None = None
+    static_shapes: bool = False
+
+
+def plan_training_sets(
+    folders: Sequence[TrainingData], *, shares: Sequence[float] | None, labels: Sequence[str], batch_tokens: int
+) -> list[TrainingSet]:
+    """Returns how much an epoch has of each folder: as many batches in all as one pass over everything.
+
+    Args:
+        folders: the records.
+        shares: the share of the batches that each gets; its own share when None.
+        labels: the model's.
+        batch_tokens: padded wordpieces a batch may hold.
+    """
+    own = [count_batches(data, "train", batch_tokens=batch_tokens) for data in folders]
+    counts = own if shares is None else [max(1, round(sum(own) * share / sum(shares))) for share in shares]
+    ids = {label: index for index, label in enumerate(labels)}
+    return [
+        TrainingSet(data, count, a_pass, tuple(ids[label] for label in data.labels))
+        for data, count, a_pass in zip(folders, counts, own, strict=True)
+    ]
+
+
+def training_batches(sets: Sequence[TrainingSet], batching: Batching, *, epoch: int) -> tf.data.Dataset:
+    """Returns one epoch of `(inputs, targets, weights)`, in an order of its own for each seed and epoch.
 
     The order depends on nothing else but TensorFlow's global seed, which tf.data mixes in and the trainer sets.
-    `inputs` is as `schema.classify_signature`; `labels` int32 and `weights` float32 are `[batch, sentences]`. A weight
-    is the annotators' confidence, 0 for padding and for sentences that another window owns.
+    `inputs` is as `schema.classify_signature`; `targets`, int32 labels or float32 scores, and `weights`, float32, are
+    `[batch, sentences]`. A weight is the annotators' confidence times the label's weight, 0 for padding and for
+    sentences that another window owns.
     """
-    order = int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7], "big")
-    files = tf.data.Dataset.from_tensor_slices(data.window_files(split)).shuffle(1024, seed=order)
-    records = files.interleave(tf.data.TFRecordDataset, cycle_length=8, block_length=16)
-    examples = records.shuffle(_SHUFFLE_BUFFER, seed=order).map(_parse, num_parallel_calls=tf.data.AUTOTUNE)
-    boundaries, sizes = _buckets(data, batch_tokens)
-    batches = examples.bucket_by_sequence_length(
-        lambda inputs, labels, weights: tf.size(inputs["token_ids"]),
-        bucket_boundaries=boundaries,
-        bucket_batch_sizes=sizes,
-        padding_values=(
-            {"token_ids": pad_id, "segment_ids": 0, "padding_mask": 0, "sep_positions": -1},
-            0,
-            0.0,
-        ),
-    )
+    sources = [_repeated(one, batching, f"{batching.seed}/{epoch}") for one in sets]
+    batches = sources[0]
+    if len(sets) > 1:
+        turns = np.repeat(np.arange(len(sets)), [one.batches for one in sets])
+        order = np.random.default_rng(_number(f"{batching.seed}/{epoch}/turns")).permutation(turns)
+        batches = tf.data.Dataset.choose_from_datasets(sources, tf.data.Dataset.from_tensor_slices(order))
     # Keras warns at the end of data of unknown length.
-    batches = batches.apply(
-        tf.data.experimental.assert_cardinality(count_batches(data, split, batch_tokens=batch_tokens))
-    )
-    return batches.prefetch(tf.data.AUTOTUNE)
+    total = sum(one.batches for one in sets)
+    return batches.apply(tf.data.experimental.assert_cardinality(total)).prefetch(tf.data.AUTOTUNE)
 
 
 def count_batches(data: TrainingData, split: str, *, batch_tokens: int) -> int:
-    """Returns how many batches `training_batches` makes in every epoch."""
+    """Returns how many batches one pass over a split makes."""
     boundaries, sizes = _buckets(data, batch_tokens)
     members = np.zeros(len(sizes), int)
     for length, count in data.window_lengths[split].items():
@@ -69,15 +115,61 @@ def read_windows(data: TrainingData, split: str) -> Iterator[LabelledWindow]:
             owned_start=first + int(record["owned_start"]),
             owned_end=first + int(record["owned_end"]),
         )
+        features = record["features"].reshape(count, -1) if len(data.features) else None
         encoded = EncodedWindow(
             window=window,
             token_ids=record["token_ids"].astype(np.int32),
             segment_ids=record["segment_ids"].astype(np.int32),
             sep_positions=record["sep_positions"].astype(np.int32),
             truncated=record["truncated"].astype(bool),
+            features=features,
         )
         confidences = record["confidences"] if len(record["confidences"]) else np.ones(count, np.float32)
-        yield LabelledWindow(record["doc_id"].decode("utf-8"), encoded, record["labels"], confidences)
+        targets = record["labels"] if data.labels else record["scores"]
+        yield LabelledWindow(record["doc_id"].decode("utf-8"), encoded, targets, confidences)
+
+
+def _repeated(one: TrainingSet, batching: Batching, order: str) -> tf.data.Dataset:
+    """Returns as many batches of a set as an epoch has, from as many passes over it as that takes."""
+    passes = [_one_pass(one, batching, f"{order}/{number}") for number in range(-(-one.batches // one.own_batches))]
+    batches = passes[0]
+    for following in passes[1:]:
+        batches = batches.concatenate(following)
+    return batches.take(one.batches)
+
+
+def _one_pass(one: TrainingSet, batching: Batching, order: str) -> tf.data.Dataset:
+    data, seed = one.data, _number(order)
+    files = tf.data.Dataset.from_tensor_slices(data.window_files("train")).shuffle(1024, seed=seed)
+    records = files.interleave(tf.data.TFRecordDataset, cycle_length=8, block_length=16)
+
+    def parse(serialized: tf.Tensor) -> tuple[dict[str, Any], tf.Tensor, tf.Tensor]:
+        return _parse(serialized, one, batching.label_weights)
+
+    examples = records.shuffle(_SHUFFLE_BUFFER, seed=seed).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+    boundaries, sizes = _buckets(data, batching.batch_tokens)
+    inputs, targets, _ = examples.element_spec
+    padding = {"token_ids": batching.pad_id, "segment_ids": 0, "padding_mask": 0, "sep_positions": -1, "features": 0.0}
+    shapes = None
+    if batching.static_shapes:
+        boundaries, sizes = (
+            [*boundaries, data.settings.window.max_tokens + 1],
+            [*sizes, 1],
+        )  # nothing is beyond the last
+        by_sentence = [max(data.window_sentences["train"])]
+        shapes = (
+            {name: [None] if name in _BY_TOKEN else [*by_sentence, *spec.shape[1:]] for name, spec in inputs.items()},
+            by_sentence,
+            by_sentence,
+        )
+    return examples.bucket_by_sequence_length(
+        lambda inputs, targets, weights: tf.size(inputs["token_ids"]),
+        bucket_boundaries=boundaries,
+        bucket_batch_sizes=sizes,
+        padded_shapes=shapes,
+        padding_values=({name: padding[name] for name in inputs}, tf.zeros([], targets.dtype), 0.0),
+        pad_to_bucket_boundary=batching.static_shapes,
+    )
 
 
 def _buckets(data: TrainingData, batch_tokens: int) -> tuple[list[int], list[int]]:
@@ -87,12 +179,26 @@ def _buckets(data: TrainingData, batch_tokens: int) -> tuple[list[int], list[int
     return boundaries, [max(1, batch_tokens // length) for length in longest]
 
 
-def _parse(serialized: tf.Tensor) -> tuple[dict[str, Any], tf.Tensor, tf.Tensor]:
+def _parse(
+    serialized: tf.Tensor, one: TrainingSet, label_weights: Sequence[float] | None
+) -> tuple[dict[str, Any], tf.Tensor, tf.Tensor]:
     record = tf.io.parse_single_example(serialized, training_spec())
     inputs = {name: tf.cast(record[name], tf.int32) for name in ("token_ids", "segment_ids", "sep_positions")}
     inputs["padding_mask"] = tf.ones_like(inputs["token_ids"])
+    if width := len(one.data.features):
+        inputs["features"] = tf.reshape(record["features"], [-1, width])
     sentence = tf.range(tf.size(record["sep_positions"], out_type=tf.int64))
     owned = (sentence >= record["owned_start"]) & (sentence < record["owned_end"])
     given = record["confidences"]
-    confidences = tf.cond(tf.size(given) > 0, lambda: given, lambda: tf.ones_like(sentence, tf.float32))
-    return inputs, tf.cast(record["labels"], tf.int32), tf.where(owned, confidences, 0.0)
+    weights = tf.cond(tf.size(given) > 0, lambda: given, lambda: tf.ones_like(sentence, tf.float32))
+    targets = record["scores"]
+    if one.label_ids:
+        targets = tf.gather(tf.constant(one.label_ids, tf.int32), record["labels"])
+        if label_weights is not None:
+            weights *= tf.gather(tf.constant(label_weights, tf.float32), targets)
+    return inputs, targets, tf.where(owned, weights, 0.0)
+
+
+def _number(key: str) -> int:
+    """Returns a seed that depends on the key alone."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")

@@ -7,21 +7,27 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 _SECONDS_BETWEEN_LINES = 30.0
 
 
 class ProgressReporter:
-    """Shows how far a step is, on standard error.
+    """Shows how far a step is, and how long it will still take, on standard error.
+
+    Args:
+        title: what is done.
+        total: how many units there are; None while that is not known.
+        unit: what is counted.
+        done: how many of them an earlier run has done.
 
     Example:
         with ProgressReporter("epoch 1 of 3", total=120, unit="batches") as progress:
             progress.update(done=7, note="loss 0.61")
     """
 
-    def __init__(self, title: str, *, total: int | None, unit: str) -> None:
-        self._title, self._total, self._unit = title, total, unit
+    def __init__(self, title: str, *, total: int | None, unit: str, done: int = 0) -> None:
+        self._title, self._total, self._unit, self._first = title, total, unit, done
         console = Console(stderr=True)
         self._bar: Progress | None = None
         if console.is_terminal:
@@ -31,16 +37,17 @@ class ProgressReporter:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[unit]}"),
                 TimeElapsedColumn(),
-                TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),
                 console=console,
             )
-        self._last_line = time.monotonic()
+        self._started = self._last_line = time.monotonic()
 
     def __enter__(self) -> ProgressReporter:
         if self._bar:
             self._bar.start()
-            self._task = self._bar.add_task(self._title, total=self._total, unit=self._unit, note="")
+            self._task = self._bar.add_task(
+                self._title, total=self._total, completed=self._first, unit=self._unit, note=""
+            )
         return self
 
     def __exit__(
@@ -49,13 +56,28 @@ class ProgressReporter:
         if self._bar:
             self._bar.stop()
 
-    def update(self, *, done: int, note: str = "") -> None:
-        """Says that `done` units are behind us; `note` is shown beside it."""
-        if self._bar:
-            self._bar.update(self._task, completed=done, note=note)
-            return
+    def update(self, *, done: int, total: int | None = None, note: str = "") -> None:
+        """Says that `done` units are behind us, and what is known of the total by now; `note` is shown beside it."""
+        self._total = total if total is not None else self._total
         now = time.monotonic()
-        if now - self._last_line >= _SECONDS_BETWEEN_LINES:
+        remaining = self._remaining(done, now - self._started)
+        note = ", ".join(part for part in (note, remaining) if part)
+        if self._bar:
+            self._bar.update(self._task, completed=done, total=self._total, note=note)
+        elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
             of_total = f" of {self._total:,}" if self._total is not None else ""
             print(f"{self._title}: {done:,}{of_total} {self._unit}, {note}".rstrip(", "), file=sys.stderr, flush=True)
+
+    def _remaining(self, done: int, seconds: float) -> str:
+        if self._total is None or done <= self._first or done >= self._total:
+            return ""
+        return f"{show_seconds((self._total - done) * seconds / (done - self._first))} left"
+
+
+def show_seconds(seconds: float) -> str:
+    """Returns a duration as people say it, with two figures at most: `45 s`, `12 min`, `3.5 h`."""
+    for unit, size, most in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 72)):
+        if seconds < most * size:
+            return f"{seconds / size:.{0 if unit == 's' or seconds >= 10 * size else 1}f} {unit}"
+    return f"{seconds / 86400:.1f} days"

@@ -45,6 +45,7 @@ class Document:
         confidences: how sure the annotators were of each label, 0 to 1; weights of the loss.
         scores: a target score a sentence, for regression.
         features: additional numbers a sentence, each sentence with as many.
+        highlights: sentences that sum the document up, to judge chosen sentences by.
     """
 
     doc_id: str
@@ -56,6 +57,7 @@ class Document:
     confidences: tuple[float, ...] | None = None
     scores: tuple[float, ...] | None = None
     features: tuple[tuple[float, ...], ...] | None = None
+    highlights: tuple[str, ...] | None = None
 
 
 class Reason(StrEnum):
@@ -71,8 +73,11 @@ class Reason(StrEnum):
     INVALID_ENCODING = "invalid_encoding"
     TOO_LARGE = "too_large"
     UNLABELLED = "unlabelled"
+    UNSCORED = "unscored"
+    WRONG_FEATURES = "wrong_features"
     UNKNOWN_LABEL = "unknown_label"
     LABELLED = "labelled"
+    FAILED_WINDOW = "failed_window"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,7 @@ class EncodedWindow:
         segment_ids: int32 `[tokens]`.
         sep_positions: int32 `[sentences]`, where in `token_ids` each sentence's `[SEP]` stands.
         truncated: bool `[sentences]`, True where a sentence alone was longer than the budget and lost its end.
+        features: float32 `[sentences, features]`, standardized; None for a model that takes none.
     """
 
     window: Window
@@ -137,6 +143,7 @@ class EncodedWindow:
     segment_ids: np.ndarray
     sep_positions: np.ndarray
     truncated: np.ndarray
+    features: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +153,12 @@ class LabelledWindow:
     Attributes:
         doc_id: the document it was cut from.
         encoded: the window itself.
-        labels: int64 `[sentences]`, indices into the label vocabulary, context sentences included.
+        targets: int64 `[sentences]` labels as indices into the label vocabulary, or float32 scores; context sentences
+            included.
         confidences: float32 `[sentences]`.
     """
 
     doc_id: str
     encoded: EncodedWindow
-    labels: np.ndarray
+    targets: np.ndarray
     confidences: np.ndarray

@@ -5,9 +5,11 @@ Writers, readers, the serving signature and the tests all derive from here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from model.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,8 +45,10 @@ TRAINING_RECORD: Mapping[str, Feature] = {
     ),  # within the window: sentences owned_start..owned_end - 1 are its own
     "owned_end": Feature("int64", ragged=False),
     "truncated": Feature("int64", ragged=True),  # [sentences], 1 where the sentence's end is missing
-    "labels": Feature("int64", ragged=True),  # [sentences], indices into the label vocabulary
+    "labels": Feature("int64", ragged=True, optional=True),  # [sentences], indices into the label vocabulary
+    "scores": Feature("float32", ragged=True, optional=True),  # [sentences]; a record has these or labels
     "confidences": Feature("float32", ragged=True, optional=True),  # [sentences], 1 everywhere when absent
+    "features": Feature("float32", ragged=True, optional=True),  # [sentences * features], standardized, by sentence
 }
 """A training record is one window of one labelled document, context sentences included."""
 
@@ -72,7 +76,8 @@ def encode_training_record(values: Mapping[str, Any]) -> bytes:
     required = {name for name, feature in TRAINING_RECORD.items() if not feature.optional}
     if unknown := values.keys() - TRAINING_RECORD.keys():
         raise ValueError(f"not in the training record: {sorted(unknown)}")
-    if missing := required - values.keys():
+    missing = required - values.keys() | ({"labels or scores"} if not values.keys() & {"labels", "scores"} else set())
+    if missing:
         raise ValueError(f"missing in the training record: {sorted(missing)}")
     example = tf.train.Example()
     for name in sorted(values):
@@ -88,45 +93,85 @@ def encode_training_record(values: Mapping[str, Any]) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
-def classify_signature() -> dict[str, tf.TensorSpec]:
+def classify_signature(features: int = 0) -> dict[str, tf.TensorSpec]:
     """Returns what the bundle's `classify` signature takes: a padded batch of windows.
 
     `token_ids`, `segment_ids` and `padding_mask` are int32 `[batch, tokens]`, the mask 1 for real tokens.
-    `sep_positions` is int32 `[batch, sentences]`, -1 where a window has fewer sentences.
+    `sep_positions` is int32 `[batch, sentences]`, -1 where a window has fewer sentences. A model with additional
+    features also takes `features`, standardized, float32 `[batch, sentences, features]`.
     """
     import tensorflow as tf
 
     names = ("token_ids", "segment_ids", "padding_mask", "sep_positions")
-    return {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in names}
+    signature = {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in names}
+    if features:
+        signature["features"] = tf.TensorSpec([None, None, features], tf.float32, name="features")
+    return signature
 
 
-def prediction_schema(labels: Sequence[str], metadata: Mapping[str, str]) -> pa.Schema:
-    """Returns the Arrow schema of a scored part: one row a sentence.
+LAYOUTS = ("sentences", "documents")
+"""What a row of the predictions is."""
+
+
+def prediction_schema(
+    labels: Sequence[str],
+    metadata: Mapping[str, str],
+    *,
+    layout: str = "sentences",
+    columns: Collection[str] | None = None,
+    text: bool = True,
+) -> pa.Schema:
+    """Returns the Arrow schema of a scored part: a row a sentence, or a row a document with a list of its sentences.
 
     Args:
-        labels: the bundle's labels; `probabilities` follows their order.
+        labels: the bundle's labels; `probabilities` follows their order. Where there are none, a row has a `score`.
         metadata: written into the file beside the data, for readers that have only the file.
+        layout: one of `LAYOUTS`.
+        columns: only these columns, of documents and sentences alike; all when None.
+        text: False to leave out the sentences' text.
+
+    Raises:
+        UserError: there is no such column, or none is left.
     """
     import pyarrow as pa
 
-    return pa.schema(
-        [
-            pa.field("doc_id", pa.string(), nullable=False),
-            pa.field("sentence_index", pa.int32(), nullable=False),
-            pa.field("sentence", pa.string(), nullable=False),
+    about_document = [
+        pa.field("doc_id", pa.string(), nullable=False),
+        pa.field("source", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("record_index", pa.int64(), nullable=False),
+    ]
+    said = [pa.field("score", pa.float32(), nullable=False)]
+    if labels:
+        said = [
             pa.field("label", pa.dictionary(pa.int16(), pa.string()), nullable=False),
             pa.field("probability", pa.float32(), nullable=False),
             pa.field("probabilities", pa.list_(pa.field("element", pa.float32(), nullable=False), len(labels))),
-            pa.field("status", pa.dictionary(pa.int8(), pa.string()), nullable=False),
-            pa.field("source", pa.dictionary(pa.int32(), pa.string()), nullable=False),
-            pa.field("record_index", pa.int64(), nullable=False),
-        ],
-        metadata=dict(metadata),
-    )
+        ]
+    about_sentence = [
+        pa.field("sentence", pa.string(), nullable=False),
+        *said,
+        pa.field("status", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+    ]
+    if layout == "sentences":
+        about_sentence = [pa.field("sentence_index", pa.int32(), nullable=False), *about_sentence]
+    known = [field.name for field in (*about_document, *about_sentence)]
+    if unknown := sorted(set(columns or ()) - set(known)):
+        raise UserError(f"predictions have no column {unknown[0]!r} in this layout; they have {', '.join(known)}")
+    wanted = set(known if columns is None else columns) - (set() if text else {"sentence"})
+    if not wanted:
+        raise UserError("no column of the predictions is left; name others with --columns")
+    about_document = [field for field in about_document if field.name in wanted]
+    about_sentence = [field for field in about_sentence if field.name in wanted]
+    if layout == "documents" and about_sentence:
+        sentence = pa.field("element", pa.struct(about_sentence), nullable=False)
+        about_sentence = [pa.field("sentences", pa.list_(sentence), nullable=False)]
+    # The id comes first, where a person looks.
+    fields = sorted((*about_document, *about_sentence), key=lambda field: field.name in ("source", "record_index"))
+    return pa.schema(fields, metadata=dict(metadata))
 
 
 def document_schema() -> pa.Schema:
-    """Returns the Arrow schema of labelled documents as text, one row a document; `confidences` may be null."""
+    """Returns the Arrow schema of documents to train on as text, one row a document; lists it lacks are null."""
     import pyarrow as pa
 
     return pa.schema(
@@ -135,8 +180,11 @@ def document_schema() -> pa.Schema:
             pa.field("source", pa.string(), nullable=False),
             pa.field("record_index", pa.int64(), nullable=False),
             pa.field("sentences", pa.list_(pa.string()), nullable=False),
-            pa.field("labels", pa.list_(pa.string()), nullable=False),
+            pa.field("labels", pa.list_(pa.string())),
+            pa.field("scores", pa.list_(pa.float32())),
             pa.field("confidences", pa.list_(pa.float32())),
+            pa.field("features", pa.list_(pa.list_(pa.float32()))),
+            pa.field("highlights", pa.list_(pa.string())),
         ]
     )
 

@@ -1,10 +1,15 @@
 """The three signatures of a bundle's SavedModel.
 
 - `tokenize`: string `[sentences]` -> `token_ids` int32 `[tokens]` and `row_lengths` int64 `[sentences]`;
-- `classify`: a padded batch of windows (`schema.classify_signature`) -> `probabilities` `[batch, sentences, labels]`;
+- `classify`: a padded batch of windows (`schema.classify_signature`) -> `probabilities` `[batch, sentences, labels]`
+  and `label_ids` int32 `[batch, sentences]`;
 - `serving_default`: string `sentences` `[documents, sentences]`, shorter documents filled up with empty strings at
   their end -> `probabilities` `[documents, sentences, labels]` and `labels` `[documents, sentences]`; documents over
   the budget are cut into windows in the graph, exactly as `windowing.plan_windows` cuts them.
+
+A model that learned scores gives out `scores` instead, `[batch, sentences]` or `[documents, sentences]`. One with
+additional features takes `features` beside the sentences, float32 `[documents, sentences, features]`, as they come:
+they are standardized in the graph.
 """
 
 from __future__ import annotations
@@ -13,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import tensorflow as tf
 
+from model.classifier import SentenceClassifier
 from model.config import WindowSettings
 from model.schema import classify_signature
 from model.tokenization import Tokenizer
@@ -25,26 +30,46 @@ class ServingModule(tf.Module):
     """Holds classifier and tokenizer together for export."""
 
     def __init__(
-        self, classifier: keras.Model, tokenizer: Tokenizer, *, labels: Sequence[str], window: WindowSettings
+        self,
+        classifier: SentenceClassifier,
+        tokenizer: Tokenizer,
+        *,
+        labels: Sequence[str],
+        window: WindowSettings,
+        features: Sequence[tuple[float, float]] = (),
+        temperature: float = 1.0,
     ) -> None:
+        """Makes a module ready to export.
+
+        Args:
+            classifier, tokenizer: the model, and the tokenizer of its encoder.
+            labels: in the order of the model's outputs; none for scores.
+            window: how documents are cut.
+            features: mean and standard deviation of each additional feature.
+            temperature: what logits are divided by before they become probabilities.
+        """
         super().__init__(name="sepline")
         self._classifier = classifier
         self._tokenizer = tokenizer
-        self._labels = tf.constant(list(labels))
+        self._labels = tf.constant(list(labels), tf.string)
         self._window = window
+        self._features = tuple(features)
+        self._temperature = temperature
 
     def export(self, folder: Path) -> None:
         """Writes the SavedModel into an existing folder."""
-        windows = classify_signature()
+        width = len(self._features)
         strings = tf.TensorSpec([None], tf.string, name="sentences")
-        documents = tf.TensorSpec([None, None], tf.string, name="sentences")
+        documents = {"sentences": tf.TensorSpec([None, None], tf.string, name="sentences")}
+        if width:
+            documents["features"] = tf.TensorSpec([None, None, width], tf.float32, name="features")
         tf.saved_model.save(
             self,
             str(folder),
             signatures={
                 "tokenize": tf.function(self.tokenize).get_concrete_function(strings),
-                "classify": tf.function(self.classify).get_concrete_function(**windows),
-                "serving_default": tf.function(self.serve).get_concrete_function(documents),
+                "classify": tf.function(self.classify).get_concrete_function(**classify_signature(width)),
+                "serving_default": tf.function(self.serve).get_concrete_function(**documents),
             },
         )
 
@@ -52,18 +77,11 @@ class ServingModule(tf.Module):
         tokens = self._tokenizer.tokenize(sentences)
         return {"token_ids": tokens.flat_values, "row_lengths": tokens.row_lengths()}
 
-    def classify(
-        self, token_ids: tf.Tensor, segment_ids: tf.Tensor, padding_mask: tf.Tensor, sep_positions: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        inputs = {
-            "token_ids": token_ids,
-            "segment_ids": segment_ids,
-            "padding_mask": padding_mask,
-            "sep_positions": sep_positions,
-        }
-        return {"probabilities": tf.nn.softmax(self._classifier(inputs, training=False))}
+    def classify(self, **windows: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs: dict[str, tf.Tensor] = self._classifier.outputs(windows, self._temperature)
+        return outputs
 
-    def serve(self, sentences: tf.Tensor) -> dict[str, tf.Tensor]:
+    def serve(self, sentences: tf.Tensor, features: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         documents, width = tf.shape(sentences)[0], tf.shape(sentences)[1]
         tokens = self._tokenizer.tokenize(tf.reshape(sentences, [-1]))
         tokens = tokens[:, : self._window.max_tokens - 2]
@@ -80,18 +98,26 @@ class ServingModule(tf.Module):
         plans = tf.reshape(windows.values, [-1, 4])  # of shape [0] where there are no documents
         start, end, owned_start, owned_end = tf.unstack(plans, axis=1)
 
-        probabilities = self._read_windows(tokens, document * width + start, document * width + end)
+        outputs = self._read_windows(tokens, features, document * width + start, document * width + end)
         owned = tf.ragged.range(owned_start, owned_end)
         window_of = tf.cast(owned.value_rowids(), tf.int32)
-        picked = tf.gather_nd(probabilities, tf.stack([window_of, owned.values - tf.gather(start, window_of)], axis=1))
+        sources = tf.stack([window_of, owned.values - tf.gather(start, window_of)], axis=1)
         targets = tf.stack([tf.gather(document, window_of), owned.values], axis=1)
-        placed = tf.scatter_nd(targets, picked, tf.stack([documents, width, tf.size(self._labels)]))
-        present = tf.sequence_mask(counts, width)
-        names = tf.where(present, tf.gather(self._labels, tf.argmax(placed, axis=-1)), "")
-        return {"probabilities": placed, "labels": names}
 
-    def _read_windows(self, tokens: tf.RaggedTensor, start: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
-        """Returns `[windows, sentences, labels]` for runs of neighbouring rows of `tokens`."""
+        def place(output: tf.Tensor) -> tf.Tensor:
+            shape = tf.concat([[documents, width], tf.shape(output)[2:]], axis=0)
+            return tf.scatter_nd(targets, tf.gather_nd(output, sources), shape)
+
+        placed = {name: place(output) for name, output in outputs.items()}
+        if "label_ids" in placed:
+            names = tf.gather(self._labels, placed.pop("label_ids"))
+            placed["labels"] = tf.where(tf.sequence_mask(counts, width), names, "")
+        return placed
+
+    def _read_windows(
+        self, tokens: tf.RaggedTensor, features: tf.Tensor | None, start: tf.Tensor, end: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Returns the outputs `[windows, sentences, ...]` for runs of neighbouring rows of `tokens`."""
         vocabulary = self._tokenizer.vocabulary
         shown = tf.ragged.range(start, end)
         window_tokens = tf.gather(tokens, shown)  # [windows, (sentences), (tokens)]
@@ -112,13 +138,17 @@ class ServingModule(tf.Module):
                 with_seps.values.with_values(tf.gather(number % 2, with_seps.values.value_rowids()))
             )
             segment_ids = tf.concat([tf.zeros_like(clss), by_token.merge_dims(1, 2)], axis=1)
-        outputs = self.classify(
-            token_ids=token_ids.to_tensor(vocabulary.pad_id),
-            segment_ids=segment_ids.to_tensor(0),
-            padding_mask=padding_mask.to_tensor(0),
-            sep_positions=sep_positions,
-        )
-        return outputs["probabilities"]
+        inputs = {
+            "token_ids": token_ids.to_tensor(vocabulary.pad_id),
+            "segment_ids": segment_ids.to_tensor(0),
+            "padding_mask": padding_mask.to_tensor(0),
+            "sep_positions": sep_positions,
+        }
+        if features is not None:
+            mean, deviation = (tf.constant(column, tf.float32) for column in zip(*self._features, strict=True))
+            standardized = tf.math.divide_no_nan(tf.reshape(features, [-1, len(self._features)]) - mean, deviation)
+            inputs["features"] = tf.gather(standardized, shown).to_tensor(0.0)
+        return self.classify(**inputs)
 
 
 def _plan_windows(lengths: tf.Tensor, settings: WindowSettings) -> tf.Tensor:

@@ -13,6 +13,7 @@ import tensorflow_text as tf_text
 from model.vocabulary import Vocabulary
 
 _MAX_BYTES_PER_WORD = 100
+_PLACEHOLDER = "BADSENTENCE"  # the word that the paper's code puts in the place of an outlier
 
 
 class Tokenizer(tf.Module):
@@ -21,9 +22,11 @@ class Tokenizer(tf.Module):
     Text that spells a special token, such as "[SEP]", is tokenized as the text it is.
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, *, mask_outliers: bool = False) -> None:
+        """Builds the tokenizer of a vocabulary; `mask_outliers` as in `config.DataSettings`."""
         super().__init__(name="tokenizer")
         self.vocabulary = vocabulary
+        self._mask_outliers = mask_outliers
         self._tokenizer = tf_text.FastBertTokenizer(
             vocab=list(vocabulary.pieces),
             max_bytes_per_word=_MAX_BYTES_PER_WORD,
@@ -33,7 +36,15 @@ class Tokenizer(tf.Module):
 
     def tokenize(self, sentences: tf.Tensor) -> tf.RaggedTensor:
         """Returns int32 ids `[sentences, (tokens)]`, without special tokens, of string `[sentences]`."""
+        if self._mask_outliers:
+            sentences = tf.where(is_outlier(sentences), _PLACEHOLDER, sentences)
         return self._tokenizer.tokenize(_normalize(sentences, lower_case=self.vocabulary.lower_case))
+
+
+def is_outlier(sentences: tf.Tensor) -> tf.Tensor:
+    """Returns bool `[sentences]`, True for at most 10 or at least 600 characters: fragments, and text never split."""
+    length = tf.strings.length(sentences, unit="UTF8_CHAR")
+    return (length <= 10) | (length >= 600)
 
 
 def _normalize(sentences: tf.Tensor, *, lower_case: bool) -> tf.Tensor:

@@ -6,15 +6,13 @@ A run's folder:
     checkpoints/      the last checkpoint; a killed run goes on from it
     best.weights.h5   the weights of the best epoch so far
     history.json      each epoch's figures
+    tensorboard/      the same and more for TensorBoard
     bundle/           the result, written last
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,90 +22,197 @@ import tensorflow as tf
 
 import model
 from model.bundle import Bundle, load_bundle, write_bundle
+from model.calibration import fit_temperature
 from model.classifier import SentenceClassifier
-from model.config import Settings
-from model.encoder import load_encoder, load_vocabulary
-from model.engine import Engine
+from model.config import Settings, TrainingSettings
+from model.devices import Devices, choose_devices
+from model.encoder import describe_encoder, load_encoder, load_vocabulary
+from model.engine import Engine, Outputs
 from model.errors import UserError
-from model.evaluate import Metrics, measure, predict
-from model.folders import claim_folder, write_json
-from model.input_pipeline import count_batches, read_windows, training_batches
-from model.progress import ProgressReporter
-from model.schedule import SlantedTriangle
+from model.evaluate import measure_outputs, predict
+from model.fitting import BEST_WEIGHTS, Fit, best_epoch, run_epochs
+from model.folders import claim_folder
+from model.input_pipeline import Batching, plan_training_sets, read_windows
+from model.records import LabelledWindow
 from model.schema import classify_signature
 from model.serving import ServingModule
 from model.tokenization import Tokenizer
 from model.training_data import TrainingData, open_training_data
+from model.training_step import TrainableClassifier, compile_classifier
 from model.vocabulary import Vocabulary
+from model.warm_start import warm_start
 
 
-def train_and_evaluate(settings: Settings, data_dir: str, run_dir: str, *, overwrite: bool = False) -> Bundle:
+def train_and_evaluate(
+    settings: Settings,
+    data_dirs: str | Sequence[str],
+    run_dir: str,
+    *,
+    shares: Sequence[float] | None = None,
+    overwrite: bool = False,
+) -> Bundle:
     """Trains on the train split, keeps the epoch that does best on dev, and returns the exported bundle.
 
     A finished run is returned as it is; an interrupted one goes on from its last checkpoint.
 
+    Args:
+        settings: the sections `encoder`, `model` and `training` count here.
+        data_dirs: folders of training records. The first one's settings hold, and its dev split chooses the epoch.
+        run_dir: the folder of the run.
+        shares: the share of the batches that each folder gets; by their sizes when None.
+        overwrite: True to replace a run that the folder holds already.
+
     Raises:
         UserError: settings and data don't fit together, or the run's folder holds another run.
     """
-    data = open_training_data(data_dir)
+    folders = [open_training_data(path) for path in ([data_dirs] if isinstance(data_dirs, str) else data_dirs)]
+    data = folders[0]
     settings = _settle(settings, data)
     vocabulary = load_vocabulary(settings.encoder)
-    if vocabulary.fingerprint != data.vocabulary_fingerprint:
-        raise UserError(
-            f"encoder.handle is {settings.encoder.handle!r}, but {data_dir} was made with the vocabulary of "
-            f"{data.settings.encoder.handle!r}; preprocess again with this encoder"
-        )
-    if not data.window_lengths.get("train"):
-        raise UserError(f"{data_dir}: the train split is empty; preprocess more labelled documents")
-    run = Path(run_dir)
-    mark = {"data": data.fingerprint, "settings": settings.model_dump(mode="json")}
+    _check(settings, folders, shares, vocabulary)
+    labels = tuple(dict.fromkeys(label for folder in folders for label in folder.labels))
+    run, training = Path(run_dir), settings.training
+    initial = load_bundle(training.warm_start) if training.warm_start else None
+    mark = {
+        "data": [folder.fingerprint for folder in folders],
+        "shares": list(shares) if shares else None,
+        "warm_start": initial.fingerprint if initial else None,
+        "settings": settings.model_dump(mode="json"),
+    }
     claim_folder(run, "run.json", mark, overwrite=overwrite)
     if (run / "bundle").is_dir():
         return load_bundle(run / "bundle")
 
-    keras.utils.set_random_seed(settings.training.seed)
-    classifier = SentenceClassifier(
-        load_encoder(settings.encoder), len(data.labels), dropout=settings.model.dropout, name="classifier"
+    keras.utils.set_random_seed(training.seed)
+    devices = choose_devices(training.precision)
+    print(describe(training, devices), flush=True)
+    sets = plan_training_sets(folders, shares=shares, labels=labels, batch_tokens=training.batch_tokens)
+    num_labels = len(labels) or None
+    with devices.scope():
+        classifier = TrainableClassifier(load_encoder(settings.encoder), num_labels, settings.model, name="classifier")
+        batches = sum(one.batches for one in sets) * training.epochs
+        compile_classifier(classifier, training, devices, features=len(data.features), batches=batches)
+        if initial:
+            warm_start(classifier, initial, labels)
+    dev = list(read_windows(data, "dev")) if data.window_lengths.get("dev") else []
+
+    engine = _engine(classifier.outputs, data, vocabulary, training.batch_tokens)
+
+    def evaluate_dev() -> dict[str, Any]:
+        return measure_outputs(*predict(engine, dev), labels=labels).to_json()
+
+    history = run_epochs(
+        classifier,
+        Fit(
+            run=run,
+            training=training,
+            sets=sets,
+            batching=Batching(
+                batch_tokens=training.batch_tokens,
+                pad_id=vocabulary.pad_id,
+                seed=training.seed,
+                label_weights=label_weights(training, folders, labels),
+                static_shapes=training.xla,
+            ),
+            devices=devices,
+            evaluate=evaluate_dev if dev else None,
+        ),
     )
-    steps = count_batches(data, "train", batch_tokens=settings.training.batch_tokens)
-    _compile(classifier, settings, total_steps=steps * settings.training.epochs)
-    history = _fit(classifier, settings, data, run, vocabulary=vocabulary, steps=steps)
     best = best_epoch(history)
-    classifier.load_weights(run / "best.weights.h5")
-    serving = ServingModule(classifier, Tokenizer(vocabulary), labels=data.labels, window=data.settings.window)
+    classifier.load_weights(run / BEST_WEIGHTS)
+    exported = _plain_classifier(classifier, settings, num_labels, features=len(data.features))
+    temperature = calibrate(exported, dev, data, vocabulary, training.batch_tokens) if labels and dev else 1.0
+    serving = ServingModule(
+        exported,
+        Tokenizer(vocabulary, mask_outliers=data.settings.data.mask_outliers),
+        labels=labels,
+        window=data.settings.window,
+        features=data.features,
+        temperature=temperature,
+    )
+    dev_figures = None
+    if dev:
+        engine = _engine(lambda batch: exported.outputs(batch, temperature), data, vocabulary, training.batch_tokens)
+        dev_figures = measure_outputs(*predict(engine, dev), labels=labels).to_json()
     facts = {
         "sepline": model.__version__,
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
-        "encoder": {
-            "handle": settings.encoder.handle,
-            **dataclasses.asdict(classifier.encoder.config),
-        },
+        "encoder": describe_encoder(settings.encoder).facts(),
+        "target": data.settings.data.target,
+        "temperature": temperature,
         "settings": settings.model_dump(mode="json"),
-        "data": {"fingerprint": data.fingerprint, "counts": data.stats["counts"]},
+        "data": [{"fingerprint": folder.fingerprint, "counts": folder.stats["counts"]} for folder in folders],
         "best_epoch": best["epoch"],
-        "dev": best.get("dev"),
+        "dev": dev_figures,
     }
     return write_bundle(
         run / "bundle",
         serving.export,
-        labels=data.labels,
+        labels=labels,
         window=data.settings.window,
         vocabulary=vocabulary,
+        features=data.features,
+        mask_outliers=data.settings.data.mask_outliers,
         facts=facts,
     )
 
 
-def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the epoch with the best dev accuracy, the earlier of equals; the last one where there is no dev split."""
-    if "dev" not in history[-1]:
-        return history[-1]
-    return max(history, key=lambda epoch: (epoch["dev"]["accuracy"], -epoch["epoch"]))
+def describe(training: TrainingSettings, devices: Devices) -> str:
+    """Returns in words what a training runs on."""
+    count = len(devices.names)
+    on = devices.names[0] if count == 1 else f"{count} devices ({', '.join(devices.names)})"
+    steps = "" if training.accumulate == 1 else f", {training.accumulate} batches a step"
+    xla = ", XLA" if training.xla and count == 1 else ""
+    return f"training on {on} in {devices.precision}{xla}, up to {training.batch_tokens:,} wordpieces a batch{steps}"
 
 
-def read_history(run_dir: str | Path) -> list[dict[str, Any]]:
-    """Returns the figures of the epochs that a run has finished."""
-    file = Path(run_dir) / "history.json"
-    return list(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else []
+def label_weights(
+    training: TrainingSettings, folders: Sequence[TrainingData], labels: Sequence[str]
+) -> tuple[float, ...] | None:
+    """Returns what a sentence counts in the loss by its label; None where all count alike.
+
+    Raises:
+        UserError: `training.class_weights` names a label that the records don't have.
+    """
+    wanted = training.class_weights
+    if wanted is None:
+        return None
+    if wanted == "balanced":
+        counts = np.array(
+            [sum(folder.stats["label_counts"]["train"].get(label, 0) for folder in folders) for label in labels], float
+        )
+        return tuple((counts.sum() / (len(labels) * np.maximum(counts, 1.0))).tolist())
+    if unknown := sorted(set(wanted) - set(labels)):
+        raise UserError(f"training.class_weights names {unknown[0]!r}; the labels are {', '.join(labels) or 'scores'}")
+    return tuple(wanted.get(label, 1.0) for label in labels)
+
+
+def calibrate(
+    classifier: SentenceClassifier,
+    dev: Sequence[LabelledWindow],
+    data: TrainingData,
+    vocabulary: Vocabulary,
+    batch_tokens: int,
+) -> float:
+    """Returns the temperature that makes the probabilities of the dev labels greatest."""
+    engine = _engine(lambda batch: {"logits": classifier(batch, training=False)}, data, vocabulary, batch_tokens)
+    shown = [outputs["logits"] for outputs in engine.run([window.encoded for window in dev])]
+    most = max(map(len, shown))
+    logits = np.stack([np.pad(rows, [(0, most - len(rows)), (0, 0)]) for rows in shown])
+    mask = np.arange(most)[None, :] < np.array([len(rows) for rows in shown])[:, None]
+    targets, owned = np.zeros(mask.shape, np.int64), np.zeros(mask.shape, bool)
+    for row, labelled in enumerate(dev):
+        window = labelled.encoded.window
+        targets[row, : len(labelled.targets)] = labelled.targets
+        owned[row, window.owned_start - window.start : window.owned_end - window.start] = True
+
+    @tf.function
+    def log_likelihood(temperature: tf.Tensor) -> tf.Tensor:
+        probabilities = classifier.head.predict(tf.constant(logits), tf.constant(mask), temperature)["probabilities"]
+        of_target = tf.gather(probabilities, targets, batch_dims=2)
+        return tf.reduce_sum(tf.math.log(tf.maximum(tf.boolean_mask(of_target, owned), 1e-12)))
+
+    return fit_temperature(lambda temperature: -float(log_likelihood(tf.constant(temperature, tf.float32))))
 
 
 def _settle(settings: Settings, data: TrainingData) -> Settings:
@@ -128,157 +233,49 @@ def _settle(settings: Settings, data: TrainingData) -> Settings:
     return settings.model_copy(update={"window": made_with.window, "data": made_with.data, "encoder": encoder})
 
 
-def _compile(classifier: SentenceClassifier, settings: Settings, *, total_steps: int) -> None:
-    # Building makes all variables, so that a checkpoint can be restored before the first batch. Two tokens, as Keras
-    # warns of a softmax over one.
-    classifier({name: tf.zeros([1, 2], tf.int32) for name in classify_signature()})
-    training = settings.training
-    optimizer = keras.optimizers.AdamW(
-        SlantedTriangle(training.learning_rate, total_steps, warmup=training.warmup),
-        weight_decay=training.weight_decay,
-        global_clipnorm=training.clip_norm,
-    )
-    spared = [v for v in classifier.trainable_variables if v.name == "bias" or "norm" in v.path]
-    optimizer.exclude_from_weight_decay(var_list=spared)
-    optimizer.build(classifier.trainable_variables)
-    classifier.compile(
-        optimizer=optimizer,
-        # Not "sum_over_batch_size", which would divide by padded sentences too.
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight"),
-        weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        jit_compile=False,  # batches come in many shapes, and XLA compiles each anew
-    )
-
-
-def _fit(
-    classifier: SentenceClassifier,
-    settings: Settings,
-    data: TrainingData,
-    run: Path,
-    *,
-    vocabulary: Vocabulary,
-    steps: int,
-) -> list[dict[str, Any]]:
-    """Runs the epochs that are still to run; returns the figures of all."""
-    training = settings.training
-    epochs_done, steps_done = tf.Variable(0, dtype=tf.int64), tf.Variable(0, dtype=tf.int64)
-    checkpoint = tf.train.Checkpoint(
-        classifier=classifier,
-        optimizer=classifier.optimizer,
-        # Dropout's; TensorFlow does not find Keras's seed generators by itself.
-        random_states=[variable.value for variable in classifier.non_trainable_variables],
-        epochs_done=epochs_done,
-        steps_done=steps_done,
-    )
-    manager = tf.train.CheckpointManager(checkpoint, str(run / "checkpoints"), max_to_keep=1)
-    if manager.latest_checkpoint:
-        checkpoint.restore(manager.latest_checkpoint).assert_consumed()
-    history = read_history(run)[: int(epochs_done)]
-    engine = Engine(_live_classify(classifier), pad_id=vocabulary.pad_id, batch_tokens=training.batch_tokens)
-    tokens = sum(length * count for length, count in data.window_lengths["train"].items())
-    dev = list(read_windows(data, "dev")) if data.window_lengths.get("dev") else []
-
-    for epoch in range(int(epochs_done), training.epochs):
-        batches = training_batches(
-            data,
-            "train",
-            batch_tokens=training.batch_tokens,
-            pad_id=vocabulary.pad_id,
-            seed=training.seed,
-            epoch=epoch,
-        )
-        left = steps - int(steps_done)
-        batches = batches.skip(int(steps_done)).apply(tf.data.experimental.assert_cardinality(left))
-        title = f"epoch {epoch + 1} of {training.epochs}"
-        with ProgressReporter(title, total=steps, unit="batches") as progress:
-            watcher = _Watcher(
-                progress,
-                manager,
-                steps_done,
-                steps=steps,
-                tokens_a_step=tokens / steps,
-                seconds=training.checkpoint_seconds,
+def _check(
+    settings: Settings, folders: Sequence[TrainingData], shares: Sequence[float] | None, vocabulary: Vocabulary
+) -> None:
+    """Refuses records that can't be trained on together with these settings."""
+    first = folders[0]
+    if shares is not None and (len(shares) != len(folders) or min(shares) <= 0):
+        raise UserError(f"give each of the {len(folders)} folders of records a positive share; got {list(shares)}")
+    if settings.model.crf and not first.labels:
+        raise UserError("model.crf is true, but data.target is scores; a CRF needs labels")
+    for data in folders:
+        if vocabulary.fingerprint != data.vocabulary_fingerprint:
+            raise UserError(
+                f"encoder.handle is {settings.encoder.handle!r}, but {data.path} was made with the vocabulary of "
+                f"{data.settings.encoder.handle!r}; preprocess again with this encoder"
             )
-            started = time.monotonic()
-            fitted = classifier.fit(
-                batches,
-                initial_epoch=epoch,
-                epochs=epoch + 1,
-                verbose=0,
-                shuffle=False,  # the input pipeline does
-                callbacks=[watcher],
-            ).history
-        seconds = time.monotonic() - started
-        figures: dict[str, Any] = {
-            "epoch": epoch + 1,
-            "seconds": round(seconds, 1),
-            "tokens_per_second": round(tokens * left / steps / seconds),
-            "loss": fitted["loss"][-1],
-            "train_accuracy": fitted["accuracy"][-1],
-        }
-        if dev:
-            figures["dev"] = _evaluate(engine, dev, data.labels).to_json()
-        history.append(figures)
-        _print_epoch(figures, training.epochs)
-        if best_epoch(history) is figures:
-            classifier.save_weights(run / "writing.weights.h5")
-            (run / "writing.weights.h5").replace(run / "best.weights.h5")
-        write_json(run / "history.json", history)
-        epochs_done.assign(epoch + 1)
-        steps_done.assign(0)
-        manager.save()
-    return history
+        if not data.window_lengths.get("train"):
+            raise UserError(f"{data.path}: the train split is empty; preprocess more labelled documents")
+        if bool(data.labels) != bool(first.labels) or data.settings.window != first.settings.window:
+            raise UserError(f"{data.path}: its target or windows are not those of {first.path}; preprocess both alike")
+        if data is not first and (data.features or first.features):
+            raise UserError(f"{data.path}: features are standardized by folder; preprocess the corpora together")
 
 
-def _live_classify(classifier: SentenceClassifier) -> Any:
-    @tf.function(input_signature=[classify_signature()])
-    def run(batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        return tf.nn.softmax(classifier(batch, training=False))
-
-    return lambda batch: np.asarray(run({name: tf.constant(array) for name, array in batch.items()}))
-
-
-def _evaluate(engine: Engine, windows: list[Any], labels: tuple[str, ...]) -> Metrics:
-    sentences, probabilities = predict(engine, windows)
-    return measure(sentences, probabilities.argmax(axis=1), labels=labels)
+def _plain_classifier(
+    trained: SentenceClassifier, settings: Settings, num_labels: int | None, *, features: int
+) -> SentenceClassifier:
+    """Returns the trained classifier in float32 on one device and without its optimizer, as it is exported."""
+    plain = SentenceClassifier(load_encoder(settings.encoder), num_labels, settings.model, name="classifier")
+    plain.build_variables(features)
+    plain.set_weights(trained.get_weights())
+    return plain
 
 
-class _Watcher(keras.callbacks.Callback):
-    """Shows progress and saves a checkpoint every so many seconds."""
+def _engine(
+    outputs: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]],
+    data: TrainingData,
+    vocabulary: Vocabulary,
+    batch_tokens: int,
+) -> Engine:
+    run = tf.function(outputs, input_signature=[classify_signature(len(data.features))])
 
-    def __init__(
-        self,
-        progress: ProgressReporter,
-        manager: tf.train.CheckpointManager,
-        steps_done: tf.Variable,
-        *,
-        steps: int,
-        tokens_a_step: float,
-        seconds: float,
-    ) -> None:
-        super().__init__()
-        self._progress, self._manager, self._steps_done = progress, manager, steps_done
-        self._steps, self._tokens_a_step, self._seconds = steps, tokens_a_step, seconds
-        self._first = int(steps_done)
-        self._saved = self._started = time.monotonic()
+    def classify(batch: Any) -> Outputs:
+        found = run({name: tf.constant(array) for name, array in batch.items()})
+        return {name: output.numpy() for name, output in found.items()}
 
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        done = self._first + batch + 1
-        self._steps_done.assign(done)
-        speed = (batch + 1) * self._tokens_a_step / (time.monotonic() - self._started)
-        figures = f"loss {logs['loss']:.3f}, accuracy {logs['accuracy']:.3f}, " if logs else ""
-        self._progress.update(done=done, note=f"{figures}{speed:,.0f} tokens/s")
-        # After the last batch the epoch's end saves, so that a resumed epoch always has a batch left to fit.
-        if done < self._steps and time.monotonic() - self._saved >= self._seconds:
-            self._manager.save()
-            self._saved = time.monotonic()
-
-
-def _print_epoch(figures: Mapping[str, Any], epochs: int) -> None:
-    line = (
-        f"epoch {figures['epoch']} of {epochs}: loss {figures['loss']:.4f}, "
-        f"train accuracy {figures['train_accuracy']:.4f}"
-    )
-    if "dev" in figures:
-        line += f", dev accuracy {figures['dev']['accuracy']:.4f}, dev macro F1 {figures['dev']['macro_f1']:.4f}"
-    print(f"{line} ({figures['seconds']:.0f} s, {figures['tokens_per_second']:,} tokens/s)", flush=True)
+    return Engine(classify, pad_id=vocabulary.pad_id, batch_tokens=batch_tokens)

@@ -21,7 +21,7 @@ from typing import Any
 from model.config import Settings, settings_from_dict
 from model.errors import UserError
 
-DATA_FORMAT = 1
+DATA_FORMAT = 2
 STATS = "stats.json"
 COMPLETED = "COMPLETED"
 
@@ -33,10 +33,11 @@ class TrainingData:
     Attributes:
         path: the folder.
         settings: those it was made with.
-        labels: the label vocabulary; a record's label is an index into it.
+        labels: the label vocabulary; a record's label is an index into it. Empty where scores are learned.
+        features: of each additional feature, its mean and standard deviation; records hold it standardized by them.
         vocabulary_fingerprint: of the encoder's vocabulary that made the ids.
         bucket_boundaries: window lengths at which the input pipeline separates its length buckets, ascending.
-        window_lengths: for each split, how many windows have how many wordpieces.
+        window_lengths, window_sentences: for each split, how many windows have how many wordpieces, or sentences.
         fingerprint: of the inputs and settings that it was made from.
         stats: everything in `stats.json`.
     """
@@ -44,9 +45,11 @@ class TrainingData:
     path: Path
     settings: Settings
     labels: tuple[str, ...]
+    features: tuple[tuple[float, float], ...]
     vocabulary_fingerprint: str
     bucket_boundaries: tuple[int, ...]
     window_lengths: Mapping[str, Mapping[int, int]]
+    window_sentences: Mapping[str, Mapping[int, int]]
     fingerprint: str
     stats: Mapping[str, Any]
 
@@ -77,12 +80,15 @@ def open_training_data(path: str | Path) -> TrainingData:
         path=folder,
         settings=settings_from_dict(stats["settings"], origin=str(folder / STATS)),
         labels=tuple(stats["labels"]),
+        features=tuple((feature["mean"], feature["deviation"]) for feature in stats["features"]),
         vocabulary_fingerprint=stats["vocabulary_fingerprint"],
         bucket_boundaries=tuple(stats["bucket_boundaries"]),
-        window_lengths={
-            split: {int(length): count for length, count in lengths.items()}
-            for split, lengths in stats["window_lengths"].items()
-        },
+        window_lengths=_by_number(stats["window_lengths"]),
+        window_sentences=_by_number(stats["window_sentences"]),
         fingerprint=stats["fingerprint"],
         stats=stats,
     )
+
+
+def _by_number(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[int, int]]:
+    return {split: {int(number): count for number, count in numbers.items()} for split, numbers in counts.items()}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,6 +45,13 @@ class Vocabulary:
         return self._ids["[SEP]"]
 
     @property
+    def special_ids(self) -> dict[str, int]:
+        """The ids of the special tokens that there are."""
+        return {
+            piece: self._ids[piece] for piece in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if piece in self._ids
+        }
+
+    @property
     def text(self) -> str:
         """The pieces as a `vocab.txt`, one a line."""
         return "".join(f"{piece}\n" for piece in self.pieces)
@@ -53,10 +62,23 @@ class Vocabulary:
         return hashlib.sha256(f"{self.text}lower_case={self.lower_case}".encode()).hexdigest()
 
     @classmethod
-    def from_text(cls, text: str, *, lower_case: bool) -> Vocabulary:
+    def from_text(cls, text: str, *, lower_case: bool | None) -> Vocabulary:
         """Returns the vocabulary of a `vocab.txt`.
+
+        Args:
+            text: of the file.
+            lower_case: None where the encoder does not say; the pieces do then.
 
         Raises:
             UserError: a special token is missing.
         """
-        return cls(tuple(text.removesuffix("\n").split("\n")), lower_case=lower_case)
+        pieces = tuple(text.removesuffix("\n").split("\n"))
+        return cls(pieces, lower_case=has_no_capitals(pieces) if lower_case is None else lower_case)
+
+
+def has_no_capitals(pieces: Sequence[str]) -> bool:
+    """Returns whether no capital letter is a wordpiece by itself, as in vocabularies of lower-cased text.
+
+    A cased vocabulary spells unknown words with them.
+    """
+    return not set(string.ascii_uppercase) & set(pieces)

@@ -53,7 +53,12 @@ def plan_windows(lengths: Sequence[int], settings: WindowSettings) -> list[Windo
 
 
 def encode_windows(
-    token_ids: Sequence[np.ndarray], settings: WindowSettings, *, cls_id: int, sep_id: int
+    token_ids: Sequence[np.ndarray],
+    settings: WindowSettings,
+    *,
+    cls_id: int,
+    sep_id: int,
+    features: np.ndarray | None = None,
 ) -> list[EncodedWindow]:
     """Returns a document's windows with their ids laid out as `[CLS] s1 [SEP] s2 [SEP] ... sN [SEP]`.
 
@@ -61,6 +66,7 @@ def encode_windows(
         token_ids: wordpiece ids of each sentence, without special tokens.
         settings: budget, context and the kind of segment ids.
         cls_id, sep_id: the vocabulary's ids of `[CLS]` and `[SEP]`.
+        features: float32 `[sentences, features]`, standardized, where the model takes any.
     """
     longest = settings.max_tokens - 2
     lengths = np.array([len(ids) for ids in token_ids], np.int32)
@@ -83,7 +89,8 @@ def encode_windows(
         if settings.segment_ids == "alternating":
             segment_ids[1:] = np.repeat(np.arange(end - start) % 2, kept[start:end] + 1)
         sep_positions = ends[start + 1 : end + 1] - ends[start]
-        encoded.append(EncodedWindow(window, ids, segment_ids, sep_positions, truncated[start:end]))
+        shown = None if features is None else features[start:end]
+        encoded.append(EncodedWindow(window, ids, segment_ids, sep_positions, truncated[start:end], shown))
     return encoded
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from model import __version__
-from model.errors import UserError
+from model.errors import Interrupted, JobFailure, UserError
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -44,6 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"sepline: {error}", file=sys.stderr)
         return 2
+    except JobFailure as error:
+        print(f"sepline: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as interruption:
+        print(f"sepline: {interruption}", file=sys.stderr)
+        return 130
     except KeyboardInterrupt:
         print("sepline: interrupted", file=sys.stderr)
         return 130
@@ -81,8 +87,14 @@ def build_parser() -> argparse.ArgumentParser:
     _add_settings(verb, "encoder, window, data")
     _add_overwrite(verb)
 
+    verb = _add_verb(verbs, "encoder", _encoder, "what an encoder is, and where its files lie")
+    verb.add_argument("handle", metavar="HANDLE", help="minilm-l6, a checkpoint folder, or a TF Hub address or folder")
+    _add_json(verb)
+
     verb = _add_verb(verbs, "train", _train, "training records -> a trained model, the bundle")
-    verb.add_argument("--data", required=True, metavar="DIR", help="folder that `sepline preprocess` wrote")
+    verb.add_argument("--data", required=True, nargs="+", metavar="DIR", help="folders that `sepline preprocess` wrote")
+    shares = "how much of an epoch comes from each --data folder; by their sizes when left out"
+    verb.add_argument("--shares", nargs="+", type=float, metavar="SHARE", help=shares)
     verb.add_argument("--output", required=True, metavar="DIR", help="folder for the run; the model is DIR/bundle")
     _add_settings(verb, "encoder, model, training")
     _add_overwrite(verb)
@@ -93,16 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--split", choices=("train", "dev", "test"), default="test", help="default: test")
     _add_json(verb)
 
-    verb = _add_verb(verbs, "score", _score, "document collections -> predictions in Parquet", beam=True)
-    verb.add_argument("--model", required=True, metavar="BUNDLE", help="folder of the trained model")
-    _add_inputs(verb)
-    verb.add_argument("--output", required=True, metavar="DIR", help="folder for the Parquet files")
-    verb.add_argument("--limit", type=_positive, metavar="N", help="score only the first N records of each file")
-    verb.add_argument("--unlabelled-only", action="store_true", help="reject documents that carry labels already")
-    verb.add_argument("--chunk-records", type=_positive, metavar="N", help="input records a part (default: 500)")
-    verb.add_argument("--batch-tokens", type=_positive, metavar="N", help="wordpieces a micro-batch (default: 8192)")
-    _add_overwrite(verb)
-    _add_json(verb)
+    _add_score(verbs)
 
     verb = _add_verb(verbs, "demo", _demo, "all of it on real MEDLINE records, each command shown before it runs")
     verb.add_argument("--output", default="build/demo", metavar="DIR", help="default: build/demo")
@@ -112,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _inspect(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    with _quiet_imports():
+    with quiet_imports():
         from pipelines.inspection import inspect_corpora
         from pipelines.terminal import show_inspection
     inspection = inspect_corpora(options.input, settings=settings, options=_read_options(options), limit=options.limit)
@@ -129,7 +132,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _preprocess(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    with _quiet_imports():
+    with quiet_imports():
         from pipelines.preprocess import preprocess
         from pipelines.terminal import show_training_data
     data = preprocess(
@@ -145,17 +148,31 @@ def _preprocess(options: argparse.Namespace) -> int:
     return _unreadable_sources(data.stats["counts"], f"{options.output}/rejects")
 
 
+def _encoder(options: argparse.Namespace) -> None:
+    with quiet_imports():
+        from model.config import EncoderSettings
+        from model.encoder import describe_encoder
+        from pipelines.terminal import show_encoder
+    description = describe_encoder(EncoderSettings(handle=options.handle))
+    if options.json:
+        print(json.dumps(description.to_json(), indent=1))
+    else:
+        show_encoder(description)
+
+
 def _train(options: argparse.Namespace) -> None:
     settings = _settings(options)
-    with _quiet_imports():
+    with quiet_imports():
         from model.train import train_and_evaluate
         from pipelines.terminal import show_bundle
-    bundle = train_and_evaluate(settings, options.data, options.output, overwrite=options.overwrite)
+    bundle = train_and_evaluate(
+        settings, options.data, options.output, shares=options.shares, overwrite=options.overwrite
+    )
     show_bundle(bundle)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    with _quiet_imports():
+    with quiet_imports():
         import model.input_pipeline  # noqa: F401  imports TensorFlow while it is quiet
         from model.evaluate import evaluate_bundle
         from pipelines.terminal import show_evaluation
@@ -167,27 +184,47 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _score(options: argparse.Namespace) -> int:
-    with _quiet_imports():
+    with quiet_imports():
+        from pipelines.dry_run import estimate
+        from pipelines.predictions import PartFormat
         from pipelines.score import ScoreSettings, score
-        from pipelines.terminal import show_scored
-    given = {key: getattr(options, key) for key in ("chunk_records", "batch_tokens", "limit")}
+        from pipelines.terminal import show_estimate, show_scored
+    given = {key: getattr(options, key) for key in ("chunk_records", "batch_tokens", "limit", "sample")}
+    settings = ScoreSettings(
+        **{key: value for key, value in given.items() if value is not None},
+        unlabelled_only=options.unlabelled_only,
+        format=PartFormat(
+            options.layout, columns=tuple(options.columns) if options.columns else None, text=not options.no_text
+        ),
+    )
+    reading = _read_options(options)
+    if options.dry_run:
+        found = estimate(options.model, options.input, options.output, settings=settings, options=reading)
+        if options.json:
+            print(json.dumps(found.to_json(), indent=1))
+        else:
+            show_estimate(found)
+        return 0
     manifest = score(
         options.model,
         options.input,
         options.output,
-        settings=ScoreSettings(
-            **{key: value for key, value in given.items() if value is not None},
-            unlabelled_only=options.unlabelled_only,
-        ),
-        options=_read_options(options),
+        settings=settings,
+        options=reading,
         beam_options=_beam_options(options),
+        workers=options.workers,
         overwrite=options.overwrite,
+        resume=options.resume,
     )
     if options.json:
         print(json.dumps(manifest, indent=1))
     else:
         show_scored(manifest, options.output)
-    return _unreadable_sources(manifest["counts"], f"{options.output}/_rejects")
+    rejects = f"{options.output}/_rejects"
+    failed = manifest["counts"]["rejects"].get("failed_window", 0)
+    if failed:
+        print(f"sepline: the model failed on {failed} documents; {rejects} says why", file=sys.stderr)
+    return _unreadable_sources(manifest["counts"], rejects) or int(failed > 0)
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -219,6 +256,28 @@ def _add_verb(verbs: Any, name: str, run: Any, summary: str, *, beam: bool = Fal
             "--runner-config", metavar="YAML", help="a file of Beam options, such as those in runner_configs"
         )
     return verb
+
+
+def _add_score(verbs: Any) -> None:
+    verb = _add_verb(verbs, "score", _score, "document collections -> predictions in Parquet", beam=True)
+    verb.add_argument("--model", required=True, metavar="BUNDLE", help="folder of the trained model")
+    _add_inputs(verb)
+    verb.add_argument("--output", required=True, metavar="DIR", help="folder for the Parquet files")
+    verb.add_argument("--limit", type=_positive, metavar="N", help="score only the first N records of each file")
+    verb.add_argument("--sample", type=_share, metavar="SHARE", help="score this share of the documents, by id: 0.01")
+    verb.add_argument("--unlabelled-only", action="store_true", help="reject documents that carry labels already")
+    verb.add_argument(
+        "--layout", choices=("sentences", "documents"), default="sentences", help="what a row is (default: sentences)"
+    )
+    verb.add_argument("--columns", nargs="+", metavar="NAME", help="write only these columns (default: all)")
+    verb.add_argument("--no-text", action="store_true", help="leave out the sentences' text")
+    verb.add_argument("--workers", type=_positive, metavar="N", help="processes (default: by cores and memory)")
+    verb.add_argument("--chunk-records", type=_positive, metavar="N", help="input records a part (default: 500)")
+    verb.add_argument("--batch-tokens", type=_positive, metavar="N", help="wordpieces a micro-batch (default: 8192)")
+    verb.add_argument("--dry-run", action="store_true", help="only say what would be done, and about how long it takes")
+    verb.add_argument("--resume", action="store_true", help="go on in --output though inputs or versions have changed")
+    _add_overwrite(verb)
+    _add_json(verb)
 
 
 def _add_inputs(verb: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -263,6 +322,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share above 0 and up to 1")
+    return value
+
+
 def _settings(options: argparse.Namespace) -> Settings:
     from model.config import load_settings
 
@@ -287,7 +353,7 @@ def _beam_options(options: argparse.Namespace) -> PipelineOptions:
 
 
 @contextmanager
-def _quiet_imports() -> Iterator[None]:
+def quiet_imports() -> Iterator[None]:
     """Keeps what the C++ libraries print on import from the terminal, unless the import fails.
 
     TensorFlow logs on file descriptor 2 before its log level is read, so only redirecting that helps.

@@ -107,11 +107,11 @@ def drop_duplicates(folder: Path) -> Counter[str]:
         indices = pa.array([row["record_index"] for row in rows], pa.int64())
         documents = pq.read_table(file, partitioning=None)
         leaves = pc.is_in(documents["record_index"], value_set=indices)
-        for labels in documents.filter(leaves)["labels"].to_pylist():
+        for row in documents.filter(leaves).select(["sentences", "labels"]).to_pylist():
             changes["duplicates_dropped"] += 1
             changes["documents.train"] -= 1
-            changes["sentences.train"] -= len(labels)
-            changes.subtract(f"labels.train.{label}" for label in labels)
+            changes["sentences.train"] -= len(row["sentences"])
+            changes.subtract(f"labels.train.{label}" for label in row["labels"] or ())
         remaining = documents.filter(pc.invert(leaves))
         if remaining.num_rows:
             write_table(str(file), remaining)

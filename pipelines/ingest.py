@@ -5,7 +5,6 @@ units | Reshuffle | ReadChunks | WriteDocuments -> counts, and keys | GroupByKey
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,13 +18,12 @@ from model.config import DataSettings
 from model.records import Document, Reason, Reject
 from model.schema import SPLITS, document_schema
 from pipelines.corpora import ReadOptions
+from pipelines.corpora.checks import wrong_features
 from pipelines.counts import read_counts, sum_counts, write_counts
 from pipelines.duplicates import duplicate_keys, find_duplicates, write_duplicates
 from pipelines.parts import write_rejects, write_table
 from pipelines.sentences import SentenceSplitter, split_document
-from pipelines.units import Chunk, Unit, read_chunks
-
-_HASHES = 1 << 64
+from pipelines.units import Chunk, Unit, hash_share, part_prefix, read_chunks
 
 
 def ingest(
@@ -38,11 +36,12 @@ def ingest(
 ) -> Counter[str]:
     """Returns the counts of what was read; documents, rejects and the list of duplicates are files by then."""
     summary = str(folder / "ingest.json")
+    splits = [(source["path"], source["split"]) for source in sources]
     write_documents = WriteDocuments(str(folder), data, max_sentences=options.max_sentences)
     with beam.Pipeline(options=beam_options) as pipeline:
         written = (
             pipeline
-            | "Units" >> beam.Create([Unit(source["path"], source["split"]) for source in sources])
+            | "Units" >> beam.Create([Unit(path, part_prefix(path), split=split) for path, split in splits])
             | "SpreadUnits" >> beam.Reshuffle()
             | "ReadChunks" >> beam.FlatMap(read_chunks, options, size=data.part_records)
             | "WriteDocuments" >> beam.ParDo(write_documents).with_outputs(WriteDocuments.KEYS, main="counts")
@@ -101,18 +100,18 @@ class WriteDocuments(beam.DoFn):
         yield counts
 
     def _trainable(self, document: Document) -> Document | Reject:
-        return trainable(document, self._splitter, labels=self._data.labels, max_sentences=self._max_sentences)
+        return trainable(document, self._splitter, data=self._data, max_sentences=self._max_sentences)
 
 
 def trainable(
-    document: Document, splitter: SentenceSplitter, *, labels: Sequence[str] | None, max_sentences: int
+    document: Document, splitter: SentenceSplitter, *, data: DataSettings, max_sentences: int
 ) -> Document | Reject:
-    """Returns the document with sentences and a label for each, or why it can't train.
+    """Returns the document with sentences and a label or score for each, or why it can't train.
 
     Args:
         document: as a parser made it.
         splitter: for documents that arrive as text.
-        labels: the only labels allowed; None allows any.
+        data: what to learn, which labels are allowed, how many features there must be.
         max_sentences: the most sentences of one document.
     """
 
@@ -120,27 +119,35 @@ def trainable(
         excerpt = " ".join(section.text for section in document.sections) or " ".join(document.sentences)
         return Reject(document.source, document.record_index, reason, message, document.doc_id, excerpt)
 
-    for section in document.sections:
-        if section.label is None and section.heading is not None:
-            return reject(Reason.UNKNOWN_LABEL, f"the label map has no label for the heading {section.heading!r}")
+    if data.target == "labels":
+        for section in document.sections:
+            if section.label is None and section.heading is not None:
+                return reject(Reason.UNKNOWN_LABEL, f"the label map has no label for the heading {section.heading!r}")
     split = split_document(document, splitter, max_sentences=max_sentences)
     if isinstance(split, Reject):
         return split
-    if split.labels is None:
-        return reject(Reason.UNLABELLED, "the document has no labels")
-    unknown = [label for label in split.labels if labels is not None and label not in labels]
-    if unknown:
-        return reject(Reason.UNKNOWN_LABEL, f"{unknown[0]!r} is not among data.labels")
-    return split
+    problem = _target_problem(split, data)
+    if problem is None and (wrong := wrong_features(split, data.features)) is not None:
+        problem = Reason.WRONG_FEATURES, wrong
+    return split if problem is None else reject(*problem)
+
+
+def _target_problem(document: Document, data: DataSettings) -> tuple[Reason, str] | None:
+    if data.target == "scores":
+        return None if document.scores is not None else (Reason.UNSCORED, "the document has no scores")
+    if document.labels is None:
+        return Reason.UNLABELLED, "the document has no labels"
+    unknown = [label for label in document.labels if data.labels is not None and label not in data.labels]
+    return (Reason.UNKNOWN_LABEL, f"{unknown[0]!r} is not among data.labels") if unknown else None
 
 
 def assign_split(doc_id: str, data: DataSettings, *, given: str | None = None) -> str | None:
     """Returns the split of a document, the given one or by a hash of its id; None where `data.sample` leaves it out."""
-    if _share(f"sample/{doc_id}") >= data.sample:
+    if hash_share(f"sample/{doc_id}") >= data.sample:
         return None
     if given is not None:
         return given
-    place = _share(f"split/{doc_id}")
+    place = hash_share(f"split/{doc_id}")
     names = [split for split in SPLITS if split in data.splits]
     for split in names:
         place -= data.splits[split]
@@ -154,8 +161,3 @@ def document_table(documents: Sequence[Document]) -> pa.Table:
     schema = document_schema()
     columns = {name: [getattr(document, name) for document in documents] for name in schema.names}
     return pa.Table.from_pydict(columns, schema=schema)
-
-
-def _share(key: str) -> float:
-    """Returns a number in [0, 1) that depends on the key alone."""
-    return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big") / _HASHES

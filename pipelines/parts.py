@@ -1,11 +1,9 @@
-"""Part files: written under a temporary name and renamed, with bytes that depend on their content alone."""
+"""Part files in Parquet, with bytes that depend on their content alone."""
 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,26 +11,19 @@ import pyarrow.parquet as pq
 
 from model.records import Reject
 from model.schema import reject_schema
+from pipelines.storage import write_bytes
 
 
-def write_bytes(path: str, content: bytes) -> None:
-    """Writes a file that is there whole or not at all; a retry writes the same name again."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.writing")
-    try:
-        fresh.write_bytes(content)
-        fresh.replace(target)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Returns a table as a Parquet file, compressed with zstd."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", compression_level=3)
+    return buffer.getvalue()
 
 
 def write_table(path: str, table: pa.Table) -> None:
-    """Writes one Parquet part, compressed with zstd."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", compression_level=3)
-    write_bytes(path, buffer.getvalue())
+    """Writes one Parquet part."""
+    write_bytes(path, parquet_bytes(table))
 
 
 def write_rejects(path: str, rejects: Sequence[Reject], metadata: dict[str, str]) -> None:

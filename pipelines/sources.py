@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -15,8 +16,9 @@ import zstandard
 
 from model.errors import UserError
 from model.records import Document, Reason, Reject
-from pipelines.corpora import ReadOptions, read_records
+from pipelines.corpora import START, Place, ReadOptions, read_records
 
+_THREADS = 8
 _BLOCK_BYTES = 64 * 1024
 # A block of zstd input grows at most 32,768-fold, so this bounds what one call decompresses to 32 MiB.
 _ZSTD_INPUT_BYTES = 1024
@@ -66,20 +68,10 @@ def open_source(path: str) -> io.BufferedReader:
     Raises:
         OSError: the file cannot be opened or read.
     """
-    from apache_beam.io.filesystem import CompressionTypes
-    from apache_beam.io.filesystems import FileSystems
-
-    opened: Any = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    buffered = opened if isinstance(opened, io.BufferedReader) else io.BufferedReader(opened, _BLOCK_BYTES)
-    file = cast(io.BufferedReader, buffered)
-    head = file.peek(4)
-    for magic, blocks in _decompressors().items():
-        if head.startswith(magic):
-            return io.BufferedReader(_BlockStream(file, blocks), _BLOCK_BYTES)
-    return file
+    return _decompressed(_open_stored(path))
 
 
-def read_source(path: str, options: ReadOptions) -> Iterator[Document | Reject]:
+def read_source(path: str, options: ReadOptions, start: Place = START) -> Iterator[Document | Reject]:
     """Yields one document or reject for every record of a file, as `pipelines.corpora.read_records` does.
 
     Never raises for the file: one that is gone or cannot be opened is one reject.
@@ -87,10 +79,55 @@ def read_source(path: str, options: ReadOptions) -> Iterator[Document | Reject]:
     try:
         stream = open_source(path)
     except (OSError, ValueError) as error:  # ValueError: Beam knows no such filesystem
-        yield Reject(path, 0, Reason.UNREADABLE_SOURCE, f"the file cannot be opened: {error}")
+        message = f"the file cannot be opened: {error}"
+        yield Reject(path, start.record_index, Reason.UNREADABLE_SOURCE, message)
         return
     with stream:
-        yield from read_records(stream, path, options)
+        yield from read_records(stream, path, options, start)
+
+
+def fingerprint_source(source: Source) -> dict[str, str | int | None]:
+    """Returns path, size in bytes and SHA-256 of a file as stored; no hash of one that cannot be read.
+
+    Of a file that does not lie on this machine, the store's own checksum (etag, crc32c) stands in place of the hash, so
+    that it need not be read.
+    """
+    from apache_beam.io.filesystems import FileSystems
+
+    described: dict[str, str | int | None] = {"path": source.path, "size": source.size}
+    filesystems: Any = FileSystems  # its methods have no type annotations
+    try:
+        if filesystems.get_scheme(source.path) is not None:
+            return {**described, "checksum": filesystems.checksum(source.path)}
+        with _open_stored(source.path) as stream:
+            return {**described, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+    except (OSError, ValueError):  # reading it will be a reject with the reason
+        return {**described, "sha256": None}
+
+
+def fingerprint_sources(patterns: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the fingerprints of the files that the patterns name, as `match_sources` finds them.
+
+    Raises:
+        UserError: as `match_sources`.
+    """
+    sources = match_sources(patterns)
+    with ThreadPoolExecutor(_THREADS) as pool:  # hashing and the network both let other threads run
+        return list(pool.map(fingerprint_source, sources))
+
+
+def sample_records(path: str, options: ReadOptions, *, most_bytes: int = 1 << 19) -> tuple[int, int]:
+    """Returns how many records a file's beginning has, and how many bytes of the file, as stored, that is."""
+    records = 0
+    try:
+        with _open_stored(path) as file, _decompressed(file) as stream:
+            for _ in read_records(stream, path, options):
+                records += 1
+                if file.tell() >= most_bytes:
+                    break
+            return records, file.tell()
+    except (OSError, ValueError):
+        return records, 0
 
 
 def _match(pattern: str) -> list[Source]:
@@ -105,6 +142,23 @@ def _match(pattern: str) -> list[Source]:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot look for {pattern!r}: {error}") from error
     return [Source(metadata.path, metadata.size_in_bytes) for metadata in result.metadata_list]
+
+
+def _open_stored(path: str) -> io.BufferedReader:
+    from apache_beam.io.filesystem import CompressionTypes
+    from apache_beam.io.filesystems import FileSystems
+
+    opened: Any = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    buffered = opened if isinstance(opened, io.BufferedReader) else io.BufferedReader(opened, _BLOCK_BYTES)
+    return cast(io.BufferedReader, buffered)
+
+
+def _decompressed(file: io.BufferedReader) -> io.BufferedReader:
+    head = file.peek(4)
+    for magic, blocks in _decompressors().items():
+        if head.startswith(magic):
+            return io.BufferedReader(_BlockStream(file, blocks), _BLOCK_BYTES)
+    return file
 
 
 def _decompressors() -> dict[bytes, Callable[[BinaryIO], Iterator[bytes]]]:
@@ -163,18 +217,3 @@ class _BlockStream(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
-
-
-def fingerprint_source(source: Source) -> dict[str, str | int | None]:
-    """Returns path, size in bytes and SHA-256 of a file as stored; no hash of one that cannot be read."""
-    from apache_beam.io.filesystem import CompressionTypes
-    from apache_beam.io.filesystems import FileSystems
-
-    digest = hashlib.sha256()
-    try:
-        with FileSystems.open(source.path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    except OSError:  # reading it will be a reject with the reason
-        return {"path": source.path, "size": source.size, "sha256": None}
-    return {"path": source.path, "size": source.size, "sha256": digest.hexdigest()}

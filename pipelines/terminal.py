@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,12 +11,25 @@ from rich.table import Table
 from rich.text import Text
 
 from model.bundle import Bundle
+from model.encoder import EncoderDescription
 from model.evaluate import Metrics
+from model.progress import show_seconds
 from model.schema import SPLITS
+from model.score_metrics import ScoreMetrics
 from model.training_data import TrainingData
 from pipelines.inspection import Inspection, Sample, Summary
 
+if TYPE_CHECKING:
+    from pipelines.dry_run import Estimate
+
 _SHOWN_LABELS = 8
+_LABEL_FIGURES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
+    "calibration_error": "calibration error",
+}
+_SCORE_FIGURES = {"mse": "MSE", "spearman": "Spearman", "rouge_l": "ROUGE-L"}
 _STYLES = ("cyan", "green", "magenta", "yellow", "blue", "red")
 
 
@@ -120,34 +133,65 @@ def show_training_data(data: TrainingData) -> None:
     console.print(f"records: {data.path}")
 
 
+def show_encoder(encoder: EncoderDescription) -> None:
+    """Prints what an encoder is, a line a fact."""
+    kinds = {"native": "native: read into sepline's own BERT", "wrapped": "wrapped: run as the module it is"}
+    special = ", ".join(f"{piece} {index}" for piece, index in encoder.special_ids.items())
+    facts = {
+        "encoder": encoder.handle,
+        "format": f"{encoder.format}, {kinds[encoder.kind]}",
+        "layers": encoder.layers,
+        "width": encoder.width,
+        "heads": encoder.heads,
+        "feed-forward": encoder.intermediate_width,
+        "positions": encoder.positions,
+        "segments": encoder.segments,
+        "activation": encoder.activation,
+        "vocabulary": f"{encoder.vocabulary_size:,} wordpieces, {'uncased' if encoder.lower_case else 'cased'}",
+        "special ids": special,
+        "parameters": f"{encoder.parameters:,}",
+        "fingerprint": encoder.fingerprint,
+        "files": encoder.folder,
+    }
+    console = _console()
+    for name, fact in facts.items():
+        console.print(Text(f"{name:12} {'not told by the module' if fact is None else fact}"))
+
+
 def show_bundle(bundle: Bundle) -> None:
     """Prints where the bundle is and how its best epoch did."""
     console = _console()
     dev = bundle.description["dev"]
     if dev:
+        figures = (
+            f"accuracy {dev['accuracy']:.4f}, macro F1 {dev['macro_f1']:.4f}, "
+            f"calibration error {dev['calibration_error']:.4f} at temperature {bundle.description['temperature']:.2f},"
+            if bundle.labels
+            else f"MSE {dev['mse']:.4f}, Spearman {dev['spearman']:.4f},"
+        )
         console.print(
-            f"best epoch {bundle.description['best_epoch']}: dev accuracy {dev['accuracy']:.4f}, "
-            f"macro F1 {dev['macro_f1']:.4f} over {dev['sentences']:,} sentences"
+            f"best epoch {bundle.description['best_epoch']}: dev {figures} over {dev['sentences']:,} sentences"
         )
     console.print(f"bundle: {bundle.path} (fingerprint {bundle.fingerprint[:12]})")
 
 
-def show_evaluation(results: Mapping[str, Metrics], *, split: str) -> None:
-    """Prints the model beside the baselines, a row a label, and the confusion matrix of the model."""
+def show_evaluation(results: Mapping[str, Metrics | ScoreMetrics], *, split: str) -> None:
+    """Prints the model beside the baselines, and for labels a row a label and the confusion matrix of the model."""
     console = _console()
     model = results["sepline"]
-    table = Table(
-        "classifier",
-        "accuracy",
-        "macro F1",
-        "weighted F1",
-        title=f"{split} split: {model.documents:,} documents, {model.sentences:,} sentences",
-    )
+    by_labels = isinstance(model, Metrics)
+    names = {"sepline": "sepline", "position": "position alone"}
+    names["tfidf"] = f"TF-IDF, {'logistic' if by_labels else 'ridge'} regression"
+    columns = _LABEL_FIGURES if by_labels else _SCORE_FIGURES
+    title = f"{split} split: {model.documents:,} documents, {model.sentences:,} sentences"
+    table = Table("classifier", *columns.values(), title=title)
     _align_right(table)
-    names = {"sepline": "sepline", "position": "position alone", "tfidf": "TF-IDF, logistic regression"}
     for name, metrics in results.items():
-        table.add_row(names[name], f"{metrics.accuracy:.4f}", f"{metrics.macro_f1:.4f}", f"{metrics.weighted_f1:.4f}")
+        figures = (getattr(metrics, column) for column in columns)
+        table.add_row(names[name], *("" if figure is None else f"{figure:.4f}" for figure in figures))
     console.print(table)
+    if not isinstance(model, Metrics):
+        return
 
     table = Table("label", "precision", "recall", "F1", "sentences", title="sepline, by label")
     _align_right(table)
@@ -166,11 +210,35 @@ def show_scored(manifest: Mapping[str, Any], output: str) -> None:
     """Prints the counts of a scored folder and where it lies."""
     console = _console()
     counts = manifest["counts"]
+    sampled = f" + {counts['sampled_out']:,} sampled out" if counts["sampled_out"] else ""
     console.print(
-        f"{counts['records']:,} records = {counts['scored']:,} scored + {_rejects(counts)}; "
+        f"{counts['records']:,} records = {counts['scored']:,} scored + {_rejects(counts)}{sampled}; "
         f"{counts['sentences']:,} sentences in {counts['windows']:,} windows, {counts['truncated']:,} truncated"
     )
     console.print(f"predictions: {output}")
+
+
+def show_estimate(estimate: Estimate) -> None:
+    """Prints what a scoring job would do."""
+    console = _console()
+    about = "" if estimate.exact else "about "
+    done = f", {estimate.finished_sources:,} of them finished" if estimate.finished_sources else ""
+    console.print(f"{estimate.sources:,} files of {show_bytes(estimate.input_bytes)}{done}")
+    console.print(f"to be done: {about}{estimate.records:,} records in {estimate.units:,} units")
+    if estimate.sampled_records:
+        console.print(
+            f"about {show_seconds(estimate.seconds)} in one process on this machine "
+            f"({estimate.records_per_second:,.1f} records/s in a sample of {estimate.sampled_records:,}); "
+            f"about {show_bytes(estimate.output_bytes)} of output"
+        )
+
+
+def show_bytes(count: int) -> str:
+    """Returns a size as people say it: `3.2 MB`."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count} bytes"
 
 
 def show_predictions(rows: list[dict[str, Any]], *, labels: list[str]) -> None:

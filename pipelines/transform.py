@@ -12,21 +12,14 @@ import tensorflow_transform as tft
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.tfxio.tensor_adapter import TensorAdapterConfig
 
-from model.tokenization import Tokenizer
+from model.config import DataSettings
+from model.tokenization import Tokenizer, is_outlier
 from model.vocabulary import Vocabulary
 
 PASSED_THROUGH = ("part", "doc_id", "confidences")
 _LABEL_VOCABULARY = "labels"
 _STRINGS = pa.large_list(pa.large_binary())
-_RAW_SCHEMA = pa.schema(
-    [
-        ("sentences", _STRINGS),
-        ("labels", _STRINGS),
-        ("part", _STRINGS),
-        ("doc_id", _STRINGS),
-        ("confidences", pa.large_list(pa.float32())),
-    ]
-)
+_FLOATS = pa.large_list(pa.float32())
 
 
 @dataclass(frozen=True)
@@ -38,6 +31,7 @@ class Statistics:
         length_quantiles: wordpieces of a document, special tokens included, at the inner quantiles.
         mean_tokens, max_tokens: wordpieces of a document.
         mean_sentences: sentences of a document.
+        features: of each additional feature, its mean and its standard deviation over the train sentences.
     """
 
     labels: tuple[str, ...]
@@ -45,9 +39,10 @@ class Statistics:
     mean_tokens: float
     max_tokens: int
     mean_sentences: float
+    features: tuple[tuple[float, float], ...]
 
 
-def adapter_config() -> TensorAdapterConfig:
+def adapter_config(data: DataSettings) -> TensorAdapterConfig:
     """Returns how tf.Transform reads the record batches of `raw_batch` as ragged tensors."""
 
     def ragged(column: str) -> schema_pb2.TensorRepresentation:
@@ -56,36 +51,42 @@ def adapter_config() -> TensorAdapterConfig:
         representation.ragged_tensor.row_partition_dtype = schema_pb2.TensorRepresentation.INT64
         return representation
 
-    return TensorAdapterConfig(_RAW_SCHEMA, {name: ragged(name) for name in ("sentences", "labels")})
+    names = [name for name in _raw_schema(data).names if name not in PASSED_THROUGH]
+    return TensorAdapterConfig(_raw_schema(data), {name: ragged(name) for name in names})
 
 
-def raw_batch(documents: pa.Table, part: str) -> pa.RecordBatch:
-    """Returns the documents of one part as tf.Transform takes them; `part` travels along."""
+def raw_batch(documents: pa.Table, part: str, data: DataSettings) -> pa.RecordBatch:
+    """Returns the documents of one part as tf.Transform takes them; what stands in `PASSED_THROUGH` travels along.
+
+    Features are one list a document, sentence after sentence.
+    """
     rows = documents.num_rows
+    made = {
+        "part": pa.array([[part.encode()]] * rows, _STRINGS),
+        "doc_id": pa.array([[doc_id.encode()] for doc_id in documents["doc_id"].to_pylist()], _STRINGS),
+    }
+    schema = _raw_schema(data)
+    if "features" in schema.names:
+        flat = [[number for row in rows for number in row] for rows in documents["features"].to_pylist()]
+        made["features"] = pa.array(flat, _FLOATS)
     columns = [
-        documents["sentences"].combine_chunks().cast(_STRINGS),
-        documents["labels"].combine_chunks().cast(_STRINGS),
-        pa.array([[part.encode()]] * rows, _STRINGS),
-        pa.array([[doc_id.encode()] for doc_id in documents["doc_id"].to_pylist()], _STRINGS),
-        documents["confidences"].combine_chunks().cast(_RAW_SCHEMA.field("confidences").type),
+        made[name] if name in made else documents[name].combine_chunks().cast(schema.field(name).type)
+        for name in schema.names
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=_RAW_SCHEMA)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def make_preprocessing_fn(
-    vocabulary: Vocabulary, *, labels: Sequence[str] | None, buckets: int
+    vocabulary: Vocabulary, data: DataSettings
 ) -> Callable[[dict[str, tf.RaggedTensor]], dict[str, Any]]:
     """Returns the function that tf.Transform analyzes and applies.
 
-    Args:
-        vocabulary: the encoder's.
-        labels: the label vocabulary; None lets the full pass find it, the most frequent label first.
-        buckets: how many equally filled length buckets the quantiles separate.
+    Where `data.labels` is None, the full pass finds the label vocabulary, the most frequent label first.
     """
 
     def preprocessing_fn(inputs: dict[str, tf.RaggedTensor]) -> dict[str, Any]:
         sentences = inputs["sentences"]
-        tokens = Tokenizer(vocabulary).tokenize(sentences.values)
+        tokens = Tokenizer(vocabulary, mask_outliers=data.mask_outliers).tokenize(sentences.values)
         sentence_tokens = sentences.with_values(tokens.row_lengths() + 1)  # each with its [SEP]
         document_tokens = 1 + tf.reduce_sum(sentence_tokens, axis=1)  # and one [CLS]
         rows = tf.size(document_tokens)
@@ -94,32 +95,68 @@ def make_preprocessing_fn(
             # Every output has a row an input; the driver reads the first.
             return tf.tile(tf.reshape(tf.cast(statistic, tf.float32), [1, -1]), [rows, 1])
 
-        return {
+        outputs = {
             "token_ids": sentences.with_values(tokens.with_values(tf.cast(tokens.values, tf.int64))),
-            "label_ids": inputs["labels"].with_values(_label_ids(inputs["labels"].values, labels)),
-            "length_quantiles": for_each_row(tft.quantiles(document_tokens, buckets, epsilon=0.001)),
+            "length_quantiles": for_each_row(tft.quantiles(document_tokens, data.buckets, epsilon=0.001)),
             "mean_tokens": for_each_row(tft.mean(document_tokens)),
             "max_tokens": for_each_row(tft.max(document_tokens)),
             "mean_sentences": for_each_row(tft.mean(sentences.row_lengths())),
         }
+        if data.target == "labels":
+            outputs["label_ids"] = inputs["labels"].with_values(_label_ids(inputs["labels"].values, data.labels))
+        else:
+            scores = inputs["scores"]
+            if data.mask_outliers:
+                scores = scores.with_values(tf.where(is_outlier(sentences.values), 0.0, scores.values))
+            outputs["scores"] = scores
+        if data.features:
+            features = inputs["features"]
+            table = tf.reshape(features.values, [-1, data.features])
+            mean = tft.mean(table, reduce_instance_dims=False)
+            deviation = tf.sqrt(tft.var(table, reduce_instance_dims=False))
+            standardized = tf.math.divide_no_nan(table - mean, deviation)
+            outputs["features"] = features.with_values(tf.reshape(standardized, [-1]))
+            outputs["feature_mean"] = for_each_row(mean)
+            outputs["feature_deviation"] = for_each_row(deviation)
+        return outputs
 
     return preprocessing_fn
 
 
-def read_statistics(transform_dir: str, *, labels: Sequence[str] | None) -> Statistics:
+def read_statistics(transform_dir: str, data: DataSettings) -> Statistics:
     """Returns what the analysis found, read back from its saved graph."""
     output = tft.TFTransformOutput(transform_dir)
-    row = {"sentences": tf.ragged.constant([["."]]), "labels": tf.ragged.constant([["."]])}
+    row: dict[str, tf.RaggedTensor] = {"sentences": tf.ragged.constant([["."]])}
+    if data.target == "labels":
+        row["labels"] = tf.ragged.constant([["."]])
+    else:
+        row["scores"] = tf.ragged.constant([[0.0]])
+    if data.features:
+        row["features"] = tf.ragged.constant([[0.0] * data.features])
     found = output.transform_features_layer()(row)
     quantiles = [int(quantile) for quantile in found["length_quantiles"][0].numpy()]
-    vocabulary = labels or [label.decode() for label in output.vocabulary_by_name(_LABEL_VOCABULARY)]
+    labels: Sequence[str] = ()
+    if data.target == "labels":
+        labels = data.labels or [label.decode() for label in output.vocabulary_by_name(_LABEL_VOCABULARY)]
+    features: list[tuple[float, float]] = []
+    if data.features:
+        columns = (found[name][0].numpy().tolist() for name in ("feature_mean", "feature_deviation"))
+        features = list(zip(*columns, strict=True))
     return Statistics(
-        labels=tuple(vocabulary),
+        labels=tuple(labels),
         length_quantiles=tuple(quantiles),
         mean_tokens=float(found["mean_tokens"][0, 0]),
         max_tokens=int(found["max_tokens"][0, 0]),
         mean_sentences=float(found["mean_sentences"][0, 0]),
+        features=tuple(features),
     )
+
+
+def _raw_schema(data: DataSettings) -> pa.Schema:
+    target = ("labels", _STRINGS) if data.target == "labels" else ("scores", _FLOATS)
+    features = [("features", _FLOATS)] if data.features else []
+    passed_through = [("part", _STRINGS), ("doc_id", _STRINGS), ("confidences", _FLOATS)]
+    return pa.schema([("sentences", _STRINGS), target, *features, *passed_through])
 
 
 def _label_ids(labels: tf.Tensor, fixed: Sequence[str] | None) -> tf.Tensor:

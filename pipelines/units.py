@@ -1,20 +1,28 @@
-"""How an input collection is cut into units of work: a unit is one file, cut into chunks of a fixed number of records.
+"""How an input collection is cut into units of work, and units into chunks of a fixed number of records.
 
-A chunk's content and name depend on the file and the chunk size alone, never on the runner or on timing.
+The chunks of a file are the same however it is cut: chunk 3 of 500 records holds the records 1,500 to 1,999, always.
+A unit is a run of chunks that one worker reads in order. Plain JSON lines, CSV and TSV are cut into single chunks,
+Parquet along its row groups; whatever can only be read from its beginning is one unit.
+
+A chunk's name depends on its file and its number alone, never on the runner or on timing, and the last one of a file
+says that it is the last. So the names of the parts that are there tell which files are finished and what others lack.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import PurePosixPath
 
 from model.records import Document, Reject
-from pipelines.corpora import ReadOptions
-from pipelines.sources import read_source
+from pipelines.corpora import START, Place, ReadOptions, find_places
+from pipelines.sources import open_source, read_source
+
+_HASHES = 1 << 64
+_PART_NAME = re.compile(r"(?P<prefix>part-.+-[0-9a-f]{12})-(?P<index>\d{6,})(?P<last>-last)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,49 +31,162 @@ class Unit:
 
     Attributes:
         source: the file's path.
+        prefix: what the names of its parts begin with.
         split: the split that its documents belong to, where the user has said so.
+        start: the record that it begins with, the first one of a chunk.
+        records: how many records it has; None where only reading it to the end of the file can tell.
+        ends: whether it ends with the file.
+        done: numbers of chunks that are finished already and are passed over.
     """
 
     source: str
+    prefix: str
     split: str | None = None
+    start: Place = START
+    records: int | None = None
+    ends: bool = True
+    done: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Neighbouring records of one unit.
+    """Neighbouring records of one source.
 
     Attributes:
         unit: where they come from.
-        index: the chunk's number within the unit, from 0.
+        index: the chunk's number within the source, from 0.
+        last: whether the source ends with it.
         items: a document or a reject for each record.
     """
 
     unit: Unit
     index: int
+    last: bool
     items: tuple[Document | Reject, ...]
 
     @property
     def name(self) -> str:
         """What the chunk's part files are called; unique among all sources, however they are named."""
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(self.unit.source).name.split(".")[0])[:40] or "input"
-        digest = hashlib.sha256(self.unit.source.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-        return f"part-{stem}-{digest}-{self.index:06d}"
+        return f"{self.unit.prefix}-{self.index:06d}{'-last' if self.last else ''}"
+
+
+@dataclass(slots=True)
+class Finished:
+    """Which chunks of one source are finished, told by the names of their parts.
+
+    Attributes:
+        chunks: their numbers.
+        last: the number of the source's last chunk; None until that is finished.
+    """
+
+    chunks: set[int]
+    last: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether every chunk of the source is finished."""
+        return self.last is not None and len(self.chunks) == self.last + 1
+
+
+def part_prefix(source: str, *identity: str) -> str:
+    """Returns what the names of a source's parts begin with.
+
+    Args:
+        source: its path.
+        identity: what else tells its parts from others, such as fingerprints of its content and of the job.
+    """
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(source).name.split(".")[0])[:40] or "input"
+    digest = hashlib.sha256("\n".join((source, *identity)).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    return f"part-{stem}-{digest}"
+
+
+def finished_chunks(names: Collection[str]) -> dict[str, Finished]:
+    """Returns what is finished of each source, by the prefix of its parts.
+
+    Args:
+        names: of parts, without suffix; others are passed over.
+    """
+    found: dict[str, Finished] = {}
+    for match in filter(None, map(_PART_NAME.fullmatch, names)):
+        of_source = found.setdefault(match["prefix"], Finished(set()))
+        of_source.chunks.add(int(match["index"]))
+        if match["last"]:
+            of_source.last = int(match["index"])
+    return found
+
+
+def prefix_of(name: str) -> str | None:
+    """Returns the prefix of a part's name, or None for a name that is no part's."""
+    match = _PART_NAME.fullmatch(name)
+    return match["prefix"] if match else None
+
+
+def cut_source(
+    source: str, prefix: str, options: ReadOptions, *, size: int, limit: int | None = None, finished: Finished
+) -> list[Unit]:
+    """Returns the units of a file that hold all chunks that are not finished.
+
+    Plain files are read through once, at the speed of finding their records' ends; of Parquet, the footer is read.
+
+    Args:
+        source: the file's path.
+        prefix: what the names of its parts begin with.
+        options: how it is read.
+        size: records a chunk.
+        limit: use only the first so many records.
+        finished: what is finished of it.
+    """
+    if finished.whole:
+        return []
+    stream_unit = Unit(source, prefix, done=frozenset(finished.chunks))
+    try:
+        with open_source(source) as stream:
+            found = find_places(stream, source, options, every=size, limit=limit)
+    except (OSError, ValueError):  # reading it will be a reject with the reason
+        return [stream_unit]
+    if found is None:
+        return [stream_unit]
+    places, records = found
+    units = []
+    for place, next_index in zip(places, [*(place.record_index for place in places[1:]), records], strict=True):
+        chunks = range(place.record_index // size, -(-next_index // size))
+        missing = [index for index in chunks if index not in finished.chunks]
+        for _, run in groupby(enumerate(missing), key=lambda item: item[1] - item[0]):  # neighbours
+            indices = [index for _, index in run]
+            first, end = indices[0] * size, min((indices[-1] + 1) * size, records)
+            # Only Parquet, where a record's number is all that its place says, has several chunks between two places.
+            start = place if first == place.record_index else Place(first)
+            units.append(Unit(source, prefix, start=start, records=end - first, ends=end == records))
+    return units
 
 
 def read_chunks(unit: Unit, options: ReadOptions, *, size: int, limit: int | None = None) -> Iterator[Chunk]:
-    """Yields a unit's chunks in order, reading as it goes.
+    """Yields a unit's chunks in order, reading as it goes, except those that are done.
+
+    A source has always a last chunk, an empty one where it has no records; and a unit has all of its chunks, empty
+    ones where the source breaks off.
 
     Args:
         unit: what to read.
         options: how to read it.
         size: records a chunk.
-        limit: stop after so many records; None reads all.
+        limit: use only the first so many records of the source.
     """
-    records = islice(read_source(unit.source, options), limit)
-    for index, items in enumerate(_batched(records, size)):
-        yield Chunk(unit, index, items)
+    stop = limit if unit.records is None else unit.records
+    final = None if unit.records is None else (unit.start.record_index + unit.records - 1) // size
+    records = islice(read_source(unit.source, options, unit.start), stop)
+    index, ahead = unit.start.record_index // size, next(records, None)
+    while True:
+        items = () if ahead is None else (ahead, *islice(records, size - 1))
+        ahead = next(records, None)
+        last = ahead is None if final is None else index == final
+        if index not in unit.done:
+            yield Chunk(unit, index, last and unit.ends, items)
+        if last:
+            return
+        index += 1
 
 
-def _batched(records: Iterator[Document | Reject], size: int) -> Iterator[tuple[Document | Reject, ...]]:
-    while items := tuple(islice(records, size)):
-        yield items
+def hash_share(key: str) -> float:
+    """Returns a number in [0, 1) that depends on the key alone."""
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big") / _HASHES

@@ -13,7 +13,7 @@ from conftest import SPECIAL_TOKENS, TINY_SHAPE, TINY_VOCABULARY, tiny_weights, 
 
 from model.bert import BertEncoder
 from model.config import EncoderSettings
-from model.encoder import load_config, load_encoder, load_vocabulary
+from model.encoder import describe_encoder, load_encoder, load_vocabulary
 from model.errors import UserError
 
 Weights = dict[str, np.ndarray]
@@ -144,8 +144,8 @@ def test_dropout_acts_in_training_only(tiny_encoder: Path) -> None:
 
 
 def test_attention_dropout_can_be_set(tiny_encoder: Path) -> None:
-    assert load_config(EncoderSettings(handle=str(tiny_encoder))).attention_dropout == 0.02
-    assert load_config(EncoderSettings(handle=str(tiny_encoder), attention_dropout=0.0)).attention_dropout == 0.0
+    assert load_encoder(EncoderSettings(handle=str(tiny_encoder))).config.attention_dropout == 0.02
+    assert load_encoder(EncoderSettings(handle=str(tiny_encoder), attention_dropout=0.0)).config.attention_dropout == 0
 
 
 def test_minilm_forward_pass(minilm: Path) -> None:
@@ -168,7 +168,7 @@ def refusal(folder: Path, **settings: Any) -> str:
 def test_no_such_folder(tmp_path: Path) -> None:
     message = refusal(tmp_path / "absent")
     assert str(tmp_path / "absent") in message
-    assert "no such folder; give minilm-l6 or a BERT checkpoint folder" in message
+    assert "no such folder; give minilm-l6, a BERT checkpoint folder, or the https:// address" in message
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt"])
@@ -235,7 +235,7 @@ def test_vocabulary_longer_than_the_embeddings(tmp_path: Path) -> None:
     """Its last pieces would be looked up past the end of the weights."""
     folder = write_checkpoint(tmp_path / "bert", vocabulary=(*TINY_VOCABULARY, "surplus"))
     size = len(TINY_VOCABULARY)
-    with pytest.raises(UserError, match=f"{size + 1} wordpieces, config.json only {size}"):
+    with pytest.raises(UserError, match=f"{size + 1} wordpieces, its embeddings only {size}"):
         load_vocabulary(EncoderSettings(handle=str(folder)))
 
 
@@ -251,4 +251,4 @@ def test_a_config_with_a_value_of_another_type_is_refused(tmp_path: Path) -> Non
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, "hidden_size": "wide"}), encoding="utf-8")
     with pytest.raises(UserError, match="hidden_size is 'wide'"):
-        load_config(EncoderSettings(handle=str(folder)))
+        describe_encoder(EncoderSettings(handle=str(folder)))

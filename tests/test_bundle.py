@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from model.bundle import Bundle, load_bundle, write_bundle
+from model.bundle import BUNDLE_FORMAT, Bundle, load_bundle, write_bundle
 from model.config import WindowSettings
 from model.errors import UserError
 from model.vocabulary import Vocabulary
@@ -94,7 +94,7 @@ def test_not_a_description(tmp_path: Path, content: str) -> None:
 
 def test_a_description_cut_down_to_its_format(tmp_path: Path) -> None:
     write(tmp_path / "bundle")
-    (tmp_path / "bundle" / "bundle.json").write_text('{"format": 1}')
+    (tmp_path / "bundle" / "bundle.json").write_text(json.dumps({"format": BUNDLE_FORMAT}))
     assert "saved_model.pb, variables/variables.index, vocab.txt changed" in refusal(tmp_path / "bundle")
 
 
@@ -143,6 +143,7 @@ def test_the_trained_bundle_says_what_it_is(tiny_bundle: Bundle, tiny_encoder: P
     assert tiny_bundle.window == WindowSettings(max_tokens=48, context=1)
     assert description["encoder"]["handle"] == str(tiny_encoder)
     assert description["encoder"]["layers"] == 2
+    assert (description["encoder"]["kind"], description["encoder"]["lower_case"]) == ("native", True)
     assert description["data"]["counts"]["records"] == 60
     assert description["dev"]["sentences"] == description["data"]["counts"]["sentences"]["dev"]
     assert {"saved_model.pb", "vocab.txt"} < set(description["files"])

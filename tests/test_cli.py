@@ -19,7 +19,7 @@ def test_help_answers_at_once_because_nothing_heavy_is_imported() -> None:
     assert not imported & {"tensorflow", "apache_beam", "keras", "pyarrow", "numpy", "pydantic", "rich"}
 
 
-@pytest.mark.parametrize("verb", ["inspect", "preprocess", "train", "evaluate", "score", "demo"])
+@pytest.mark.parametrize("verb", ["inspect", "preprocess", "train", "evaluate", "encoder", "score", "demo"])
 def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([verb, "--help"])

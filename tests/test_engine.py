@@ -88,22 +88,28 @@ def some_windows(tiny_bundle: Bundle, *, count: int = 60) -> list[EncodedWindow]
     return windows_of(*documents, settings=tiny_bundle.window)
 
 
+def probabilities(engine: Engine, windows: list[EncodedWindow]) -> list[np.ndarray]:
+    return [outputs["probabilities"] for outputs in engine.run(windows)]
+
+
 def test_a_window_gets_what_it_gets_alone(tiny_bundle: Bundle, engine: Engine) -> None:
     windows = some_windows(tiny_bundle)
     assert len({len(window.token_ids) for window in windows}) > 20
-    together = engine.probabilities(windows)
-    for window, rows in zip(windows, together, strict=True):
+    together = engine.run(windows)
+    for window, outputs in zip(windows, together, strict=True):
+        rows = outputs["probabilities"]
         assert rows.shape == (len(window.sep_positions), len(tiny_bundle.labels))
         assert rows.dtype == np.float32
-        (alone,) = engine.probabilities([window])
-        np.testing.assert_allclose(rows, alone, atol=1e-5)
+        (alone,) = engine.run([window])
+        np.testing.assert_allclose(rows, alone["probabilities"], atol=1e-5)
+        assert outputs["label_ids"].tolist() == rows.argmax(axis=1).tolist() == alone["label_ids"].tolist()
         np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-5)
 
 
 def test_results_keep_the_order_of_the_windows(tiny_bundle: Bundle, engine: Engine) -> None:
     windows = some_windows(tiny_bundle)
-    forward = engine.probabilities(windows)
-    backward = engine.probabilities(windows[::-1])[::-1]
+    forward = probabilities(engine, windows)
+    backward = probabilities(engine, windows[::-1])[::-1]
     differing = {rows.tobytes() for rows in forward}
     assert len(differing) > len(windows) * 0.9  # otherwise the order could not be seen
     for one, other in zip(forward, backward, strict=True):
@@ -113,14 +119,14 @@ def test_results_keep_the_order_of_the_windows(tiny_bundle: Bundle, engine: Engi
 def test_the_same_windows_give_the_same_bits(tiny_bundle: Bundle, engine: Engine) -> None:
     windows = some_windows(tiny_bundle)
     again = Engine.load(tiny_bundle, batch_tokens=400)
-    for one, other in zip(engine.probabilities(windows), again.probabilities(windows), strict=True):
+    for one, other in zip(probabilities(engine, windows), probabilities(again, windows), strict=True):
         assert one.tobytes() == other.tobytes()
 
 
 def test_micro_batch_budgets_agree(tiny_bundle: Bundle, engine: Engine) -> None:
     windows = some_windows(tiny_bundle, count=25)
     single = Engine.load(tiny_bundle, batch_tokens=1)
-    for one, other in zip(engine.probabilities(windows), single.probabilities(windows), strict=True):
+    for one, other in zip(probabilities(engine, windows), probabilities(single, windows), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
@@ -128,12 +134,12 @@ def test_counts(tiny_bundle: Bundle) -> None:
     engine = Engine.load(tiny_bundle, batch_tokens=64)
     windows = windows_of([10, 8], [3], [30], settings=tiny_bundle.window)
     assert [len(window.token_ids) for window in windows] == [21, 5, 32]
-    engine.probabilities(windows)
+    engine.run(windows)
     # Widths: the first batch holds 32 and 21 padded to 32, the second 5 padded to 16.
     assert (engine.counts.windows, engine.counts.tokens, engine.counts.padded_tokens) == (3, 58, 80)
-    engine.probabilities(windows[1:2])
+    engine.run(windows[1:2])
     assert (engine.counts.windows, engine.counts.tokens, engine.counts.padded_tokens) == (4, 63, 96)
 
 
 def test_no_windows_no_results(engine: Engine) -> None:
-    assert engine.probabilities([]) == []
+    assert engine.run([]) == []

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from model.engine import Engine
+from model.engine import Engine, Outputs
 from model.evaluate import LabelledSentences, LabelMetrics, measure, predict
 from model.records import EncodedWindow, LabelledWindow, Window
 
@@ -42,6 +42,7 @@ def test_metrics_worked_out_by_hand() -> None:
 def test_all_right() -> None:
     metrics = measure(sentences([1, 0, 1]), np.array([1, 0, 1]), labels=("a", "b"))
     assert (metrics.accuracy, metrics.macro_f1, metrics.weighted_f1) == (1.0, 1.0, 1.0)
+    assert metrics.calibration_error is None
     assert metrics.confusion == [[1, 0], [0, 2]]
 
 
@@ -73,19 +74,21 @@ def test_each_sentence_is_judged_by_its_own_window() -> None:
         doc_id = "long" if first_id < 30 else "short"
         return LabelledWindow(doc_id, encoded, np.array(labels), np.ones(count, np.float32))
 
-    def classify(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    def classify(batch: Mapping[str, np.ndarray]) -> Outputs:
         first_ids = np.broadcast_to(batch["token_ids"][:, :1], batch["sep_positions"].shape)
-        return np.stack([first_ids, batch["sep_positions"]], axis=-1).astype(np.float32)
+        answers = np.stack([first_ids, batch["sep_positions"]], axis=-1).astype(np.float32)
+        return {"probabilities": answers, "label_ids": batch["sep_positions"]}
 
     windows = [
         window(10, (0, 5), (0, 3), [0, 1, 2, 9, 9]),
         window(20, (2, 7), (3, 7), [9, 3, 4, 5, 6]),
         window(30, (0, 2), (0, 2), [7, 8]),
     ]
-    labelled, probabilities = predict(Engine(classify, pad_id=0), windows)
+    labelled, outputs = predict(Engine(classify, pad_id=0), windows)
+    probabilities = outputs["probabilities"]
     assert labelled.doc_ids == ["long"] * 7 + ["short"] * 2
     assert labelled.sentence_indices.tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 1]
-    assert labelled.labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert labelled.targets.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8]
     # Which window answered, and for which of its [SEP]s.
     assert probabilities[:, 0].tolist() == [10] * 3 + [20] * 4 + [30] * 2
-    assert probabilities[:, 1].tolist() == [1, 2, 3, 2, 3, 4, 5, 1, 2]
+    assert probabilities[:, 1].tolist() == outputs["label_ids"].tolist() == [1, 2, 3, 2, 3, 4, 5, 1, 2]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 import tensorflow as tf
 from conftest import CUES, TINY_VOCABULARY, tiny_documents
 
-from model.input_pipeline import count_batches, read_windows, training_batches
+from model.input_pipeline import Batching, count_batches, plan_training_sets, read_windows, training_batches
 from model.records import LabelledWindow
 from model.schema import SPLITS, TRAINING_RECORD, encode_training_record, training_spec
 from model.tokenization import Tokenizer
@@ -31,9 +30,13 @@ def data(tiny_records: Path) -> TrainingData:
     return open_training_data(tiny_records)
 
 
-def read_batches(data: TrainingData, split: str = "train", **options: Any) -> list[tuple[Any, np.ndarray, np.ndarray]]:
-    settings = {"batch_tokens": 192, "pad_id": PAD, "seed": 1, "epoch": 0, **options}
-    return list(training_batches(data, split, **settings).as_numpy_iterator())
+def read_batches(
+    *folders: TrainingData, epoch: int = 0, shares: list[float] | None = None, **options: Any
+) -> list[tuple[Any, np.ndarray, np.ndarray]]:
+    batching = Batching(**{"batch_tokens": 192, "pad_id": PAD, "seed": 1, **options})
+    labels = list(dict.fromkeys(label for folder in folders for label in folder.labels))
+    sets = plan_training_sets(folders, shares=shares, labels=labels, batch_tokens=batching.batch_tokens)
+    return list(training_batches(sets, batching, epoch=epoch).as_numpy_iterator())
 
 
 def raw_records(data: TrainingData, split: str) -> list[dict[str, Any]]:
@@ -65,16 +68,15 @@ def test_the_tiny_records_are_worth_testing_on(data: TrainingData) -> None:
     assert sum(counts["sentences"].values()) == sum(len(document["sentences"]) for document in tiny_documents())
 
 
-@pytest.mark.parametrize("split", SPLITS)
-def test_every_owned_label_is_in_one_batch_once(data: TrainingData, split: str) -> None:
+def test_every_owned_label_is_in_one_batch_once(data: TrainingData) -> None:
     expected: Counter[Any] = Counter()
-    for record in raw_records(data, split):
+    for record in raw_records(data, "train"):
         for place in range(record["owned_start"], record["owned_end"]):
             ids = tuple(record["token_ids"].tolist())
             expected[ids, int(record["sep_positions"][place]), int(record["labels"][place]), 1.0] += 1
-    assert sum(expected.values()) == data.stats["counts"]["sentences"][split]
+    assert sum(expected.values()) == data.stats["counts"]["sentences"]["train"]
     for batch_tokens in BUDGETS:
-        assert weighted_labels(read_batches(data, split, batch_tokens=batch_tokens)) == expected
+        assert weighted_labels(read_batches(data, batch_tokens=batch_tokens)) == expected
 
 
 def test_batches_are_padded_and_masked(data: TrainingData) -> None:
@@ -96,9 +98,9 @@ def test_batches_are_padded_and_masked(data: TrainingData) -> None:
 
 @pytest.mark.parametrize("batch_tokens", BUDGETS)
 def test_batches_are_counted_and_within_the_budget(data: TrainingData, batch_tokens: int) -> None:
-    for split, epoch in itertools.product(("train", "dev"), (0, 3)):
-        batches = read_batches(data, split, batch_tokens=batch_tokens, epoch=epoch)
-        assert len(batches) == count_batches(data, split, batch_tokens=batch_tokens)
+    for epoch in (0, 3):
+        batches = read_batches(data, batch_tokens=batch_tokens, epoch=epoch)
+        assert len(batches) == count_batches(data, "train", batch_tokens=batch_tokens)
         for inputs, _, _ in batches:
             assert inputs["token_ids"].size <= batch_tokens or len(inputs["token_ids"]) == 1
 
@@ -151,7 +153,7 @@ def test_labels_stand_at_their_own_sentences(data: TrainingData, split: str) -> 
             assert decoded(span) == decoded(np.array([*ids[:46], SEP]))  # 48 less [CLS] and [SEP]
             assert truncated == (len(ids) > 46)
         expected = document["labels"][shown.start : shown.end]
-        assert [data.labels[label] for label in window.labels] == expected
+        assert [data.labels[label] for label in window.targets] == expected
         for span, label, truncated in zip(spans, expected, window.encoded.truncated, strict=True):
             assert truncated or set(decoded(span).split()) & set(CUES[label])
         owned.setdefault(window.doc_id, []).extend(range(shown.owned_start, shown.owned_end))
@@ -181,7 +183,7 @@ def test_records_hold_what_the_schema_says(data: TrainingData) -> None:
         lists = {"int64": "int64_list", "float32": "float_list", "string": "bytes_list"}
         assert kinds == {name: lists[TRAINING_RECORD[name].kind] for name in kinds}
         names |= set(kinds)
-    assert names == {name for name, feature in TRAINING_RECORD.items() if not feature.optional}
+    assert names == {name for name, feature in TRAINING_RECORD.items() if not feature.optional} | {"labels"}
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -207,7 +209,10 @@ def write_records(folder: Path, data: TrainingData, *records: dict[str, Any]) ->
         for values in records:
             writer.write(encode_training_record(values))
     lengths = Counter(len(values["token_ids"]) for values in records)
-    return dataclasses.replace(data, path=folder, window_lengths={"train": lengths})
+    sentences = Counter(len(values["sep_positions"]) for values in records)
+    return dataclasses.replace(
+        data, path=folder, window_lengths={"train": lengths}, window_sentences={"train": sentences}
+    )
 
 
 def test_one_record_literally(tmp_path: Path, data: TrainingData) -> None:
@@ -220,7 +225,7 @@ def test_one_record_literally(tmp_path: Path, data: TrainingData) -> None:
     assert window.encoded.segment_ids.tolist() == [0, 0, 0, 1, 1, 0]
     assert window.encoded.sep_positions.tolist() == [2, 4, 5]
     assert window.encoded.truncated.tolist() == [False, True, False]
-    assert window.labels.tolist() == [1, 0, 2]
+    assert window.targets.tolist() == [1, 0, 2]
     assert window.confidences.tolist() == [0.5, 0.25, 1.0]
 
 
@@ -241,7 +246,7 @@ def test_without_confidences_owned_sentences_weigh_one(tmp_path: Path, data: Tra
 def test_a_wrong_record_is_never_written() -> None:
     with pytest.raises(ValueError, match="not in the training record: \\['label'\\]"):
         encode_training_record(record(label=[1]))
-    with pytest.raises(ValueError, match="missing in the training record: \\['labels'\\]"):
+    with pytest.raises(ValueError, match="missing in the training record: \\['labels or scores'\\]"):
         encode_training_record(record(labels=None))
 
 

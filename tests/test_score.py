@@ -12,15 +12,21 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
+from apache_beam.options.pipeline_options import PipelineOptions
 from conftest import real_data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model.bundle import Bundle
+from model.bundle import Bundle, write_bundle
 from model.engine import Engine
+from model.schema import classify_signature
 from model.tokenization import Tokenizer
 from model.windowing import encode_windows
 from pipelines.cli import main
+from pipelines.corpora import ReadOptions
+from pipelines.score import ChunkScorer, ScoreSettings, score_units
+from pipelines.units import Unit
 
 CORPUS: list[dict[str, Any]] = [
     {"doc_id": "a", "text": "Little is known of cells. We measured the patients. The increase was significant."},
@@ -31,6 +37,9 @@ CORPUS: list[dict[str, Any]] = [
     {"doc_id": "f", "text": "It [SEP] spells [CLS] tokens."},
     {"sentences": ["No id."]},
 ]
+
+
+_WHERE = ("source", "record_index")
 
 
 def write_jsonl(path: Path, records: list[dict[str, Any]]) -> Path:
@@ -98,11 +107,11 @@ def test_probabilities_are_those_of_the_bundle(scored: Path, tiny_bundle: Bundle
         rows[row["doc_id"]].append(row)
     for document in rows.values():
         tokens = [np.array(ids) for ids in tokenizer.tokenize([row["sentence"] for row in document]).to_list()]
-        ids = {"cls_id": bundle.vocabulary.cls_id, "sep_id": bundle.vocabulary.sep_id}
-        for window in encode_windows(tokens, bundle.window, **ids):
-            (probabilities,) = engine.probabilities([window])
+        vocabulary = bundle.vocabulary
+        for window in encode_windows(tokens, bundle.window, cls_id=vocabulary.cls_id, sep_id=vocabulary.sep_id):
+            (outputs,) = engine.run([window])
             for index in range(window.window.owned_start, window.window.owned_end):
-                expected = probabilities[index - window.window.start]
+                expected = outputs["probabilities"][index - window.window.start]
                 np.testing.assert_allclose(document[index]["probabilities"], expected, atol=1e-5)
                 assert document[index]["label"] == bundle.labels[int(expected.argmax())]
                 assert document[index]["probability"] == pytest.approx(expected.max(), abs=1e-5)
@@ -165,6 +174,189 @@ def test_labelled_documents_can_be_left_out(tiny_bundle: Bundle, tmp_path: Path)
     manifest = run(tiny_bundle, source, tmp_path / "out", "--unlabelled-only")
     assert manifest["counts"]["rejects"] == {"labelled": 1}
     assert manifest["counts"]["scored"] == 1
+
+
+def test_a_row_a_document(tiny_bundle: Bundle, tmp_path: Path, scored: Path) -> None:
+    run(tiny_bundle, scored.parent / "corpus.jsonl", tmp_path / "out", "--layout", "documents", "--chunk-records", "3")
+    expected: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    about: dict[str, dict[str, Any]] = {}
+    for row in pq.read_table(scored).to_pylist():
+        of_document = {name: row.pop(name) for name in ("doc_id", "source", "record_index")}
+        about[of_document["doc_id"]] = of_document
+        del row["sentence_index"]
+        expected[of_document["doc_id"]].append(row)
+    table = pq.read_table(tmp_path / "out")
+    assert table.column_names == ["doc_id", "sentences", "source", "record_index"]
+    assert table.to_pylist() == [{**about[doc_id], "sentences": expected[doc_id]} for doc_id in about]
+    assert len(pd.read_parquet(tmp_path / "out")) == len(about)
+    query = f"SELECT sum(len(sentences)), min(sentences[1].probability) FROM '{tmp_path}/out/part-*.parquet'"
+    ((sentences, least),) = duckdb.sql(query).fetchall()
+    assert sentences == pq.read_table(scored).num_rows
+    assert least == pytest.approx(min(rows[0]["probability"] for rows in expected.values()))
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        (["--no-text"], ["doc_id", "sentence_index", "label", "probability", "probabilities", "status", *_WHERE]),
+        (["--columns", "label", "doc_id", "sentence_index"], ["doc_id", "sentence_index", "label"]),
+        (["--layout", "documents", "--columns", "doc_id", "label", "sentence", "--no-text"], ["doc_id", "sentences"]),
+        (["--layout", "documents", "--columns", "record_index"], ["record_index"]),
+    ],
+)
+def test_columns_can_be_left_out(
+    flags: list[str], names: list[str], tiny_bundle: Bundle, tmp_path: Path, scored: Path
+) -> None:
+    run(tiny_bundle, scored.parent / "corpus.jsonl", tmp_path / "out", *flags)
+    full, table = pq.read_table(scored), pq.read_table(tmp_path / "out")
+    assert table.column_names == names
+    if "documents" not in flags:
+        assert table.to_pylist() == full.select(names).to_pylist()
+    else:
+        assert table.num_rows == 5
+    if "sentences" in names:
+        labels = [row["label"] for document in table["sentences"].to_pylist() for row in document]
+        assert labels == full["label"].to_pylist()
+        assert list(table["sentences"][0][0].as_py()) == ["label"]
+
+
+def test_columns_that_do_not_exist_are_named_before_anything_runs(
+    tiny_bundle: Bundle, tmp_path: Path, scored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["score", "--model", str(tiny_bundle.path), "--input", str(scored.parent / "corpus.jsonl")]
+    command += ["--output", str(tmp_path / "out"), "--columns"]
+    assert main([*command, "doc_id", "labels"]) == 2
+    message = capsys.readouterr().err
+    assert "no column 'labels'" in message and "doc_id, source, record_index" in message
+    assert main([*command, "sentence", "--no-text"]) == 2
+    assert "no column" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sample_is_chosen_by_the_id_and_accounted_for(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    records = [{"doc_id": str(i), "sentences": [f"We found {i} ."]} for i in range(200)] + [{"text": "No id."}]
+    source = write_jsonl(tmp_path / "corpus.jsonl", records)
+    some = run(tiny_bundle, source, tmp_path / "some", "--sample", "0.3")["counts"]
+    assert some["records"] == 201 == some["scored"] + some["rejected"] + some["sampled_out"]
+    assert some["rejected"] == 1 and 30 < some["scored"] < 90
+    more = run(tiny_bundle, source, tmp_path / "more", "--sample", "0.6")["counts"]
+    ids = [set(pq.read_table(tmp_path / name)["doc_id"].to_pylist()) for name in ("some", "more")]
+    assert ids[0] < ids[1]
+    assert len(ids[1]) == more["scored"]
+
+
+class _Picky(tf.Module):
+    """A classifier that fails on one wordpiece and is not a number on another."""
+
+    def __init__(self, *, bad_id: int, odd_id: int, labels: int) -> None:
+        super().__init__()
+        self._bad_id, self._odd_id, self._labels = bad_id, odd_id, labels
+
+    def classify(
+        self, token_ids: tf.Tensor, segment_ids: tf.Tensor, padding_mask: tf.Tensor, sep_positions: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        fine = tf.reduce_all(tf.not_equal(token_ids, self._bad_id))
+        with tf.control_dependencies([tf.debugging.Assert(fine, ["this piece cannot be read"])]):
+            odd = tf.reduce_any(tf.equal(token_ids, self._odd_id), axis=1)
+        spread = tf.fill([tf.shape(token_ids)[0], tf.shape(sep_positions)[1], self._labels], 1 / self._labels)
+        return {
+            "probabilities": tf.where(odd[:, None, None], float("nan"), spread),
+            "label_ids": tf.zeros_like(sep_positions),
+        }
+
+
+@pytest.fixture(scope="module")
+def picky_bundle(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    vocabulary = tiny_bundle.vocabulary
+    pieces = list(vocabulary.pieces)
+    module = _Picky(bad_id=pieces.index("drug"), odd_id=pieces.index("dose"), labels=len(tiny_bundle.labels))
+    signature = tf.function(module.classify).get_concrete_function(**classify_signature())
+
+    return write_bundle(
+        tmp_path_factory.mktemp("picky") / "bundle",
+        lambda folder: tf.saved_model.save(module, str(folder), signatures={"classify": signature}),
+        labels=tiny_bundle.labels,
+        window=tiny_bundle.window,
+        vocabulary=vocabulary,
+        facts={},
+    )
+
+
+def test_a_document_on_which_the_model_fails_is_a_reject_and_its_neighbours_are_not(
+    picky_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [{"doc_id": str(i), "sentences": [f"We found level {i} ."]} for i in range(40)]
+    records[7]["sentences"] = [f"The group {i} was with data ." for i in range(20)] + ["A drug ."]
+    records[31]["sentences"] = ["A dose ."]
+    source = write_jsonl(tmp_path / "corpus.jsonl", records)
+    command = ["score", "--model", str(picky_bundle.path), "--input", str(source), "--output", str(tmp_path / "out")]
+    assert main([*command, "--chunk-records", "20"]) == 1
+    assert "the model failed on 2 documents" in capsys.readouterr().err
+    counts = json.loads((tmp_path / "out" / "_manifest.json").read_text(encoding="utf-8"))["counts"]
+    assert (counts["records"], counts["scored"], counts["rejects"]) == (40, 38, {"failed_window": 2})
+    rejects = pq.read_table(tmp_path / "out" / "_rejects").sort_by("record_index").to_pylist()
+    assert [(row["record_index"], row["doc_id"]) for row in rejects] == [(7, "7"), (31, "31")]
+    assert "this piece cannot be read" in rejects[0]["message"] and "to 20" in rejects[0]["message"]
+    assert "not a finite number" in rejects[1]["message"]
+    assert rejects[0]["excerpt"].startswith("The group 0 was with data .")
+    ids = pq.read_table(tmp_path / "out")["doc_id"].to_pylist()
+    assert set(ids) == {str(i) for i in range(40)} - {"7", "31"} and len(ids) == 38
+
+
+def test_the_portable_runner_gives_the_same_bytes(tiny_bundle: Bundle, tmp_path: Path, scored: Path) -> None:
+    flags = ["--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"]
+    run(tiny_bundle, scored.parent / "corpus.jsonl", tmp_path / "out", "--chunk-records", "3", "--", *flags)
+    for part in [*scored.glob("part-*"), *scored.glob("_rejects/part-*")]:
+        assert (tmp_path / "out" / part.relative_to(scored)).read_bytes() == part.read_bytes()
+
+
+def test_workers_are_for_the_local_runner(
+    tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_jsonl(tmp_path / "corpus.jsonl", CORPUS)
+    command = ["score", "--model", str(tiny_bundle.path), "--input", str(source), "--output", str(tmp_path / "out")]
+    assert main([*command, "--workers", "2", "--", "--runner=FlinkRunner"]) == 2
+    assert "leave it out" in capsys.readouterr().err
+
+
+def test_what_is_counted_is_a_beam_metric_too(tiny_bundle: Bundle, tmp_path: Path, scored: Path) -> None:
+    scorer = ChunkScorer(tiny_bundle, str(tmp_path), ScoreSettings(chunk_records=3), ReadOptions())
+    units = [Unit(str(scored.parent / "corpus.jsonl"), "part-a-0123456789ab")]
+    result = score_units(units, scorer, PipelineOptions(["--runner=FnApiRunner"]))
+    counters = {
+        counter.key.metric.name: counter.committed
+        for counter in result.metrics().query()["counters"]
+        if counter.key.metric.namespace == "sepline"
+    }
+    counts = json.loads((scored / "_manifest.json").read_text(encoding="utf-8"))["counts"]
+    by_reason = {f"rejects.{reason}": count for reason, count in counts.pop("rejects").items()}
+    assert counters == {**counts, **by_reason}
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
+    tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [{"doc_id": str(i), "sentences": [f"We found {i} ."]} for i in range(120)]
+    source = write_jsonl(tmp_path / "corpus.jsonl", records)
+    command = ["score", "--model", str(tiny_bundle.path), "--input", str(source), "--output", str(tmp_path / "out")]
+    command += ["--chunk-records", "50"]
+    assert main([*command, "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {name: found[name] for name in ("sources", "finished_sources", "units", "records", "exact")} == {
+        "sources": 1,
+        "finished_sources": 0,
+        "units": 3,
+        "records": 120,
+        "exact": True,
+    }
+    assert found["input_bytes"] == source.stat().st_size
+    assert found["records_per_second"] > 0 and found["seconds"] > 0 and found["output_bytes"] > 0
+    assert not (tmp_path / "out").exists()
+    run(tiny_bundle, source, tmp_path / "out", "--chunk-records", "50")
+    capsys.readouterr()
+    assert main([*command, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 of them finished" in printed and "0 records in 0 units" in printed
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)

@@ -18,7 +18,7 @@ from model.bundle import Bundle, load_bundle, write_bundle
 from model.classifier import SentenceClassifier
 from model.config import EncoderSettings, WindowSettings
 from model.encoder import load_encoder, load_vocabulary
-from model.engine import Engine, pad_batch
+from model.engine import Engine, Outputs, pad_batch
 from model.serving import ServingModule, _plan_windows
 from model.tokenization import Tokenizer
 from model.windowing import encode_windows, plan_windows
@@ -30,7 +30,7 @@ def serving_module(tiny_encoder: Path, window: WindowSettings) -> ServingModule:
     """Returns an untrained classifier, with a head large enough to tell sentences apart, ready to serve."""
     settings = EncoderSettings(handle=str(tiny_encoder))
     classifier = SentenceClassifier(load_encoder(settings), len(LABELS))
-    classifier(dict.fromkeys(("token_ids", "segment_ids", "padding_mask", "sep_positions"), tf.zeros([1, 2], tf.int32)))
+    classifier.build_variables()
     draw = np.random.default_rng(1)
     classifier.head.set_weights([draw.normal(size=(16, 3)), draw.normal(size=3)])
     return ServingModule(classifier, Tokenizer(load_vocabulary(settings)), labels=LABELS, window=window)
@@ -59,9 +59,9 @@ def expected_probabilities(
     vocabulary = tokenizer.vocabulary
     windows = encode_windows(tokens, window, cls_id=vocabulary.cls_id, sep_id=vocabulary.sep_id)
     rows = []
-    for encoded, shown in zip(windows, engine.probabilities(windows), strict=True):
+    for encoded, shown in zip(windows, engine.run(windows), strict=True):
         first = encoded.window.start
-        rows.append(shown[encoded.window.owned_start - first : encoded.window.owned_end - first])
+        rows.append(shown["probabilities"][encoded.window.owned_start - first : encoded.window.owned_end - first])
     return np.concatenate(rows)
 
 
@@ -101,8 +101,8 @@ def test_raw_documents_get_what_the_scoring_job_gives(tiny_encoder: Path, contex
     module = serving_module(tiny_encoder, window)
     tokenizer = Tokenizer(load_vocabulary(EncoderSettings(handle=str(tiny_encoder))))
 
-    def classify(batch: Any) -> np.ndarray:
-        return np.asarray(module.classify(**batch)["probabilities"])
+    def classify(batch: Any) -> Outputs:
+        return {name: output.numpy() for name, output in module.classify(**batch).items()}
 
     engine = Engine(classify, pad_id=tokenizer.vocabulary.pad_id)
     serve = tf.function(module.serve)
@@ -149,7 +149,7 @@ def test_classify_signature(loaded: Any, tiny_bundle: Bundle) -> None:
     probabilities = outputs["probabilities"].numpy()
     assert probabilities.shape == (*arrays["sep_positions"].shape, 4)
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-6)
-    np.testing.assert_array_equal(probabilities[0, :2], Engine.load(tiny_bundle).probabilities(windows)[0])
+    np.testing.assert_array_equal(probabilities[0, :2], Engine.load(tiny_bundle).run(windows)[0]["probabilities"])
 
 
 @pytest.fixture(scope="module")

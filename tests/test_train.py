@@ -18,16 +18,18 @@ import tensorflow as tf
 from conftest import PROJECT, write_checkpoint
 
 from model.bundle import Bundle, load_bundle
-from model.classifier import SentenceClassifier
-from model.config import EncoderSettings, Settings, load_settings, settings_from_dict
+from model.config import EncoderSettings, ModelSettings, Settings, load_settings, settings_from_dict
+from model.devices import Devices
 from model.encoder import load_encoder
 from model.engine import Engine
 from model.errors import UserError
 from model.evaluate import predict
+from model.fitting import best_epoch, has_stopped, read_history
 from model.input_pipeline import count_batches, read_windows
 from model.schedule import SlantedTriangle
-from model.train import _compile, best_epoch, read_history, train_and_evaluate
+from model.train import train_and_evaluate
 from model.training_data import open_training_data
+from model.training_step import TrainableClassifier, compile_classifier
 
 
 def changed(settings: Settings, **sections: dict[str, Any]) -> Settings:
@@ -38,48 +40,55 @@ def changed(settings: Settings, **sections: dict[str, Any]) -> Settings:
     return settings_from_dict(tree, origin="tests")
 
 
-@pytest.fixture
-def classifier(tiny_encoder: Path, tiny_settings: Settings) -> SentenceClassifier:
-    """A compiled, untrained classifier over four labels."""
+ONE_CPU = Devices(("CPU:0",), None, "float32")
+
+
+def compiled(encoder: Path, settings: Settings, *, model: ModelSettings | None = None) -> TrainableClassifier:
+    """Returns an untrained classifier over four labels, ready for ten batches."""
     keras.utils.set_random_seed(0)
-    classifier = SentenceClassifier(load_encoder(EncoderSettings(handle=str(tiny_encoder))), 4, dropout=0.5)
-    _compile(classifier, changed(tiny_settings, training={"weight_decay": 0.5}), total_steps=10)
+    classifier = TrainableClassifier(load_encoder(EncoderSettings(handle=str(encoder))), 4, model)
+    compile_classifier(classifier, settings.training, ONE_CPU, features=0, batches=10)
     return classifier
 
 
-def test_loss_is_the_weighted_mean_over_real_sentences(classifier: SentenceClassifier) -> None:
-    inputs = {
-        "token_ids": np.array([[2, 9, 3, 8, 3, 3, 0, 0], [2, 30, 31, 32, 33, 34, 35, 3]], np.int32),
-        "segment_ids": np.zeros((2, 8), np.int32),
-        "padding_mask": np.array([[1] * 6 + [0] * 2, [1] * 8], np.int32),
-        "sep_positions": np.array([[2, 4, 5], [7, -1, -1]], np.int32),
-    }
-    labels = np.array([[3, 0, 1], [2, 0, 0]], np.int32)
-    weights = np.array([[0.5, 0.0, 0.25], [1.0, 0.0, 0.0]], np.float32)
+@pytest.fixture
+def classifier(tiny_encoder: Path, tiny_settings: Settings) -> TrainableClassifier:
+    return compiled(tiny_encoder, changed(tiny_settings, training={"weight_decay": 0.5}))
 
-    logits = np.asarray(classifier(inputs, training=False), np.float64)
+
+INPUTS = {
+    "token_ids": np.array([[2, 9, 3, 8, 3, 3, 0, 0], [2, 30, 31, 32, 33, 34, 35, 3]], np.int32),
+    "segment_ids": np.zeros((2, 8), np.int32),
+    "padding_mask": np.array([[1] * 6 + [0] * 2, [1] * 8], np.int32),
+    "sep_positions": np.array([[2, 4, 5], [7, -1, -1]], np.int32),
+}
+LABELS = np.array([[3, 0, 1], [2, 0, 0]], np.int32)
+WEIGHTS = np.array([[0.5, 0.0, 0.25], [1.0, 0.0, 0.0]], np.float32)
+
+
+def test_loss_is_the_weighted_mean_over_real_sentences(tiny_encoder: Path, tiny_settings: Settings) -> None:
+    classifier = compiled(tiny_encoder, tiny_settings, model=ModelSettings(dropout=0))
+    for layer in classifier._flatten_layers():
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    logits = np.asarray(classifier(INPUTS, training=False), np.float64)
     log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    total = sum(
-        weights[row, place] * -log_probabilities[row, place, labels[row, place]]
-        for row, place in ((0, 0), (0, 2), (1, 0))
-    )
-    hits = sum(
-        weights[row, place] * (logits[row, place].argmax() == labels[row, place])
-        for row, place in ((0, 0), (0, 2), (1, 0))
-    )
-    figures = classifier.evaluate(inputs, labels, sample_weight=weights, batch_size=2, verbose=0, return_dict=True)
+    counted = ((0, 0), (0, 2), (1, 0))
+    total = sum(WEIGHTS[place] * -log_probabilities[(*place, LABELS[place])] for place in counted)
+    hits = sum(WEIGHTS[place] * (logits[place].argmax() == LABELS[place]) for place in counted)
+    figures = classifier.train_on_batch(INPUTS, LABELS, sample_weight=WEIGHTS, return_dict=True)
     assert figures["loss"] == pytest.approx(total / 1.75, rel=1e-5)
     assert figures["accuracy"] == pytest.approx(hits / 1.75, rel=1e-5)
 
 
-def test_logits_are_read_at_the_seps(classifier: SentenceClassifier) -> None:
+def test_logits_are_read_at_the_seps(classifier: TrainableClassifier) -> None:
     inputs = {
         "token_ids": np.array([[2, 9, 3, 8, 3, 3]], np.int32),
         "segment_ids": np.zeros((1, 6), np.int32),
         "padding_mask": np.ones((1, 6), np.int32),
     }
     states = np.asarray(classifier.encoder(*inputs.values(), training=False))[0]
-    kernel, bias = classifier.head.get_weights()
+    kernel, bias = classifier.head.linear.get_weights()
     logits = np.asarray(classifier({**inputs, "sep_positions": np.array([[2, 4, 5, -1]], np.int32)}, training=False))
     np.testing.assert_allclose(logits[0, :3], states[[2, 4, 5]] @ kernel + bias, atol=1e-5)
 
@@ -99,7 +108,7 @@ def test_slanted_triangle_of_few_steps_stays_in_range(steps: int) -> None:
     assert all(1 / 32 <= rate <= 1 for rate in rates)
 
 
-def test_weight_decay_spares_biases_and_norms(classifier: SentenceClassifier) -> None:
+def test_weight_decay_spares_biases_and_norms(classifier: TrainableClassifier) -> None:
     """With zero gradients, AdamW moves exactly what it decays: matrices and embeddings, no vectors."""
     before = {variable.path: variable.numpy() for variable in classifier.trainable_variables}
     optimizer = classifier.optimizer
@@ -115,9 +124,7 @@ def test_weight_decay_spares_biases_and_norms(classifier: SentenceClassifier) ->
 
 
 def test_gradients_are_clipped(tiny_encoder: Path, tiny_settings: Settings) -> None:
-    keras.utils.set_random_seed(0)
-    classifier = SentenceClassifier(load_encoder(EncoderSettings(handle=str(tiny_encoder))), 4)
-    _compile(classifier, changed(tiny_settings, training={"clip_norm": 0.25}), total_steps=10)
+    classifier = compiled(tiny_encoder, changed(tiny_settings, training={"clip_norm": 0.25}))
     gradients = [tf.ones_like(variable) for variable in classifier.trainable_variables]
     clipped = classifier.optimizer._clip_gradients(gradients)
     assert float(tf.linalg.global_norm(clipped)) == pytest.approx(0.25, rel=1e-4)
@@ -129,6 +136,14 @@ def test_best_epoch() -> None:
 
     assert best_epoch([epoch(1, 0.5), epoch(2, 0.7), epoch(3, 0.7), epoch(4, 0.6)])["epoch"] == 2
     assert best_epoch([epoch(1, None), epoch(2, None)])["epoch"] == 2
+    assert best_epoch([{"epoch": n, "dev": {"mse": mse}} for n, mse in ((1, 0.4), (2, 0.2), (3, 0.3))])["epoch"] == 2
+
+
+def test_patience() -> None:
+    history = [{"epoch": n, "dev": {"accuracy": accuracy}} for n, accuracy in ((1, 0.5), (2, 0.7), (3, 0.6), (4, 0.7))]
+    assert [has_stopped(history[:count], 2) for count in range(5)] == [False, False, False, False, True]
+    assert not has_stopped(history, None)
+    assert not has_stopped([{"epoch": 9}], 1)  # no dev split
 
 
 def test_training_learns(tiny_bundle: Bundle, tiny_records: Path) -> None:
@@ -141,8 +156,8 @@ def test_training_learns(tiny_bundle: Bundle, tiny_records: Path) -> None:
     best = best_epoch(history)
     assert best["dev"]["accuracy"] > max(counts) / sum(counts) + 0.2
     assert tiny_bundle.description["best_epoch"] == best["epoch"]
-    sentences, probabilities = predict(Engine.load(tiny_bundle), read_windows(data, "dev"))
-    accuracy = float(np.mean(probabilities.argmax(axis=1) == sentences.labels))
+    sentences, outputs = predict(Engine.load(tiny_bundle), read_windows(data, "dev"))
+    accuracy = float(np.mean(outputs["label_ids"] == sentences.targets))
     assert accuracy == pytest.approx(best["dev"]["accuracy"])
     assert all(figures["tokens_per_second"] > 0 for figures in history)
 
@@ -270,9 +285,9 @@ def test_a_killed_run_goes_on(tiny_records: Path, tiny_settings: Settings, tmp_p
     for one, other in zip(read_history(killed), read_history(unbroken), strict=True):
         assert one["dev"] == other["dev"]
     windows = [window.encoded for window in read_windows(data, "dev")]
-    both = [Engine.load(bundle).probabilities(windows) for bundle in (resumed, whole)]
+    both = [Engine.load(bundle).run(windows) for bundle in (resumed, whole)]
     for one, other in zip(*both, strict=True):
-        np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(one["probabilities"], other["probabilities"])
     weights = [tf.train.load_checkpoint(str(bundle.path / "variables" / "variables")) for bundle in (resumed, whole)]
     names = {name for name in weights[0].get_variable_to_shape_map() if name.endswith("VARIABLE_VALUE")}
     assert len(names) >= 5 + 16 + 2  # embeddings, one layer, head

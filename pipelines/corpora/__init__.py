@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import accumulate, islice
 from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
@@ -16,14 +17,15 @@ from zstandard import ZstdError
 
 from model.records import Document, Reason, Reject
 from pipelines.corpora.checks import Problem, RawRecord, check_record
-from pipelines.corpora.jsonl import read_jsonl
+from pipelines.corpora.jsonl import jsonl_places, read_jsonl
 from pipelines.corpora.labels import LabelMap
+from pipelines.corpora.lines import START, Place
 from pipelines.corpora.medline import read_medline
 from pipelines.corpora.options import FORMATS, ReadOptions
 from pipelines.corpora.pubmed_rct import read_pubmed_rct
-from pipelines.corpora.tables import read_csv, read_parquet, read_tsv
+from pipelines.corpora.tables import csv_places, parquet_groups, read_csv, read_parquet, read_tsv, tsv_places
 
-__all__ = ["FORMATS", "LabelMap", "ReadOptions", "detect_format", "read_records"]
+__all__ = ["FORMATS", "START", "LabelMap", "Place", "ReadOptions", "detect_format", "find_places", "read_records"]
 
 _COMPRESSION_SUFFIXES = {".gz", ".bz2", ".zst"}
 _SUFFIX_FORMATS = {
@@ -34,13 +36,20 @@ _SUFFIX_FORMATS = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
-_PARSERS: dict[str, Callable[[io.BufferedReader, ReadOptions], Iterator[RawRecord | Problem]]] = {
-    "jsonl": read_jsonl,
+_STREAM_PARSERS: dict[str, Callable[[io.BufferedReader, ReadOptions], Iterator[RawRecord | Problem]]] = {
     "medline": read_medline,
     "pubmed_rct": read_pubmed_rct,
+}
+_RANGE_PARSERS: dict[str, Callable[[io.BufferedReader, ReadOptions, Place], Iterator[RawRecord | Problem]]] = {
+    "jsonl": read_jsonl,
     "csv": read_csv,
     "tsv": read_tsv,
     "parquet": read_parquet,
+}
+_PLACES: dict[str, Callable[[io.BufferedReader, ReadOptions], Iterator[Place]]] = {
+    "jsonl": jsonl_places,
+    "csv": csv_places,
+    "tsv": tsv_places,
 }
 
 
@@ -68,8 +77,10 @@ def detect_format(path: str, head: bytes) -> str | None:
     return None
 
 
-def read_records(stream: BinaryIO, source: str, options: ReadOptions) -> Iterator[Document | Reject]:
-    """Yields one document or reject for every record of a source, numbered from 0 in file order.
+def read_records(
+    stream: BinaryIO, source: str, options: ReadOptions, start: Place = START
+) -> Iterator[Document | Reject]:
+    """Yields one document or reject for every record of a source from `start` on, numbered in file order.
 
     Nothing in the content raises. Where the source breaks off, the records before the break are followed by one
     reject at the position where the next record would have been.
@@ -78,10 +89,11 @@ def read_records(stream: BinaryIO, source: str, options: ReadOptions) -> Iterato
         stream: the content, decompressed. Read forwards only, but Parquet needs it seekable. It stays open.
         source: the name that documents and rejects carry.
         options: what to read and where to stop.
+        start: where to begin: the beginning, or a place that `find_places` found.
     """
-    record_index = 0
+    record_index = start.record_index
     try:
-        for item in _read_items(stream, source, options):
+        for item in _read_items(stream, source, options, start):
             if isinstance(item, Problem):
                 yield Reject(source, record_index, item.reason, item.message, excerpt=item.beginning)
             else:
@@ -92,7 +104,43 @@ def read_records(stream: BinaryIO, source: str, options: ReadOptions) -> Iterato
         yield Reject(source, record_index, Reason.BROKEN_SOURCE, message)
 
 
-def _read_items(stream: BinaryIO, source: str, options: ReadOptions) -> Iterator[RawRecord | Problem]:
+def find_places(
+    stream: io.BufferedReader, source: str, options: ReadOptions, *, every: int, limit: int | None = None
+) -> tuple[list[Place], int] | None:
+    """Returns places from which parts of a source can be read by themselves, and how many records it has in all.
+
+    None where it can only be read from its beginning: it is compressed, of a format without such places, has no
+    records, or can't be read.
+
+    Args:
+        stream: the content, at its beginning.
+        source, options: as `read_records` takes them.
+        every: records from one place to the next. In Parquet, places lie near the beginnings of row groups, at
+            multiples of this.
+        limit: how many records at most are counted, all when None.
+
+    Raises:
+        OSError: reading failed.
+    """
+    format = options.format or detect_format(source, stream.peek())
+    if format is None or not stream.seekable():
+        return None
+    if format == "parquet":
+        groups = parquet_groups(stream)
+        records = min(sum(groups), limit or sum(groups))
+        starts = {-(-end // every) * every for end in (0, *accumulate(groups))}
+        return ([Place(index) for index in sorted(starts) if index < records], records) if records else None
+    if format not in _PLACES:
+        return None
+    places, records = [], 0
+    for place in islice(_PLACES[format](stream, options), limit):
+        if place.record_index % every == 0:
+            places.append(place)
+        records += 1
+    return (places, records) if records else None
+
+
+def _read_items(stream: BinaryIO, source: str, options: ReadOptions, start: Place) -> Iterator[RawRecord | Problem]:
     buffered = stream if hasattr(stream, "peek") else io.BufferedReader(cast(io.RawIOBase, stream))
     try:
         reader = cast(io.BufferedReader, buffered)
@@ -103,8 +151,10 @@ def _read_items(stream: BinaryIO, source: str, options: ReadOptions) -> Iterator
         elif format is None:
             message = f"neither the file's name nor its content tells the format; name one of {', '.join(FORMATS)}"
             yield Problem(Reason.UNREADABLE_SOURCE, message)
+        elif format in _RANGE_PARSERS:
+            yield from _RANGE_PARSERS[format](reader, options, start)
         else:
-            yield from _PARSERS[format](reader, options)
+            yield from _STREAM_PARSERS[format](reader, options)
     finally:
         if buffered is not stream:
             cast(io.BufferedReader, buffered).detach()  # else it would close the caller's stream

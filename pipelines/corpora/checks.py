@@ -48,6 +48,7 @@ class RawRecord:
     confidences: object = None
     scores: object = None
     features: object = None
+    highlights: object = None
 
 
 def is_blank(text: str) -> bool:
@@ -75,9 +76,20 @@ def check_record(raw: RawRecord, source: str, record_index: int, *, options: Rea
             confidences=_check_confidences(raw.confidences, len(sentences)),
             scores=_check_numbers("scores", raw.scores, len(sentences)),
             features=_check_features(raw.features, len(sentences)),
+            highlights=_check_highlights(raw.highlights),
         )
     except Problem as problem:
         return Reject(source, record_index, problem.reason, problem.message, doc_id, raw.beginning())
+
+
+def wrong_features(document: Document, width: int) -> str | None:
+    """Returns what is wrong with a document's features for a model that takes `width` of them; None if nothing is."""
+    if not width:
+        return None
+    if document.features is None:
+        return f"the document has no features; {width} are wanted for each sentence"
+    found = {len(row) for row in document.features}
+    return None if found == {width} else f"there are {max(found)} features a sentence; {width} are wanted"
 
 
 def _check_id(doc_id: object) -> str:
@@ -162,6 +174,18 @@ def _check_features(features: object, count: int) -> tuple[tuple[float, ...], ..
     rows = _check_list("features", features, count)
     width = len(rows[0]) if isinstance(rows[0], list) else None
     return tuple(_check_numbers(f"features of sentence {index}", row, width) or () for index, row in enumerate(rows))
+
+
+def _check_highlights(highlights: object) -> tuple[str, ...] | None:
+    if highlights is None:
+        return None
+    checked = []
+    for index, highlight in enumerate(_check_list("highlights", highlights)):
+        if not isinstance(highlight, str):
+            raise Problem(Reason.WRONG_TYPE, f"highlight {index} is {_kind(highlight)}, not text")
+        _check_encoding(f"highlight {index}", highlight)
+        checked.append(highlight)
+    return tuple(checked)
 
 
 def _check_numbers(name: str, numbers: object, count: int | None) -> tuple[float, ...] | None:

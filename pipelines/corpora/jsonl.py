@@ -8,18 +8,31 @@ from typing import BinaryIO
 
 from model.records import MAX_EXCERPT_BYTES, Reason
 from pipelines.corpora.checks import Problem, RawRecord
-from pipelines.corpora.lines import bounded_lines
+from pipelines.corpora.lines import START, Line, Place, bounded_lines
 from pipelines.corpora.options import ReadOptions
 
 
-def read_jsonl(stream: BinaryIO, options: ReadOptions) -> Iterator[RawRecord | Problem]:
-    """Yields an item for every line that is not blank."""
-    for line in bounded_lines(stream, options.max_record_bytes):
+def read_jsonl(stream: BinaryIO, options: ReadOptions, start: Place = START) -> Iterator[RawRecord | Problem]:
+    """Yields an item for every line from `start` on that is not blank."""
+    if start.offset:
+        stream.seek(start.offset)
+    for line in _record_lines(stream, options, start):
         if line.too_long:
             message = f"line {line.number} is longer than {options.max_record_bytes} bytes"
             yield Problem(Reason.TOO_LARGE, message, line.data.decode("utf-8", "replace"))
-        elif line.data.strip():
+        else:
             yield _parse_line(line.number, line.data, options)
+
+
+def jsonl_places(stream: BinaryIO, options: ReadOptions) -> Iterator[Place]:
+    """Yields where each record begins, without parsing it."""
+    for index, line in enumerate(_record_lines(stream, options, START)):
+        yield Place(index, line.number, line.start)
+
+
+def _record_lines(stream: BinaryIO, options: ReadOptions, start: Place) -> Iterator[Line]:
+    lines = bounded_lines(stream, options.max_record_bytes, start=start)
+    return (line for line in lines if line.too_long or line.data.strip())
 
 
 def _parse_line(number: int, data: bytes, options: ReadOptions) -> RawRecord | Problem:
@@ -47,6 +60,7 @@ def _parse_line(number: int, data: bytes, options: ReadOptions) -> RawRecord | P
         confidences=_first(record, "confidences", "confs"),
         scores=_first(record, "scores", "highlight_scores"),
         features=features,
+        highlights=record.get("highlights"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Lines of a binary stream, none longer than a limit."""
+"""Lines of a binary stream, none longer than a limit, and places among them from which reading can start."""
 
 from __future__ import annotations
 
@@ -10,6 +10,24 @@ from model.records import MAX_EXCERPT_BYTES
 _DRAIN_BYTES = 1024 * 1024
 
 
+class Place(NamedTuple):
+    """Where in a source a record begins; reading can start there as if all before it had been read.
+
+    Attributes:
+        record_index: the record's position among all records of the source, from 0.
+        line: the line that it begins on, from 1; formats without lines leave it at 1.
+        offset: bytes before that line; formats without lines leave it at 0.
+    """
+
+    record_index: int = 0
+    line: int = 1
+    offset: int = 0
+
+
+START = Place()
+"""The beginning of a source."""
+
+
 class Line(NamedTuple):
     """One line.
 
@@ -17,25 +35,38 @@ class Line(NamedTuple):
         number: from 1, blank lines included.
         data: the line without its line end; only the beginning of one that is too long.
         too_long: whether the line is longer than the limit.
+        start, end: bytes of the source before the line, and before what follows it.
     """
 
     number: int
     data: bytes
     too_long: bool
+    start: int
+    end: int
 
 
-def bounded_lines(stream: BinaryIO, max_bytes: int) -> Iterator[Line]:
-    """Yields every line of `stream`, without a byte order mark; never holds more than `max_bytes` of one in memory."""
+def bounded_lines(stream: BinaryIO, max_bytes: int, *, start: Place = START) -> Iterator[Line]:
+    """Yields every line of `stream`, without a byte order mark; never holds more than `max_bytes` of one in memory.
+
+    Args:
+        stream: stands at `start`.
+        max_bytes: the limit, line end not counted.
+        start: what the numbers and byte counts of the lines begin with.
+    """
     room = max_bytes + len(b"\r\n")
-    number = 0
+    number, begin = start.line - 1, start.offset
     while data := stream.readline(room):
         number += 1
+        end = begin + len(data)
         ended = data.endswith(b"\n") or len(data) < room
         data = data.rstrip(b"\r\n")
         if number == 1:
             data = data.removeprefix(b"\xef\xbb\xbf")
         too_long = not ended or len(data) > max_bytes
         if not ended:
-            while (rest := stream.readline(_DRAIN_BYTES)) and not rest.endswith(b"\n"):
-                pass
-        yield Line(number, data[:MAX_EXCERPT_BYTES] if too_long else data, too_long)
+            while rest := stream.readline(_DRAIN_BYTES):
+                end += len(rest)
+                if rest.endswith(b"\n"):
+                    break
+        yield Line(number, data[:MAX_EXCERPT_BYTES] if too_long else data, too_long, begin, end)
+        begin = end

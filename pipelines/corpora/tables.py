@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -12,37 +14,52 @@ import pyarrow.parquet as pq
 
 from model.records import Reason
 from pipelines.corpora.checks import Problem, RawRecord
-from pipelines.corpora.lines import bounded_lines
+from pipelines.corpora.lines import START, Place, bounded_lines
 from pipelines.corpora.options import ReadOptions
 
 _BATCH_ROWS = 256
-_PARQUET_EXTRAS = ("confidences", "scores", "features")
+_PARQUET_EXTRAS = ("confidences", "scores", "features", "highlights")
 
 
-def read_csv(stream: BinaryIO, options: ReadOptions) -> Iterator[RawRecord | Problem]:
-    """Yields an item for every row of comma-separated values under a header."""
-    return _read_delimited(stream, options, delimiter=",")
+def read_csv(stream: BinaryIO, options: ReadOptions, start: Place = START) -> Iterator[RawRecord | Problem]:
+    """Yields an item for every row of comma-separated values under a header, from `start` on."""
+    return _read_delimited(stream, options, start, delimiter=",")
 
 
-def read_tsv(stream: BinaryIO, options: ReadOptions) -> Iterator[RawRecord | Problem]:
-    """Yields an item for every row of tab-separated values under a header."""
-    return _read_delimited(stream, options, delimiter="\t")
+def read_tsv(stream: BinaryIO, options: ReadOptions, start: Place = START) -> Iterator[RawRecord | Problem]:
+    """Yields an item for every row of tab-separated values under a header, from `start` on."""
+    return _read_delimited(stream, options, start, delimiter="\t")
+
+
+def csv_places(stream: BinaryIO, options: ReadOptions) -> Iterator[Place]:
+    """Yields where each row of comma-separated values begins, wherever line ends stand inside of quotes."""
+    return _delimited_places(stream, options, delimiter=",")
+
+
+def tsv_places(stream: BinaryIO, options: ReadOptions) -> Iterator[Place]:
+    """Yields where each row of tab-separated values begins."""
+    return _delimited_places(stream, options, delimiter="\t")
 
 
 class _TextLines:
-    """The lines of a stream as text for `csv.reader`. An iterator, since a generator ends with the first error."""
+    """The lines of a stream as text for `csv.reader`. An iterator, since a generator ends with the first error.
 
-    def __init__(self, stream: BinaryIO, max_record_bytes: int) -> None:
-        self._lines = bounded_lines(stream, max_record_bytes)
+    Attributes:
+        record_line: the number of the line that the current record begins on.
+        record_offset: bytes of the source before that line.
+        beginning: the current record's first line, cut short.
+    """
+
+    def __init__(self, stream: BinaryIO, max_record_bytes: int, start: Place = START) -> None:
+        self._lines = bounded_lines(stream, max_record_bytes, start=start)
         self._max_record_bytes = max_record_bytes
-        self._record_bytes = 0
-        self.record_start = 1
-        self.beginning = ""
+        self._next_line, self._next_offset = start.line, start.offset
+        self.start_record()
 
-    def start_record(self, line_number: int) -> None:
-        """Notes that a new record begins on this line."""
+    def start_record(self) -> None:
+        """Notes that a new record begins on the next line."""
         self._record_bytes = 0
-        self.record_start = line_number
+        self.record_line, self.record_offset = self._next_line, self._next_offset
         self.beginning = ""
 
     def __iter__(self) -> _TextLines:
@@ -50,36 +67,55 @@ class _TextLines:
 
     def __next__(self) -> str:
         line = next(self._lines)
+        self._next_line, self._next_offset = line.number + 1, line.end
         # Bytes that are not UTF-8 become lone surrogates, which the checks reject where they stand in a field in use.
         text = line.data.decode("utf-8", "surrogateescape")
         self.beginning = self.beginning or text[:1024]
         self._record_bytes += len(line.data)
         if line.too_long or self._record_bytes > self._max_record_bytes:
-            message = f"the row at line {line.number} is longer than {self._max_record_bytes} bytes"
+            message = f"the row at line {self.record_line} is longer than {self._max_record_bytes} bytes"
             raise Problem(Reason.TOO_LARGE, message, self.beginning)
         return text + "\n"
 
 
-def _read_delimited(stream: BinaryIO, options: ReadOptions, *, delimiter: str) -> Iterator[RawRecord | Problem]:
+def _read_delimited(
+    stream: BinaryIO, options: ReadOptions, start: Place, *, delimiter: str
+) -> Iterator[RawRecord | Problem]:
     lines = _TextLines(stream, options.max_record_bytes)
     rows = _read_rows(lines, delimiter)
-    header = next(rows, [])
+    header = _read_header(rows, options)
     if isinstance(header, Problem):
-        yield Problem(Reason.UNREADABLE_SOURCE, f"the header cannot be read: {header.message}", header.beginning)
-        return
-    missing = _missing_columns(header, {"id_column": options.id_column, "text_column": options.text_column})
-    if missing is not None:
-        yield missing
+        yield header
         return
     id_position, text_position = header.index(options.id_column), header.index(options.text_column)
+    if start.offset:
+        stream.seek(start.offset)
+        lines = _TextLines(stream, options.max_record_bytes, start)
+        rows = _read_rows(lines, delimiter)
     for row in rows:
         if isinstance(row, Problem):
             yield row
         elif len(row) != len(header):
-            message = f"the row at line {lines.record_start} has {len(row)} fields; the header has {len(header)}"
+            message = f"the row at line {lines.record_line} has {len(row)} fields; the header has {len(header)}"
             yield Problem(Reason.BROKEN_RECORD, message, lines.beginning)
         else:
             yield RawRecord(lambda: lines.beginning, doc_id=row[id_position], text=row[text_position])
+
+
+def _delimited_places(stream: BinaryIO, options: ReadOptions, *, delimiter: str) -> Iterator[Place]:
+    lines = _TextLines(stream, options.max_record_bytes)
+    rows = _read_rows(lines, delimiter)
+    if not isinstance(_read_header(rows, options), Problem):
+        for index, _ in enumerate(rows):
+            yield Place(index, lines.record_line, lines.record_offset)
+
+
+def _read_header(rows: Iterator[list[str] | Problem], options: ReadOptions) -> list[str] | Problem:
+    header = next(rows, [])
+    if isinstance(header, Problem):
+        return Problem(Reason.UNREADABLE_SOURCE, f"the header cannot be read: {header.message}", header.beginning)
+    missing = _missing_columns(header, {"id_column": options.id_column, "text_column": options.text_column})
+    return missing or header
 
 
 def _read_rows(lines: _TextLines, delimiter: str) -> Iterator[list[str] | Problem]:
@@ -87,7 +123,7 @@ def _read_rows(lines: _TextLines, delimiter: str) -> Iterator[list[str] | Proble
     # Strict, so that a stray quote is an error where it stands; else it would swallow the rows after it.
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
-        lines.start_record(reader.line_num + 1)
+        lines.start_record()
         try:
             row = next(reader)
         except StopIteration:
@@ -96,26 +132,22 @@ def _read_rows(lines: _TextLines, delimiter: str) -> Iterator[list[str] | Proble
             yield problem
         except csv.Error as error:
             reason = Reason.TOO_LARGE if "field limit" in str(error) else Reason.BROKEN_RECORD
-            message = f"the row at line {lines.record_start} cannot be read, perhaps for a stray quote: {error}"
+            message = f"the row at line {lines.record_line} cannot be read, perhaps for a stray quote: {error}"
             yield Problem(reason, message, lines.beginning)
         else:
             if row:
                 yield row
 
 
-def read_parquet(stream: io.BufferedReader, options: ReadOptions) -> Iterator[RawRecord | Problem]:
-    """Yields an item for every row. Lists of sentences go before text where a row has both."""
-    if not stream.seekable():
-        message = "Parquet cannot be read from inside a compressed file; decompress it (its columns are compressed)"
-        yield Problem(Reason.UNREADABLE_SOURCE, message)
+def read_parquet(
+    stream: io.BufferedReader, options: ReadOptions, start: Place = START
+) -> Iterator[RawRecord | Problem]:
+    """Yields an item for every row from `start` on. Lists of sentences go before text where a row has both."""
+    table = _open_parquet(stream)
+    if isinstance(table, Problem):
+        yield table
         return
-    try:
-        # Without pre-buffering, memory holds batches rather than whole row groups.
-        table = pq.ParquetFile(stream, pre_buffer=False, buffer_size=64 * 1024)
-        names = table.schema_arrow.names
-    except (pa.ArrowException, OSError) as error:
-        yield Problem(Reason.UNREADABLE_SOURCE, f"this is not a readable Parquet file: {error}")
-        return
+    names = table.schema_arrow.names
     needed = {"id_column": options.id_column}
     if options.sentences_column not in names:
         needed["text_column"] = options.text_column
@@ -124,12 +156,39 @@ def read_parquet(stream: io.BufferedReader, options: ReadOptions) -> Iterator[Ra
         yield missing
         return
     known = (options.id_column, options.text_column, options.sentences_column, options.labels_column, *_PARQUET_EXTRAS)
+    ends = list(accumulate(_group_rows(table)))
+    first = bisect_right(ends, start.record_index)
+    passed_over = start.record_index - (ends[first - 1] if first else 0)
+    columns = [name for name in names if name in known]
     try:
-        for batch in table.iter_batches(_BATCH_ROWS, columns=[name for name in names if name in known]):
-            for row in _batch_rows(batch):
+        for batch in table.iter_batches(_BATCH_ROWS, row_groups=range(first, len(ends)), columns=columns):
+            dropped = min(passed_over, batch.num_rows)
+            passed_over -= dropped
+            for row in _batch_rows(batch.slice(dropped)):
                 yield row if isinstance(row, Problem) else _raw_row(row, options)
     except pa.ArrowException as error:
         yield Problem(Reason.BROKEN_SOURCE, f"the Parquet file is broken: {error}")
+
+
+def parquet_groups(stream: io.BufferedReader) -> list[int]:
+    """Returns how many rows each row group has; none where the file cannot be read as Parquet."""
+    table = _open_parquet(stream)
+    return [] if isinstance(table, Problem) else _group_rows(table)
+
+
+def _open_parquet(stream: io.BufferedReader) -> pq.ParquetFile | Problem:
+    if not stream.seekable():
+        message = "Parquet cannot be read from inside a compressed file; decompress it (its columns are compressed)"
+        return Problem(Reason.UNREADABLE_SOURCE, message)
+    try:
+        # Without pre-buffering, memory holds batches rather than whole row groups.
+        return pq.ParquetFile(stream, pre_buffer=False, buffer_size=64 * 1024)
+    except (pa.ArrowException, OSError) as error:
+        return Problem(Reason.UNREADABLE_SOURCE, f"this is not a readable Parquet file: {error}")
+
+
+def _group_rows(table: pq.ParquetFile) -> list[int]:
+    return [table.metadata.row_group(index).num_rows for index in range(table.metadata.num_row_groups)]
 
 
 def _batch_rows(batch: pa.RecordBatch) -> Iterator[dict[str, object] | Problem]:
@@ -154,6 +213,7 @@ def _raw_row(row: dict[str, object], options: ReadOptions) -> RawRecord:
         confidences=row.get("confidences"),
         scores=row.get("scores"),
         features=row.get("features"),
+        highlights=row.get("highlights"),
     )
 
 

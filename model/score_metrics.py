@@ -1,0 +1,93 @@
+"""What a model of scores is worth: squared error, rank correlation, and ROUGE of the sentences that it would choose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from model.training_data import TrainingData
+
+_CHOSEN_SENTENCES = 10
+
+
+@dataclass(frozen=True)
+class ScoreMetrics:
+    """Figures of predicted scores on one set of documents.
+
+    Attributes:
+        documents, sentences: how many were judged.
+        mse: the mean squared error.
+        spearman: the rank correlation of all sentences' scores; 0 where either side is constant.
+        rouge_l: the mean F measure of ROUGE-L (Lin, 2004) between a document's ten sentences of the highest score, in
+            their order in the document, and its highlights; None where no document has highlights.
+    """
+
+    documents: int
+    sentences: int
+    mse: float
+    spearman: float
+    rouge_l: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure_scores(
+    doc_ids: Sequence[str],
+    scores: np.ndarray,
+    predicted: np.ndarray,
+    *,
+    highlights: Sequence[tuple[Sequence[str], Sequence[str]]] = (),
+) -> ScoreMetrics:
+    """Returns the metrics of predicted scores against the true ones.
+
+    Args:
+        doc_ids: `[sentences]`.
+        scores, predicted: float `[sentences]`.
+        highlights: for each document in order, its sentences and its highlights; none to leave ROUGE out.
+    """
+    from scipy.stats import spearmanr
+
+    varied = np.ptp(scores) > 0 and np.ptp(predicted) > 0
+    return ScoreMetrics(
+        documents=len(set(doc_ids)),
+        sentences=len(scores),
+        mse=float(np.mean(np.square(scores.astype(float) - predicted))),
+        spearman=float(spearmanr(scores, predicted).statistic) if varied else 0.0,
+        rouge_l=_rouge_l(predicted, highlights),
+    )
+
+
+def choose_sentences(scores: np.ndarray, count: int = _CHOSEN_SENTENCES) -> list[int]:
+    """Returns the indices of the sentences of the highest scores, the earlier of equals, in document order."""
+    return sorted(np.argsort(-scores, kind="stable")[:count].tolist())
+
+
+def read_highlights(data: TrainingData, split: str) -> list[tuple[list[str], list[str]]]:
+    """Returns sentences and highlights of a split's documents, in the order of its windows."""
+    import pyarrow.parquet as pq
+
+    documents = []
+    for file in data.document_files(split):
+        table = pq.read_table(file, columns=["sentences", "highlights"], partitioning=None)
+        documents += [(row["sentences"], row["highlights"] or []) for row in table.to_pylist()]
+    return documents
+
+
+def _rouge_l(predicted: np.ndarray, highlights: Sequence[tuple[Sequence[str], Sequence[str]]]) -> float | None:
+    if not any(wanted for _, wanted in highlights):
+        return None
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    figures, first = [], 0
+    for sentences, wanted in highlights:
+        scores = predicted[first : first + len(sentences)]
+        first += len(sentences)
+        if wanted:
+            chosen = " ".join(sentences[index] for index in choose_sentences(scores))
+            figures.append(scorer.score(" ".join(wanted), chosen)["rougeL"].fmeasure)
+    return float(np.mean(figures))

@@ -1,0 +1,82 @@
+"""Training that begins with the weights of a bundle, also onto another set of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from model.bundle import Bundle
+from model.classifier import SentenceClassifier
+from model.errors import UserError
+from model.heads import CrfHead, LabelHead
+
+_VALUE = ".ATTRIBUTES/VARIABLE_VALUE"
+
+
+def warm_start(classifier: SentenceClassifier, bundle: Bundle, labels: Sequence[str]) -> None:
+    """Gives a built classifier the weights of a bundle.
+
+    All but the head is taken over as it is. In the head, what belongs to labels that both know is; the rest stays as it
+    was drawn.
+
+    Args:
+        classifier: over `labels`, or over scores where there are none.
+        bundle: of a model with the same encoder, features and, if any, self-attention over sentences.
+        labels: the classifier's.
+
+    Raises:
+        UserError: the bundle's model has other parts or other shapes.
+    """
+    prefix = str(bundle.path / "variables" / "variables")
+    body: dict[str, tf.Module] = {"encoder": classifier.encoder}
+    if classifier.sentence_attention is not None:
+        body["sentence_attention"] = classifier.sentence_attention
+    saved = tf.train.Checkpoint(_classifier=tf.train.Checkpoint(**body))
+    try:
+        saved.read(prefix).expect_partial().assert_existing_objects_matched()
+        _restore_head(classifier.head, tf.train.load_checkpoint(prefix), bundle.labels, labels)
+    except (AssertionError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(
+            f"training.warm_start is {bundle.path}, whose model is not shaped like this one ({reason}); use the same "
+            "encoder and model settings, or leave it out"
+        ) from error
+
+
+def _restore_head(
+    head: object, reader: tf.train.CheckpointReader, old_labels: Sequence[str], labels: Sequence[str]
+) -> None:
+    def read(name: str) -> np.ndarray:
+        key = f"_classifier/head/{name}/{_VALUE}"
+        if not reader.has_tensor(key):
+            raise ValueError(f"it has no {name}")
+        return np.asarray(reader.get_tensor(key))
+
+    kernel, bias = read("linear/_kernel"), read("linear/bias")
+    if not isinstance(head, LabelHead):
+        if old_labels:
+            raise ValueError("it gives labels, not scores")
+        head.linear.set_weights([kernel, bias])  # type: ignore[attr-defined]
+        return
+    if not old_labels:
+        raise ValueError("it gives scores, not labels")
+    shared = [(labels.index(label), old_labels.index(label)) for label in labels if label in old_labels]
+    here, there = (np.array(side, int) for side in zip(*shared, strict=True)) if shared else (np.array([], int),) * 2
+
+    def mix(current: np.ndarray, old: np.ndarray, axes: int) -> np.ndarray:
+        mixed = current.copy()
+        if axes == 2:
+            mixed[np.ix_(here, here)] = old[np.ix_(there, there)]
+        else:
+            mixed[..., here] = old[..., there]
+        return mixed
+
+    now_kernel, now_bias = head.linear.get_weights()
+    if kernel.shape[0] != now_kernel.shape[0]:
+        raise ValueError(f"its states are {kernel.shape[0]} wide, not {now_kernel.shape[0]}")
+    head.linear.set_weights([mix(now_kernel, kernel, 1), mix(now_bias, bias, 1)])
+    if isinstance(head, CrfHead) and reader.has_tensor(f"_classifier/head/transitions/{_VALUE}"):
+        for variable, axes in ((head.transitions, 2), (head.start, 1), (head.end, 1)):
+            variable.assign(mix(variable.numpy(), read(variable.name), axes))

@@ -1,0 +1,64 @@
+"""A TF Hub text encoder, run as the module that it is inside a Keras layer that fine-tunes it."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import ExitStack
+from typing import Any
+
+import keras
+
+from model.errors import UserError
+from model.hub import HubModule
+
+
+class WrappedEncoder(keras.layers.Layer):
+    """Windows to hidden states: `[batch, tokens]` ids and mask in, `[batch, tokens, width]` out, as `BertEncoder`.
+
+    `hub.KerasLayer` is a layer of Keras 2; this one shares the module's own variables with Keras 3. The module computes
+    in its own precision, whatever the policy, and needs the TensorFlow backend.
+    """
+
+    def __init__(self, module: HubModule, **kwargs: Any) -> None:
+        super().__init__(dtype="float32", **kwargs)
+        self.module = module
+
+    def build(self, input_shape: Any = None) -> None:
+        import tensorflow as tf
+
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            # A function out of a SavedModel gives the replicas gradients of different variables.
+            raise UserError(f"{self.module.folder}: a wrapped encoder trains on one device; show one device alone")
+        try:
+            self._loaded = tf.saved_model.load(str(self.module.folder))
+        except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{self.module.folder}: TensorFlow can't load this SavedModel ({reason})") from error
+        self._takes_training = "training" in inspect.signature(self._loaded.__call__).parameters
+        for name, variable in self.named_weights.items():
+            *scopes, last = name.split("/")  # so that its path says which are biases and norms
+            with ExitStack() as stack:
+                for scope in scopes:
+                    stack.enter_context(keras.name_scope(scope))
+                self._track_variable(keras.Variable(initializer=variable, dtype=variable.dtype.name, name=last))
+        self.built = True
+
+    @property
+    def named_weights(self) -> dict[str, Any]:
+        """The module's variables by their own names, such as `transformer/layer_0/output/kernel`."""
+        within = f"{self.path}/"  # TensorFlow names them in the scope where they are loaded
+        variables = getattr(self._loaded, "trainable_variables", ())
+        if not variables:  # not exported for reuse: what the function reads
+            function = self._loaded.__call__.concrete_functions[0]
+            variables = sorted(function.trainable_variables, key=lambda variable: variable.name)
+        return {variable.name.partition(":")[0].removeprefix(within): variable for variable in variables}
+
+    def call(self, token_ids: Any, segment_ids: Any, padding_mask: Any, training: bool | None = None) -> Any:
+        """Returns the module's `sequence_output`, `[batch, tokens, width]`; arguments as `BertEncoder.call`."""
+        given = {"input_word_ids": token_ids, "input_mask": padding_mask, "input_type_ids": segment_ids}
+        inputs = {name: keras.ops.cast(array, "int32") for name, array in given.items()}
+        options = {"training": bool(training)} if self._takes_training else {}
+        return self._loaded(inputs, **options)["sequence_output"]
+
+    def compute_output_shape(self, token_ids_shape: Any, *_: Any) -> tuple[Any, ...]:
+        return (*token_ids_shape, self.module.width)

@@ -1,0 +1,109 @@
+"""What a scoring job would do, and about how long it would take: told from the inputs and a short timed sample."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+from model.bundle import load_bundle
+from model.engine import Engine
+from model.schema import prediction_schema
+from pipelines.corpora import ReadOptions
+from pipelines.parts import parquet_bytes
+from pipelines.predictions import ChunkInference, prediction_table, settle
+from pipelines.score import ChunkScorer, ScoreSettings, SplitAndTokenize, describe_job, plan_units
+from pipelines.score_progress import estimate_records
+from pipelines.scored_folder import finished_sources
+from pipelines.units import Chunk, Unit, read_chunks
+
+_SAMPLE_SECONDS = 5.0
+_SAMPLE_CHUNK = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a job would do.
+
+    Attributes:
+        sources: files named.
+        input_bytes: their size as stored.
+        finished_sources: how many of them the output has finished already.
+        units: units of work left.
+        records: records in the files that are left, about.
+        exact: whether `records` is exact.
+        sampled_records: records of the timed sample.
+        records_per_second: of one process with all cores.
+        seconds: what the job would take in one process with all cores.
+        output_bytes: what it would write.
+    """
+
+    sources: int
+    input_bytes: int
+    finished_sources: int
+    units: int
+    records: int
+    exact: bool
+    sampled_records: int
+    records_per_second: float
+    seconds: float
+    output_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it as JSON values."""
+        return asdict(self)
+
+
+def estimate(
+    bundle_dir: str, inputs: Sequence[str], output: str, *, settings: ScoreSettings, options: ReadOptions
+) -> Estimate:
+    """Returns what `score` with the same arguments would do. Writes nothing.
+
+    Raises:
+        UserError: bundle or inputs can't be used.
+    """
+    bundle = load_bundle(bundle_dir)
+    schema = prediction_schema(bundle.labels, {}, **asdict(settings.format))
+    scorer = ChunkScorer(bundle, output, settings, options)
+    job = describe_job(bundle, inputs, settings=settings, options=options)
+    finished = finished_sources(output, job)
+    units = plan_units(job, finished, scorer)
+    records = sum(estimate_records(job.inputs, units, options, limit=settings.limit).values())
+
+    split_and_tokenize = SplitAndTokenize(scorer)
+    split_and_tokenize.setup()
+    engine = Engine.load(bundle, batch_tokens=settings.batch_tokens)
+    sampled, seconds, size = 0, 0.0, 0
+    for number, chunk in enumerate(_sample(units, options, limit=settings.limit)):
+        started = time.perf_counter()
+        (tokenized,) = split_and_tokenize.process(chunk)
+        results = engine.results([window for windows in tokenized.windows for window in windows])
+        scored, _ = settle(tokenized, ChunkInference(tuple(results), tokens=0, padded_tokens=0))
+        table = prediction_table(scored, schema, labels=bundle.labels, layout=settings.format.layout)
+        written = len(parquet_bytes(table))
+        if number == 0 and len(chunk.items) == _SAMPLE_CHUNK:
+            continue  # the model's first batch is slower than those that follow
+        sampled, seconds, size = sampled + len(chunk.items), seconds + time.perf_counter() - started, size + written
+        if seconds >= _SAMPLE_SECONDS:
+            break
+    speed = sampled / seconds if seconds else 0.0
+    return Estimate(
+        sources=len(job.inputs),
+        input_bytes=sum(source["size"] for source in job.inputs),
+        finished_sources=sum(each.whole for each in finished.values()),
+        units=len(units),
+        records=records,
+        exact=all(unit.records is not None for unit in units),
+        sampled_records=sampled,
+        records_per_second=speed,
+        seconds=records / speed if speed else 0.0,
+        output_bytes=round(records * size / sampled) if sampled else 0,
+    )
+
+
+def _sample(units: Sequence[Unit], options: ReadOptions, *, limit: int | None) -> Iterator[Chunk]:
+    """Yields small chunks from the beginnings of units, from one unit after another."""
+    for unit in islice(units, 0, None, max(1, len(units) // 10)):
+        yield from islice(read_chunks(unit, options, size=_SAMPLE_CHUNK, limit=limit), 5)

@@ -1,0 +1,122 @@
+"""How far a scoring job is, read off the parts as they land, so that it works the same on every runner."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from model.errors import UserError
+from model.progress import ProgressReporter
+from pipelines.corpora import ReadOptions
+from pipelines.predictions import PartCounts
+from pipelines.scored_folder import Job, finished_parts
+from pipelines.sources import sample_records
+from pipelines.units import Unit, finished_chunks, prefix_of
+
+_POLL_SECONDS = 0.5
+_MOST_POLL_SECONDS = 30.0  # where looking takes long, as over a network
+_SAMPLED_FILES = 5
+
+
+def estimate_records(
+    inputs: Sequence[Any], units: Sequence[Unit], options: ReadOptions, *, limit: int | None = None
+) -> dict[str, int]:
+    """Returns about how many records each source with units has, by path.
+
+    Where the units say so it is exact; for files that only reading tells, a few are read into.
+    """
+    known: dict[str, int] = {}
+    for unit in units:
+        if unit.records is not None:
+            known[unit.source] = max(known.get(unit.source, 0), unit.start.record_index + unit.records)
+    sizes = {source["path"]: source["size"] for source in inputs}
+    unknown = [unit.source for unit in units if unit.records is None]
+    step = -(-len(unknown) // _SAMPLED_FILES) or 1
+    sampled = [sample_records(path, options) for path in unknown[::step]]
+    records, stored = (sum(column) for column in zip(*sampled, strict=True)) if sampled else (0, 0)
+    for path in unknown:
+        about = round(sizes[path] * records / stored) if stored else 1
+        known[path] = max(1, about if limit is None else min(about, limit))
+    return known
+
+
+class ScoreProgress:
+    """Shows documents done, the total as far as it is known, and what is left of the time, while it is entered."""
+
+    def __init__(
+        self,
+        job: Job,
+        units: Sequence[Unit],
+        options: ReadOptions,
+        *,
+        limit: int | None,
+        folder: str,
+        counts: PartCounts,
+    ) -> None:
+        self._job, self._units, self._options, self._limit = job, units, options, limit
+        self._folder, self._counts = folder, counts
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._prefixes = job.prefixes()
+        self._exact = {unit.source for unit in units if unit.records is not None}
+        self._expected: dict[str, int] | None = None
+        self._done, self._guessed = 0, True
+        self._total: int | None = None
+
+    def __enter__(self) -> ScoreProgress:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def describe(self) -> str:
+        """Returns how far the job is by now, in words."""
+        self._look()
+        if self._total is None:
+            return f"{self._done:,} records are done"
+        return f"{self._done:,} of {'about ' if self._guessed else ''}{self._total:,} records are done"
+
+    def _watch(self) -> None:
+        self._look()
+        first, started = self._done, time.monotonic()
+        with ProgressReporter("scoring", total=None, unit="records", done=first) as progress:
+            self._expected = estimate_records(self._job.inputs, self._units, self._options, limit=self._limit)
+            pause = 0.0
+            while not self._stopped.wait(pause):
+                looking = time.monotonic()
+                self._look()
+                now = time.monotonic()
+                speed = (self._done - first) / (now - started)
+                progress.update(done=self._done, total=self._total, note=f"{speed:,.1f} records/s" if speed else "")
+                pause = min(max(_POLL_SECONDS, 10 * (now - looking)), _MOST_POLL_SECONDS)
+
+    def _look(self) -> None:
+        """Reads off the folder what is done, and says what is known of the total."""
+        try:
+            names = finished_parts(self._folder)
+            counts = self._counts.read(names)
+        except (OSError, UserError):  # a network that fails now and then; the job itself will tell
+            return
+        records: Counter[str] = Counter()
+        for name in names:
+            records[prefix_of(name) or ""] += counts[name]["records"]
+        self._done = records.total()
+        if self._expected is None:
+            return
+        finished = finished_chunks(names)
+        total, self._guessed = 0, False
+        for path, prefix in self._prefixes.items():
+            if prefix in finished and finished[prefix].whole:
+                total += records[prefix]
+            else:
+                total += max(records[prefix], self._expected.get(path, 1))
+                self._guessed = self._guessed or path not in self._exact
+        self._total = total

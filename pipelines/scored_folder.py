@@ -1,0 +1,212 @@
+"""A scored folder: whose it is, what of it is finished, and what becomes of it when a job is repeated.
+
+    part-*.parquet            predictions; their names say which chunks are finished (`units.py`)
+    _rejects/part-*.parquet   input records that could not be scored, and why
+    _job.json                 bundle, settings, inputs and versions, from the start
+    _manifest.json            the same with counts, at the end
+    _SUCCESS                  written last
+
+Readers of Parquet folders (pandas, Arrow, Spark) pass over names that begin with an underscore, so the folder as a
+whole is a table. When a job ends, the folder is what a fresh job over the same inputs would have made, byte for byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from model.errors import UserError
+from model.folders import difference
+from pipelines import storage
+from pipelines.predictions import REJECTS
+from pipelines.units import Finished, finished_chunks, part_prefix, prefix_of
+
+SUCCESS = "_SUCCESS"
+MANIFEST = "_manifest.json"
+JOB = "_job.json"
+JOB_FORMAT = 1
+_SUFFIX = ".parquet"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a folder is the result of.
+
+    Attributes:
+        identity: JSON values on which every byte of the predictions depends: bundle, engine, settings.
+        inputs: path and fingerprint of every source.
+        versions: of the software; other versions may differ in the last digits of a probability.
+    """
+
+    identity: Mapping[str, Any]
+    inputs: Sequence[Mapping[str, Any]]
+    versions: Mapping[str, str]
+
+    def prefixes(self) -> dict[str, str]:
+        """Returns what the names of the parts of each source begin with, by its path."""
+        job = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+        return {
+            source["path"]: part_prefix(source["path"], job, json.dumps(source, sort_keys=True))
+            for source in self.inputs
+        }
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A folder that is a job's, from `claim_folder`.
+
+    Attributes:
+        finished: what is finished of each source, by path.
+        complete: whether nothing is left to be done.
+        earlier_versions: versions of the software that have made some of the finished parts, if others than the job's.
+    """
+
+    finished: Mapping[str, Finished]
+    complete: bool
+    earlier_versions: tuple[Mapping[str, str], ...] = ()
+
+
+def claim_folder(folder: str, job: Job, *, overwrite: bool = False, resume: bool = False) -> Claim:
+    """Makes the folder the job's, or finds that it already is, and removes what does not belong there.
+
+    Files that the folder knows nothing of yet are simply to be done. Call it under `storage.lock_folder`.
+
+    Args:
+        folder: where the parts lie or will lie.
+        job: what they are made of.
+        overwrite: True to remove all that an earlier job has left.
+        resume: True to go on although inputs have changed or are no longer named, whose parts are removed then, or
+            although other versions of the software have made what is there.
+
+    Raises:
+        UserError: the folder holds another job, or inputs or versions that differ without `resume`.
+    """
+    names = storage.list_names(folder)
+    if overwrite and JOB in names:
+        _empty(folder, names)
+        there, names = None, set()
+    else:
+        there = _read_job(folder, names)
+    expected = set(job.prefixes().values())
+    parts = {prefix_of(part) for part in _parts(names)}
+    finished = finished_sources(folder, job, names)
+    earlier_versions: list[Mapping[str, str]] = []
+    if there is not None:
+        _check_identity(folder, there, job)
+        _check_inputs(folder, there, job, resume=resume)
+        whole = all(each.whole for each in finished.values())
+        if whole and SUCCESS in names and parts == expected:
+            return Claim(finished, complete=True)
+        earlier_versions = there["earlier_versions"]
+        if there["versions"] != job.versions and parts:
+            _check_versions(folder, there, job, resume=resume or whole)
+            earlier_versions = [*earlier_versions, there["versions"]]
+    storage.remove_temporaries(folder)
+    # Before anything changes that readers have been promised.
+    storage.remove([f"{folder}/{name}" for name in (SUCCESS, MANIFEST) if name in names])
+    mark = {
+        "format": JOB_FORMAT,
+        "identity": job.identity,
+        "versions": job.versions,
+        "earlier_versions": earlier_versions,
+        "inputs": job.inputs,
+    }
+    write_json(f"{folder}/{JOB}", mark)
+    for place in (folder, f"{folder}/{REJECTS}"):
+        stale = [part for part in _parts(storage.list_names(place)) if prefix_of(part) not in expected]
+        storage.remove([f"{place}/{part}{_SUFFIX}" for part in stale])
+    return Claim(finished, complete=False, earlier_versions=tuple(earlier_versions))
+
+
+def finished_sources(folder: str, job: Job, names: Collection[str] | None = None) -> dict[str, Finished]:
+    """Returns what is finished of each source of a job, by path; `names` of the folder's objects where known."""
+    parts = finished_chunks(_parts(storage.list_names(folder) if names is None else names))
+    return {path: parts.get(prefix, Finished(set())) for path, prefix in job.prefixes().items()}
+
+
+def finished_parts(folder: str) -> set[str]:
+    """Returns the names of the parts of predictions that are there, without suffix."""
+    return _parts(storage.list_names(folder))
+
+
+def publish(folder: str, manifest: Mapping[str, Any]) -> None:
+    """Writes the manifest, and then the mark that says that the folder is finished."""
+    write_json(f"{folder}/{MANIFEST}", manifest)
+    storage.write_bytes(f"{folder}/{SUCCESS}", b"\n")
+
+
+def write_json(path: str, content: Any) -> None:
+    """Writes an object of JSON."""
+    storage.write_bytes(path, (json.dumps(content, indent=1) + "\n").encode("utf-8"))
+
+
+def read_json(path: str) -> Any:
+    """Returns what an object of JSON holds."""
+    return json.loads(storage.read_bytes(path))
+
+
+def _parts(names: Iterable[str]) -> set[str]:
+    return {name.removesuffix(_SUFFIX) for name in names if name.startswith("part-")}
+
+
+def _empty(folder: str, names: Collection[str]) -> None:
+    """Removes what a job has left: the promise first, and last what says whose folder it is."""
+    storage.remove([f"{folder}/{name}" for name in (SUCCESS, MANIFEST) if name in names])
+    for place in (folder, f"{folder}/{REJECTS}"):
+        storage.remove([f"{place}/{part}{_SUFFIX}" for part in _parts(storage.list_names(place))])
+    storage.remove_folder(f"{folder}/{REJECTS}")
+    storage.remove([f"{folder}/{JOB}"])
+
+
+def _read_job(folder: str, names: Collection[str]) -> dict[str, Any] | None:
+    if JOB not in names:
+        if not storage.is_empty(folder):
+            raise UserError(f"{folder}: is not empty and has no {JOB}; name another --output")
+        return None
+    job: dict[str, Any] = read_json(f"{folder}/{JOB}")
+    if job.get("format") != JOB_FORMAT:
+        raise UserError(f"{folder}: was made by another version of sepline; name another --output, or --overwrite it")
+    return job
+
+
+def _check_identity(folder: str, there: Mapping[str, Any], job: Job) -> None:
+    identity = json.loads(json.dumps(job.identity))
+    if there["identity"] != identity:
+        what = difference(there["identity"], identity)
+        raise UserError(f"{folder}: was made with {what}; name another --output, or --overwrite this one")
+
+
+def _check_inputs(folder: str, there: Mapping[str, Any], job: Job, *, resume: bool) -> None:
+    known = {source["path"]: source for source in there["inputs"]}
+    named = {source["path"]: source for source in job.inputs}
+    changed = sorted(path for path in known.keys() & named.keys() if known[path] != named[path])
+    gone = sorted(known.keys() - named.keys())
+    if resume or not (changed or gone):
+        return
+    said, mend = [], []
+    if changed:
+        said.append(f"{_count(changed, 'changed')}")
+        mend.append("scores what changed anew")
+    if gone:
+        said.append(f"{_count(gone, 'not named now')}")
+        mend.append("removes the predictions of what is not named")
+    raise UserError(
+        f"{folder}: of the inputs scored there {' and '.join(said)}; --resume {' and '.join(mend)} and keeps the rest, "
+        "--overwrite begins anew"
+    )
+
+
+def _count(paths: Sequence[str], what: str) -> str:
+    return f"{len(paths)} {'is' if len(paths) == 1 else 'are'} {what} ({paths[0]}{', ...' if len(paths) > 1 else ''})"
+
+
+def _check_versions(folder: str, there: Mapping[str, Any], job: Job, *, resume: bool) -> None:
+    if not resume:
+        what = difference(there["versions"], job.versions)
+        raise UserError(
+            f"{folder}: was begun with {what}, which may change the last digits of probabilities; "
+            "--resume goes on in spite of it, --overwrite begins anew"
+        )

@@ -1,0 +1,124 @@
+"""Local worker processes: each runs the same pipeline over its share of the units, with its share of the cores.
+
+They are started afresh rather than forked, since TensorFlow does not survive a fork, and they die with the process
+that started them, however that ends: what is killed writes nothing more.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, TypeVar
+
+from model.errors import JobFailure
+
+T = TypeVar("T")
+
+_BYTES_A_WORKER = 1 << 30  # TensorFlow and Beam, without the model
+_MODEL_COPIES = 3  # a model's bytes on disk, in memory: its variables and what a batch makes of them
+_CORES_A_WORKER = 4
+
+
+def default_workers(model: Path) -> int:
+    """Returns how many processes use this machine well: one for every four cores, as far as memory reaches.
+
+    Args:
+        model: the folder of the model that each of them loads.
+    """
+    model_bytes = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        memory = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # a system that does not say
+        return 1
+    return max(1, min(cores // _CORES_A_WORKER, memory // (_BYTES_A_WORKER + _MODEL_COPIES * model_bytes)))
+
+
+def share_out(items: Sequence[T], workers: int) -> list[list[T]]:
+    """Returns the items dealt out like cards; no hand is empty."""
+    return [list(items[start::workers]) for start in range(min(workers, len(items)))]
+
+
+def run_in_processes(function: Callable[..., object], calls: Sequence[Sequence[Any]]) -> None:
+    """Calls a function once in a process of its own for each of `calls`, all at once, and waits for the ends.
+
+    TensorFlow's threads are divided among them. When one fails, or the user interrupts, all are killed.
+
+    Args:
+        function: of a module; it and its arguments are pickled.
+        calls: the arguments of each call.
+
+    Raises:
+        JobFailure: a process was killed.
+        RuntimeError: the function raised in a process; the message has its traceback.
+    """
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, (os.cpu_count() or 1) // len(calls))
+    running: dict[Any, tuple[SpawnProcess, Connection]] = {}
+    # A Ctrl-C in the terminal goes to every process of the group; only this one shall act on it.
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        for arguments in calls:
+            receiver, sender = context.Pipe(duplex=False)
+            work = pickle.dumps((function, arguments))
+            process = context.Process(target=_work, args=(work, threads, sender), daemon=True)
+            process.start()
+            sender.close()
+            running[process.sentinel] = (process, receiver)
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        while running:
+            for sentinel in wait(list(running)):
+                process, receiver = running.pop(sentinel)
+                process.join()
+                _check_end(process, receiver)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        for process, _ in running.values():
+            process.kill()
+        for process, _ in running.values():
+            process.join()
+
+
+def _check_end(process: SpawnProcess, receiver: Connection) -> None:
+    if process.exitcode == 0:
+        return
+    try:
+        raised = receiver.recv()
+    except EOFError:
+        code = process.exitcode or 0
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        hint = "; if memory ran out, take fewer --workers or a smaller --batch-tokens" if how == "signal 9" else ""
+        raise JobFailure(f"a worker process ended with {how}{hint}") from None
+    raise RuntimeError(f"in a worker process: {raised}")
+
+
+def _work(work: bytes, threads: int, sender: Connection) -> None:
+    """What a process runs: it imports quietly, sees to it that it dies with its parent, and works."""
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        from pipelines.cli import quiet_imports
+
+        with quiet_imports():
+            import tensorflow as tf
+
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            function, arguments = pickle.loads(work)
+        function(*arguments)
+    except BaseException:
+        sender.send(traceback.format_exc())
+        raise SystemExit(1) from None
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGKILL)

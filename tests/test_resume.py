@@ -1,0 +1,280 @@
+"""Scoring that is killed, interrupted, starved of disk or repeated: the folder ends as a single run would leave it."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import json
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import FILLERS, PROJECT, tiny_documents
+from warm_jobs import WarmJobs
+
+from model.bundle import Bundle
+from pipelines.cli import main
+
+KILLS = 12
+CHUNK = ("--chunk-records", "4")
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Returns the hash of every file below a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def parts(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("part-*.parquet")}
+
+
+def texts(count: int, *, seed: int) -> list[tuple[str, str]]:
+    """Returns ids and texts of one to five sentences; every ninth has no text."""
+    draw = random.Random(seed)
+    made = []
+    for number in range(count):
+        sentences = [" ".join(draw.choices(FILLERS, k=draw.randint(3, 9))) for _ in range(draw.randint(1, 5))]
+        made.append((f"{seed}-{number}", "" if number % 9 == 4 else ". ".join(map(str.capitalize, sentences)) + "."))
+    return made
+
+
+def write_corpus(folder: Path) -> Path:
+    """Writes a file of each kind: plain lines, a table with line ends in it, Parquet, compressed lines."""
+    folder.mkdir(parents=True)
+    (folder / "a.jsonl").write_text("".join(json.dumps(d) + "\n" for d in tiny_documents(60)), encoding="utf-8")
+    with open(folder / "b.csv", "w", encoding="utf-8", newline="") as stream:
+        rows = [(doc_id, text.replace(". ", ".\n")) for doc_id, text in texts(45, seed=1)]
+        csv.writer(stream).writerows([("doc_id", "text"), *rows])
+    ids, bodies = zip(*texts(41, seed=2), strict=True)
+    pq.write_table(pa.table({"doc_id": ids, "text": bodies}), folder / "c.parquet", row_group_size=15)
+    lines = "".join(json.dumps({"doc_id": doc_id, "text": text}) + "\n" for doc_id, text in texts(50, seed=3))
+    (folder / "d.jsonl.gz").write_bytes(gzip.compress(lines.encode() + b"{broken\n", mtime=0))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("resume") / "corpus")
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmJobs]:
+    with WarmJobs(tmp_path_factory.mktemp("warm") / "stderr") as jobs:
+        yield jobs
+
+
+def command(bundle: Bundle, inputs: Path, output: Path, *flags: str) -> list[str]:
+    return ["score", "--model", str(bundle.path), "--input", f"{inputs}/*", "--output", str(output), *CHUNK, *flags]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_bundle: Bundle, corpus: Path, warm: WarmJobs) -> dict[str, str]:
+    """The files of an uninterrupted run."""
+    output = corpus.parent / "whole"
+    assert warm.run(command(tiny_bundle, corpus, output)) == 0
+    counts = json.loads((output / "_manifest.json").read_text(encoding="utf-8"))["counts"]
+    assert counts["records"] == 60 + 45 + 41 + 51 == counts["scored"] + counts["rejected"]
+    assert counts["rejects"] == {"no_text": 16, "broken_record": 1}
+    assert pq.read_table(output / "_rejects").num_rows == counts["rejected"]
+    assert len(parts(output)) == 15 + 12 + 11 + 13
+    return tree(output)
+
+
+def test_a_job_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
+    tiny_bundle: Bundle, corpus: Path, warm: WarmJobs, whole: dict[str, str], tmp_path: Path
+) -> None:
+    output, draw = tmp_path / "out", random.Random(5)
+    arguments = command(tiny_bundle, corpus, output)
+    killed = 0
+    while killed < KILLS:
+        before = parts(output)
+        job = warm.start(arguments)
+        # Once right after the start, else after a few new parts: at any moment of reading, scoring and writing.
+        wanted = len(before) + draw.randint(1, 3) if killed else 0
+        job.wait_until(lambda wanted=wanted: output.exists() and len(parts(output)) >= wanted)  # type: ignore[misc]
+        time.sleep(draw.uniform(0, 0.03))
+        job.send(signal.SIGKILL)
+        assert job.wait() == -signal.SIGKILL
+        killed += 1
+        assert not (output / "_SUCCESS").exists()
+        assert before <= parts(output)
+        for part in parts(output):  # none is half there
+            assert hashlib.sha256((output / part).read_bytes()).hexdigest() == whole[part]
+    assert 0 < len(parts(output)) < len(parts(corpus.parent / "whole"))
+    assert warm.run(arguments) == 0
+    assert tree(output) == whole
+
+
+def test_several_processes_give_the_same_bytes_and_die_with_the_one_that_started_them(
+    tiny_bundle: Bundle, corpus: Path, warm: WarmJobs, whole: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = command(tiny_bundle, corpus, tmp_path / "killed", "--workers", "2")
+    job = warm.start(arguments)
+    job.wait_until(lambda: len(parts(tmp_path / "killed")) > 1)
+    children = job.children()
+    assert len(children) >= 2
+    job.send(signal.SIGKILL)
+    assert job.wait() == -signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    left = tree(tmp_path / "killed")
+    time.sleep(1)
+    assert tree(tmp_path / "killed") == left
+    assert warm.run(arguments) == 0
+    assert tree(tmp_path / "killed") == whole
+
+
+def test_ctrl_c_says_how_far_it_is_and_how_to_go_on(
+    tiny_bundle: Bundle, corpus: Path, warm: WarmJobs, whole: dict[str, str], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    said = warm.errors.stat().st_size
+    job = warm.start(command(tiny_bundle, corpus, output))
+    job.wait_until(lambda: len(parts(output)) > 2)
+    job.send(signal.SIGINT)
+    assert job.wait() == 130
+    message = warm.errors.read_bytes()[said:].decode()
+    assert message.count("\n") == 1, message
+    done = sum(
+        json.loads(pq.read_schema(part).metadata[b"sepline.counts"])["records"] for part in output.glob("part-*")
+    )
+    # The total may not be known yet.
+    wanted = (
+        rf"sepline: interrupted; {done}( of about 1\d\d)? records are done\. Repeat the command to go on from there\n"
+    )
+    assert re.fullmatch(wanted, message)
+    assert not list(output.rglob(".*"))
+    assert warm.run(command(tiny_bundle, corpus, output)) == 0
+    assert tree(output) == whole
+
+
+def test_a_second_job_in_the_same_folder_is_refused_while_the_first_runs(
+    tiny_bundle: Bundle, corpus: Path, warm: WarmJobs, whole: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = corpus.parent / "twice"
+    job = warm.start(command(tiny_bundle, corpus, output))
+    job.wait_until(lambda: len(parts(output)) > 0)
+    assert main(command(tiny_bundle, corpus, output)) == 2
+    assert "another sepline is writing there" in capsys.readouterr().err
+    assert job.wait() == 0
+    assert tree(output) == whole
+
+
+_ON_SMALL_DISK = ("unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=300k none "$0" && exec "$@"')
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(
+    tiny_bundle: Bundle, corpus: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    prefix = (*_ON_SMALL_DISK[:-1], _ON_SMALL_DISK[-1], str(disk))
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("this system lets no user mount a small disk")
+    with WarmJobs(tmp_path / "stderr", prefix=prefix) as jobs:
+        seen = Path(f"/proc/{jobs.pid}/root{disk}")  # as the jobs see it
+        (seen / "ballast").write_bytes(bytes(200_000))
+        assert jobs.run(command(tiny_bundle, corpus, disk / "out")) == 1
+        message = (tmp_path / "stderr").read_text(encoding="utf-8")
+        assert message.count("\n") == 1, message
+        assert "cannot be written: No space left on device" in message and "the same command goes on" in message
+        assert 0 < len(parts(seen / "out")) < len(parts(corpus.parent / "whole"))
+        assert not list((seen / "out").rglob(".*")) and not (seen / "out" / "_SUCCESS").exists()
+        for name, digest in tree(seen / "out").items():
+            assert whole[name] == digest
+        (seen / "ballast").unlink()
+        assert jobs.run(command(tiny_bundle, corpus, disk / "out")) == 0
+        assert tree(seen / "out") == whole
+
+
+def copy_of(corpus: Path, folder: Path) -> Path:
+    shutil.copytree(corpus, folder)
+    (folder / "c.parquet").unlink()
+    (folder / "d.jsonl.gz").unlink()
+    return folder
+
+
+def test_new_files_are_added_and_the_others_are_left_alone(
+    tiny_bundle: Bundle, corpus: Path, warm: WarmJobs, tmp_path: Path
+) -> None:
+    inputs, output = copy_of(corpus, tmp_path / "inputs"), tmp_path / "out"
+    assert warm.run(command(tiny_bundle, inputs, output)) == 0
+    before = {part: (output / part).stat().st_mtime_ns for part in parts(output)}
+    (inputs / "e.jsonl").write_text('{"doc_id": "e", "text": "We used it."}\n', encoding="utf-8")
+    assert warm.run(command(tiny_bundle, inputs, output)) == 0
+    assert {part: (output / part).stat().st_mtime_ns for part in before} == before
+    assert len(parts(output)) == len(before) + 1
+    assert warm.run(command(tiny_bundle, inputs, tmp_path / "fresh")) == 0
+    assert tree(output) == tree(tmp_path / "fresh")
+
+
+def test_files_that_change_or_are_gone_are_redone_and_removed_on_request_only(
+    tiny_bundle: Bundle, corpus: Path, warm: WarmJobs, tmp_path: Path
+) -> None:
+    inputs, output = copy_of(corpus, tmp_path / "inputs"), tmp_path / "out"
+    assert warm.run(command(tiny_bundle, inputs, output)) == 0
+    finished = tree(output)
+    with open(inputs / "b.csv", "a", encoding="utf-8") as stream:
+        stream.write("more,We measured it.\n")
+    (inputs / "a.jsonl").rename(inputs / "z.jsonl")
+    said = warm.errors.stat().st_size
+    assert warm.run(command(tiny_bundle, inputs, output)) == 2
+    message = warm.errors.read_bytes()[said:].decode()
+    assert message.count("\n") == 1
+    assert f"1 is changed ({inputs / 'b.csv'}) and 1 is not named now ({inputs / 'a.jsonl'})" in message
+    assert "--resume" in message and "--overwrite" in message
+    assert tree(output) == finished
+    assert warm.run(command(tiny_bundle, inputs, output, "--resume")) == 0
+    assert warm.run(command(tiny_bundle, inputs, tmp_path / "fresh")) == 0
+    assert tree(output) == tree(tmp_path / "fresh")
+
+
+def test_parts_of_other_versions_are_mixed_on_request_only(
+    tiny_bundle: Bundle, corpus: Path, warm: WarmJobs, tmp_path: Path
+) -> None:
+    inputs, output = copy_of(corpus, tmp_path / "inputs"), tmp_path / "out"
+    assert warm.run(command(tiny_bundle, inputs, output)) == 0
+    job = json.loads((output / "_job.json").read_text(encoding="utf-8"))
+    job["versions"]["tensorflow"] = "2.20.0"
+    (output / "_job.json").write_text(json.dumps(job), encoding="utf-8")
+    assert warm.run(command(tiny_bundle, inputs, output)) == 0  # it is finished, so that nothing gets mixed
+    min(output.glob("part-*")).unlink()
+    said = warm.errors.stat().st_size
+    assert warm.run(command(tiny_bundle, inputs, output)) == 2
+    message = warm.errors.read_bytes()[said:].decode()
+    assert 'tensorflow "2.20.0"' in message and "--resume" in message
+    assert warm.run(command(tiny_bundle, inputs, output, "--resume")) == 0
+    manifest = json.loads((output / "_manifest.json").read_text(encoding="utf-8"))
+    assert [versions["tensorflow"] for versions in manifest["earlier_versions"]] == ["2.20.0"]
+    assert warm.run(command(tiny_bundle, inputs, output)) == 0
+
+
+def test_the_warm_jobs_are_the_command_line(
+    tiny_bundle: Bundle, corpus: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    """A process started the usual way gives the same bytes."""
+    result = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", *command(tiny_bundle, corpus, tmp_path / "out")],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert tree(tmp_path / "out") == whole

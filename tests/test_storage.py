@@ -1,0 +1,219 @@
+"""Output objects on this machine, and on a store that has no renames and shows an object once it is complete."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
+from conftest import PROJECT, tiny_documents
+
+from model.bundle import Bundle
+from model.errors import JobFailure, UserError
+from pipelines import storage
+from pipelines.cli import main
+
+
+class _Upload(io.BytesIO):
+    """What is written becomes visible on closing, and not at all if there is nothing."""
+
+    def __init__(self, target: Path) -> None:
+        super().__init__()
+        self._target = target
+
+    def close(self) -> None:
+        if not self.closed:
+            if not self.getvalue():
+                raise BeamIOError("an upload has at least one part")
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            self._target.write_bytes(self.getvalue())
+        super().close()
+
+
+class ObjectStore(FileSystem):
+    """A filesystem of Beam's with the habits of an object store; its objects lie in the folder `root`.
+
+    It has no folders, no renames, no empty objects; listing is by prefix; removing what is not there is an error.
+    """
+
+    root: Path
+
+    @classmethod
+    def scheme(cls) -> str:
+        return "teststore"
+
+    def _local(self, path: str) -> Path:
+        return self.root / path.removeprefix("teststore://")
+
+    def join(self, basepath: str, *paths: str) -> str:
+        return "/".join((basepath.rstrip("/"), *paths))
+
+    def split(self, path: str) -> tuple[str, str]:
+        head, _, tail = path.rpartition("/")
+        return head, tail
+
+    def mkdirs(self, path: str) -> None:
+        pass
+
+    def has_dirs(self) -> bool:
+        return False
+
+    def _list(self, dir_or_prefix: str) -> Iterator[FileMetadata]:
+        for file in sorted(self.root.rglob("*")):
+            path = f"teststore://{file.relative_to(self.root)}"
+            if file.is_file() and path.startswith(dir_or_prefix):
+                yield FileMetadata(path, file.stat().st_size, file.stat().st_mtime)
+
+    def create(self, path: str, mime_type: str = "", compression_type: str = CompressionTypes.AUTO) -> Any:
+        return _Upload(self._local(path))
+
+    def open(self, path: str, mime_type: str = "", compression_type: str = CompressionTypes.AUTO) -> Any:
+        return open(self._local(path), "rb")
+
+    def copy(self, source_file_names: list[str], destination_file_names: list[str]) -> None:
+        raise AssertionError("copying moves every byte")
+
+    def rename(self, source_file_names: list[str], destination_file_names: list[str]) -> None:
+        raise AssertionError("renaming copies every byte")
+
+    def exists(self, path: str) -> bool:
+        return self._local(path).is_file()
+
+    def size(self, path: str) -> int:
+        return self._local(path).stat().st_size
+
+    def last_updated(self, path: str) -> float:
+        return self._local(path).stat().st_mtime
+
+    def checksum(self, path: str) -> str:
+        return f"tag-{hash(self._local(path).read_bytes()) % 2**32:x}"
+
+    def metadata(self, path: str) -> FileMetadata:
+        return FileMetadata(path, self.size(path), self.last_updated(path))
+
+    def delete(self, paths: list[str]) -> None:
+        missing = {path: FileNotFoundError(path) for path in paths if not self.exists(path)}
+        for path in set(paths) - set(missing):
+            self._local(path).unlink()
+        if missing:
+            raise BeamIOError("removing failed", missing)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    ObjectStore.root = tmp_path / "store"
+    ObjectStore.root.mkdir()
+    return "teststore://bucket"
+
+
+@pytest.fixture(params=["local", "store"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path, store: str) -> str:
+    return f"{store}/a[1]/b" if request.param == "store" else str(tmp_path / "a[1]" / "b")
+
+
+def test_objects_are_written_listed_read_and_removed(folder: str) -> None:
+    assert storage.list_names(folder) == set()
+    assert storage.is_empty(folder)
+    for name, content in (("one", b"1"), ("two", b"2"), ("below/three", b"3"), ("one", b"1 again")):
+        storage.write_bytes(f"{folder}/{name}", content)
+    assert storage.list_names(folder) == {"one", "two"}
+    assert storage.list_names(f"{folder}/below") == {"three"}
+    assert not storage.is_empty(folder)
+    assert storage.read_bytes(f"{folder}/one") == b"1 again"
+    with storage.open_object(f"{folder}/one") as stream:
+        stream.seek(2)
+        assert stream.read() == b"again"
+    storage.remove([f"{folder}/one", f"{folder}/gone"])
+    storage.remove([])
+    assert storage.list_names(folder) == {"two"}
+    with pytest.raises(OSError, match="one"):
+        storage.read_bytes(f"{folder}/one")
+    with pytest.raises(ValueError, match="at least one byte"):
+        storage.write_bytes(f"{folder}/nothing", b"")
+
+
+def test_what_is_half_written_is_never_seen_and_can_be_cleared(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / ".part.parquet.0a1b.writing").write_bytes(b"half")
+    assert storage.is_empty(str(folder))
+    assert storage.list_names(str(folder)) == set()
+    storage.remove_temporaries(str(folder))
+    assert not list(folder.iterdir())
+
+
+def test_what_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(JobFailure, match=r"file/below/part: cannot be written: Not a directory$"):
+        storage.write_bytes(str(tmp_path / "file" / "below" / "part"), b"x")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(JobFailure, match=r"taken: cannot be written: Is a directory$"):
+        storage.write_bytes(str(tmp_path / "taken"), b"x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "taken"]
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(UserError, match="is a file; name a folder"):
+        storage.list_names(str(tmp_path / "file"))
+    with pytest.raises(UserError, match="is a file; name a folder"), storage.lock_folder(str(tmp_path / "file")):
+        pass
+
+
+def test_a_lock_holds_against_other_processes_and_dies_with_its_own(tmp_path: Path) -> None:
+    folder = str(tmp_path / "out")
+    code = "import sys, time; from pipelines.storage import lock_folder\n"
+    code += "with lock_folder(sys.argv[1]): print('locked', flush=True); time.sleep(600)"
+    other = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code, folder], cwd=PROJECT, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "locked\n"
+    with pytest.raises(UserError, match="another sepline is writing there"), storage.lock_folder(folder):
+        pass
+    other.kill()
+    other.communicate()
+    with storage.lock_folder(folder):
+        assert os.listdir(folder) == []
+
+
+def test_a_folder_is_scored_resumed_and_extended_in_a_store(
+    tiny_bundle: Bundle, store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Inputs and output lie there; the bytes are those of a local folder but for the sources' names."""
+    lines = [json.dumps(document) for document in tiny_documents(20)]
+    bucket = ObjectStore.root / "bucket"
+    (bucket / "in").mkdir(parents=True)
+    (bucket / "in" / "a.jsonl").write_text("\n".join(lines[:12]) + "\n{broken\n", encoding="utf-8")
+    command = ["score", "--model", str(tiny_bundle.path), "--input", f"{store}/in/*", "--output", f"{store}/out/"]
+    command += ["--chunk-records", "5", "--json"]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["records"] == 13
+    out = bucket / "out"
+    first = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    assert sorted(name for name in first if not name.startswith("part-")) == ["_SUCCESS", "_job.json", "_manifest.json"]
+
+    (out / "_SUCCESS").unlink()
+    sorted(out.glob("part-*"))[1].unlink()
+    (bucket / "in" / "b.jsonl").write_text("\n".join(lines[12:]), encoding="utf-8")
+    assert main(command) == 0
+    manifest = json.loads(capsys.readouterr().out)
+    assert manifest["counts"]["records"] == 21 == manifest["counts"]["scored"] + 1
+    assert {path.name: path.read_bytes() for path in out.glob("part-a-*")} == {
+        name: content for name, content in first.items() if name.startswith("part-a-")
+    }
+    assert pq.read_table(out)["doc_id"].unique().to_pylist() == [f"tiny-{number:03}" for number in range(20)]
+
+    (bucket / "in" / "a.jsonl").write_text(lines[0], encoding="utf-8")
+    assert main(command) == 2
+    assert "1 is changed" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["records"] == 9
