@@ -3,7 +3,8 @@
 #   docker build -f runner_configs/worker.Dockerfile -t IMAGE:cpu .
 #   docker build -f runner_configs/worker.Dockerfile -t IMAGE:gpu --build-arg VARIANT=gpu .
 #
-# Versions are those of constraints.txt; a test compares the ones that are written here.
+# Versions are those of constraints.txt; a test compares the ones that are written here. CUDA's libraries are the ones
+# that this TensorFlow asks for.
 ARG PYTHON_VERSION=3.11
 ARG BEAM_VERSION=2.77.0
 ARG LAUNCHER_VERSION=20230622_RC00
@@ -18,13 +19,11 @@ WORKDIR /opt/sepline
 
 # Dependencies are a layer of their own: the code changes more often.
 COPY constraints.txt setup.py pyproject.toml README.md ./
-COPY runner_configs/constraints_gpu.txt runner_configs/
 COPY model/__init__.py model/
 RUN mkdir -p pipelines/corpora && touch pipelines/__init__.py pipelines/corpora/__init__.py \
     && pip install --constraint constraints.txt . \
     && if [ "$VARIANT" = gpu ]; then \
-         pip install --constraint constraints.txt --constraint runner_configs/constraints_gpu.txt \
-           "tensorflow[and-cuda]"; \
+         pip install --constraint constraints.txt "tensorflow[and-cuda]"; \
        fi
 COPY model model
 COPY pipelines pipelines

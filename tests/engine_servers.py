@@ -1,4 +1,4 @@
-"""Programs that the engine tests start: Beam job servers, pools of SDK workers, and a Python that has only the sdist."""
+"""Programs that the engine tests start: job servers, pools of SDK workers, and a Python that has only the sdist."""
 
 from __future__ import annotations
 
@@ -38,7 +38,11 @@ def prism_binary() -> Path:
     scratch.mkdir(parents=True)
     package = f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{BEAM}"
     built = subprocess.run(
-        ["go", "install", package], env={**os.environ, "GOBIN": str(scratch)}, capture_output=True, text=True, check=False
+        ["go", "install", package],
+        env={**os.environ, "GOBIN": str(scratch)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if built.returncode:
         shutil.rmtree(scratch)

@@ -141,7 +141,9 @@ def test_options_after_the_dashes_reach_the_job(tiny_bundle: Bundle, tiny_corpus
 
 def test_preprocessing(tiny_records: Path, tiny_settings: Any, tmp_path: Path) -> None:
     """The two pipelines with TensorFlow in them, over documents that the first has written."""
-    parts = sorted(str(path.relative_to(tiny_records / "documents")) for path in tiny_records.glob("documents/*/part-*"))
+    parts = sorted(
+        str(path.relative_to(tiny_records / "documents")) for path in tiny_records.glob("documents/*/part-*")
+    )
     folder = tmp_path / "records"
     shutil.copytree(tiny_records, folder)
     vocabulary = load_vocabulary(tiny_settings.encoder)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -66,9 +67,21 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield [*flags, f"--job_endpoint=localhost:{port}"]
 
 
+@dataclass(frozen=True)
+class Job:
+    """A scoring job, and the parts that the local runner makes of it."""
+
+    bundle: Bundle
+    inputs: str
+    parts: dict[str, bytes]
+
+    def command(self, output: Path) -> list[str]:
+        return score_command(self.bundle, self.inputs, output)
+
+
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A glob over six files of 100 documents; some sentences are longer than a window."""
+def job(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """Six files of 100 documents; some sentences are longer than a window."""
     folder = tmp_path_factory.mktemp("texts")
     for number in range(6):
         records = [
@@ -77,19 +90,13 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> str:
         ]
         lines = "".join(json.dumps(record) + "\n" for record in records)
         (folder / f"{number}.jsonl").write_text(lines, encoding="utf-8")
-    return str(folder / "*.jsonl")
+    inputs, output = str(folder / "*.jsonl"), tmp_path_factory.mktemp("local")
+    assert main([*score_command(tiny_bundle, inputs, output), "--workers", "1"]) == 0
+    return Job(tiny_bundle, inputs, parts(output))
 
 
-@pytest.fixture(scope="module")
-def scored(tiny_bundle: Bundle, texts: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The parts that the local runner makes."""
-    folder = tmp_path_factory.mktemp("local")
-    assert main(score_command(tiny_bundle, texts, folder)) == 0
-    return parts(folder)
-
-
-def score_command(bundle: Bundle, texts: str, output: Path) -> list[str]:
-    paths = ["--model", str(bundle.path), "--input", texts, "--output", str(output)]
+def score_command(bundle: Bundle, inputs: str, output: Path) -> list[str]:
+    paths = ["--model", str(bundle.path), "--input", inputs, "--output", str(output)]
     return ["score", *paths, "--chunk-records", "5"]
 
 
@@ -126,31 +133,21 @@ def test_the_worker_has_the_installed_package(installed_python: Path, tmp_path: 
 
 
 def test_scoring_leaves_the_bytes_of_the_local_run(
-    engine: list[str],
-    worker_pool: tuple[str, int],
-    tiny_bundle: Bundle,
-    texts: str,
-    scored: dict[str, bytes],
-    tmp_path: Path,
+    engine: list[str], worker_pool: tuple[str, int], job: Job, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    code, output = finish(sepline([*score_command(tiny_bundle, texts, out), "--", *engine, *external(worker_pool)]))
+    code, output = finish(sepline([*job.command(out), "--", *engine, *external(worker_pool)]))
     assert code == 0, output
-    assert parts(out) == scored and len(scored) == 120
+    assert parts(out) == job.parts and len(job.parts) == 120
     assert (out / "_SUCCESS").exists()
 
 
 def test_a_job_whose_worker_is_killed_fails_clean_or_recovers_and_ends_with_the_same_bytes(
-    engine: list[str],
-    worker_pool: tuple[str, int],
-    tiny_bundle: Bundle,
-    texts: str,
-    scored: dict[str, bytes],
-    tmp_path: Path,
+    engine: list[str], worker_pool: tuple[str, int], job: Job, tmp_path: Path
 ) -> None:
     out, (_, pool) = tmp_path / "out", worker_pool
     flags = [*engine, *external(worker_pool)]
-    command = score_command(tiny_bundle, texts, out)
+    command = job.command(out)
     before = set(children(pool))
     process = sepline([*command, "--", *flags])
     while not parts(out) and process.poll() is None:
@@ -160,13 +157,13 @@ def test_a_job_whose_worker_is_killed_fails_clean_or_recovers_and_ends_with_the_
         os.kill(worker, signal.SIGKILL)
     done = len(parts(out))
     code, output = finish(process)
-    assert killed and 0 < done < len(scored), output
+    assert killed and 0 < done < len(job.parts), output
     assert (code == 0) == (out / "_SUCCESS").exists(), output
     if code:
         assert code == 1
         code, output = finish(sepline([*command, "--", *flags]))
         assert code == 0, output
-    assert parts(out) == scored
+    assert parts(out) == job.parts
 
 
 def test_preprocessing_leaves_the_records_of_the_local_run(

@@ -42,7 +42,9 @@ def test_shipped_configurations_hold(config: Path) -> None:
 
 
 def test_flags_go_over_the_file_and_repeated_options_add_up(write: Callable[[str], Path]) -> None:
-    config = write("runner: FnApiRunner\nnum_workers: 3\nexperiments: [a, b]\nstreaming: false\nuse_public_ips: false\n")
+    config = write(
+        "runner: FnApiRunner\nnum_workers: 3\nexperiments: [a, b]\nstreaming: false\nuse_public_ips: false\n"
+    )
     options = given(config, "--num_workers=5", "--experiments=c")
     assert options["num_workers"] == 5
     assert options["experiments"] == ["a", "b", "c"]
