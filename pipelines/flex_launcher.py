@@ -27,8 +27,8 @@ NOT_PARAMETERS = ("dry_run", "help", "json", "runner_config", "workers")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Submits the job that the flags describe and returns an exit code."""
-    given = sys.argv[1:] if argv is None else argv
-    options, flags = build_parser().parse_known_args(["score", *command_line(given)])
+    line, flags = command_line(sys.argv[1:] if argv is None else argv)
+    options = build_parser().parse_args(["score", *line])
     try:
         submit(options, PipelineOptions(["--no_save_main_session", *flags]))
     except UserError as error:
@@ -59,22 +59,23 @@ def parameters() -> dict[str, argparse.Action]:
     return {action.dest: action for action in actions if action.dest not in NOT_PARAMETERS}
 
 
-def command_line(arguments: Sequence[str]) -> list[str]:
-    """Returns a template's flags as `sepline score` takes them; those that it doesn't know stay as they are."""
+def command_line(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns a template's parameters as `sepline score` takes them, and the other flags, which are Beam's."""
     known = parameters()
-    line = []
+    line: list[str] = []
+    flags: list[str] = []
     for argument in arguments:
         name, _, value = argument.removeprefix("--").partition("=")
         action = known.get(name)
         if action is None:
-            line.append(argument)
+            flags.append(argument)
         elif action.nargs == 0:
             line += [action.option_strings[0]] if value == "true" else []
         elif action.nargs == "+":
             line += [action.option_strings[0], *value.split(",")]
         else:
             line.append(f"{action.option_strings[0]}={value}")
-    return line
+    return line, flags
 
 
 if __name__ == "__main__":

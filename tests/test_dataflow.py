@@ -152,7 +152,7 @@ def test_preprocessing(tiny_records: Path, tiny_settings: Any, tmp_path: Path) -
     analyze = built(tmp_path / "analyze")
     options = offline(tmp_path / "transform", "dataflow_cpu.yaml")
     with pytest.raises(FileNotFoundError):  # the sums that the workers would have written
-        _transform(parts, folder, vocabulary=vocabulary, window=tiny_settings.window, beam_options=options)
+        _transform(parts, folder, vocabulary=vocabulary, settings=tiny_settings, beam_options=options)
     transform = built(tmp_path / "transform")
     assert any(name.startswith("Analyze") for name in analyze.transforms)
     assert "WriteWindows" in transform.transforms

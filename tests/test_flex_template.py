@@ -36,8 +36,9 @@ def test_the_templates_parameters_are_the_options_of_the_verb() -> None:
 
 def test_parameters_become_the_command_line() -> None:
     flags = ["--input=a*.jsonl,b.csv", "--id_column=pmid", "--overwrite=true", "--no_text=false", "--region=x"]
-    expected = ["--input", "a*.jsonl", "b.csv", "--id-column=pmid", "--overwrite", "--region=x"]
-    assert command_line(flags) == expected
+    line, beam_flags = command_line([*flags, "--runner=DataflowRunner"])
+    assert line == ["--input", "a*.jsonl", "b.csv", "--id-column=pmid", "--overwrite"]
+    assert beam_flags == ["--region=x", "--runner=DataflowRunner"]  # not short for --runner-config
 
 
 def test_the_launcher_leaves_the_job_and_the_verb_publishes_it(
