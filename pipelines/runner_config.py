@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import JobServerOptions, PipelineOptions, PortableOptions, StandardOptions
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.runners.runner import create_runner
@@ -59,6 +60,7 @@ def beam_options(config: str | None, flags: Sequence[str]) -> PipelineOptions:
     _check_arguments(flags, parser, "after --")
     parsed = PipelineOptions([*arguments, *flags])
     _check_whole(parsed, runner)
+    FileSystems.set_options(parsed)  # this process looks for inputs before Beam would tell its filesystems
     return parsed
 
 
