@@ -75,20 +75,21 @@ class BertEncoder(keras.layers.Layer):
         self.config = config
         self.mix_layers, self.frozen_layers = mix_layers, frozen_layers
         start = keras.initializers.TruncatedNormal(stddev=0.02)
-        self.word_embeddings = keras.layers.Embedding(
-            config.vocabulary_size, config.width, embeddings_initializer=start, name="word_embeddings"
-        )
-        self.position_embeddings = keras.layers.Embedding(
-            config.positions, config.width, embeddings_initializer=start, name="position_embeddings"
-        )
-        self.segment_embeddings = keras.layers.Embedding(
-            config.segments, config.width, embeddings_initializer=start, name="segment_embeddings"
-        )
+        policy = self.dtype_policy
+
+        def embedding(rows: int, name: str) -> keras.layers.Embedding:
+            return keras.layers.Embedding(rows, config.width, embeddings_initializer=start, dtype=policy, name=name)
+
+        self.word_embeddings = embedding(config.vocabulary_size, "word_embeddings")
+        self.position_embeddings = embedding(config.positions, "position_embeddings")
+        self.segment_embeddings = embedding(config.segments, "segment_embeddings")
         self.embeddings_norm = keras.layers.LayerNormalization(
-            epsilon=config.layer_norm_epsilon, name="embeddings_norm"
+            epsilon=config.layer_norm_epsilon, dtype=policy, name="embeddings_norm"
         )
-        self.embeddings_dropout = keras.layers.Dropout(config.dropout, name="embeddings_dropout")
-        self.transformer_layers = [TransformerLayer(config, name=f"layer_{index}") for index in range(config.layers)]
+        self.embeddings_dropout = keras.layers.Dropout(config.dropout, dtype=policy, name="embeddings_dropout")
+        self.transformer_layers = [
+            TransformerLayer(config, dtype=policy, name=f"layer_{index}") for index in range(config.layers)
+        ]
         self.mix = LayerMix(config.layers + 1, name="mix") if mix_layers else None
 
     def build(self, input_shape: Any = None) -> None:
@@ -155,13 +156,13 @@ class TransformerLayer(keras.layers.Layer):
     def __init__(self, config: BertConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.config = config
-        start = keras.initializers.TruncatedNormal(stddev=0.02)
+        start, policy = keras.initializers.TruncatedNormal(stddev=0.02), self.dtype_policy
 
         def dense(width: int, name: str) -> keras.layers.Dense:
-            return keras.layers.Dense(width, kernel_initializer=start, name=name)
+            return keras.layers.Dense(width, kernel_initializer=start, dtype=policy, name=name)
 
         def norm(name: str) -> keras.layers.LayerNormalization:
-            return keras.layers.LayerNormalization(epsilon=config.layer_norm_epsilon, name=name)
+            return keras.layers.LayerNormalization(epsilon=config.layer_norm_epsilon, dtype=policy, name=name)
 
         self.query = dense(config.width, "query")
         self.key = dense(config.width, "key")
@@ -171,8 +172,8 @@ class TransformerLayer(keras.layers.Layer):
         self.intermediate = dense(config.intermediate_width, "intermediate")
         self.output_dense = dense(config.width, "output")
         self.output_norm = norm("output_norm")
-        self.dropout = keras.layers.Dropout(config.dropout)
-        self.attention_dropout = keras.layers.Dropout(config.attention_dropout)
+        self.dropout = keras.layers.Dropout(config.dropout, dtype=policy)
+        self.attention_dropout = keras.layers.Dropout(config.attention_dropout, dtype=policy)
 
     def build(self, states_shape: Any) -> None:
         for layer in (self.query, self.key, self.value, self.attention_output, self.intermediate):

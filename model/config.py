@@ -142,7 +142,7 @@ class TrainingSettings(_Section):
         epochs: passes over the train split.
         patience: stop after so many epochs without a better one on dev; never when absent.
         batch_tokens: padded wordpieces a batch may hold, over all devices; it is what bounds the memory of a step.
-        accumulate: batches whose gradients are averaged into one step.
+        accumulate: batches that make one step, as if they were one.
         learning_rate: the top of the slanted triangle.
         warmup: the share of all steps in which the rate climbs.
         weight_decay: AdamW's; biases and normalizations are spared.

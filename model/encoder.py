@@ -103,9 +103,7 @@ def load_encoder(settings: EncoderSettings) -> BertEncoder | WrappedEncoder:
     source = _open(settings.handle)
     shape = _shape(source, settings)
     if isinstance(shape, HubModule):
-        wrapped = WrappedEncoder(shape, name="encoder")
-        wrapped.build()
-        return wrapped
+        return _wrap(shape)
     encoder = BertEncoder(shape, mix_layers=settings.mix_layers, frozen_layers=settings.frozen_layers, name="encoder")
     encoder.build()
     if isinstance(source, HubModule):
@@ -183,13 +181,26 @@ def _shape(source: HuggingFaceCheckpoint | HubModule, settings: EncoderSettings)
     return config
 
 
+def _wrap(module: HubModule) -> WrappedEncoder:
+    import tensorflow as tf
+
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        # Functions out of a SavedModel give the replicas gradients of different variables.
+        raise UserError(
+            f"{module.folder}: a wrapped encoder trains on one device; show one, with CUDA_VISIBLE_DEVICES=0"
+        )
+    encoder = WrappedEncoder(module, name="encoder")
+    encoder.build()
+    return encoder
+
+
 def _copy_from_hub(encoder: BertEncoder, module: HubModule) -> None:
     """Fills an encoder from a module, having checked that sepline's BERT computes what the module does.
 
     Names and shapes of variables don't say how a module uses them, so both read a few tokens.
     """
     assert module.config is not None
-    teacher, whole = WrappedEncoder(module, name="module"), BertEncoder(module.config, name="whole")
+    teacher, whole = WrappedEncoder(module, name="module"), BertEncoder(module.config, dtype="float32", name="whole")
     teacher.build()
     whole.build()
     for name, variable in whole.pretrained_weights.items():
@@ -210,12 +221,16 @@ def _copy_from_hub(encoder: BertEncoder, module: HubModule) -> None:
 
 
 def _call_once(layer: keras.layers.Layer, inputs: list[Any]) -> np.ndarray:
-    """Returns what a layer computes, also where it was made for several devices: its variables are theirs then."""
+    """Returns what a layer computes in full precision, also where it was made for several devices."""
     import tensorflow as tf
 
-    strategy = tf.distribute.get_strategy()
-    outputs = strategy.run(lambda: layer(*inputs, training=False))
-    return np.asarray(strategy.experimental_local_results(outputs)[0])
+    strategy, short = tf.distribute.get_strategy(), tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)  # GPUs would round each product to ten bits
+    try:
+        outputs = strategy.run(lambda: layer(*inputs, training=False))
+        return np.asarray(strategy.experimental_local_results(outputs)[0])
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(short)
 
 
 def _fingerprint(source: HuggingFaceCheckpoint | HubModule) -> str:

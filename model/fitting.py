@@ -18,11 +18,11 @@ from model.devices import Devices
 from model.folders import write_json
 from model.input_pipeline import Batching, TrainingSet, training_batches
 from model.progress import ProgressReporter
-from model.training_step import TrainableClassifier, distribute
+from model.training_step import TrainableClassifier, count_steps, distribute, group
 
 BEST_WEIGHTS = "best.weights.h5"
 _HISTORY = "history.json"
-_BATCHES_BETWEEN_SUMMARIES = 10
+_STEPS_BETWEEN_SUMMARIES = 10
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Fit:
     evaluate: Callable[[], dict[str, Any]] | None
 
     @property
-    def batches(self) -> int:
-        """How many batches an epoch has."""
-        return sum(one.batches for one in self.sets)
+    def steps(self) -> int:
+        """How many steps an epoch has."""
+        return count_steps(sum(one.batches for one in self.sets), self.training.accumulate)
 
     @property
     def tokens(self) -> int:
@@ -63,14 +63,14 @@ class Fit:
 
 def run_epochs(classifier: TrainableClassifier, fit: Fit) -> list[dict[str, Any]]:
     """Runs the epochs that are still to run and returns the figures of all; the best one's weights are a file."""
-    epochs_done, batches_done = tf.Variable(0, dtype=tf.int64), tf.Variable(0, dtype=tf.int64)
+    epochs_done, steps_done = tf.Variable(0, dtype=tf.int64), tf.Variable(0, dtype=tf.int64)
     checkpoint = tf.train.Checkpoint(
         classifier=classifier,
         optimizer=classifier.optimizer,
         # Dropout's; TensorFlow does not find Keras's seed generators by itself.
         random_states=[variable.value for variable in classifier.non_trainable_variables],
         epochs_done=epochs_done,
-        steps_done=batches_done,
+        steps_done=steps_done,
     )
     manager = tf.train.CheckpointManager(checkpoint, str(fit.run / "checkpoints"), max_to_keep=1)
     if manager.latest_checkpoint:
@@ -81,15 +81,16 @@ def run_epochs(classifier: TrainableClassifier, fit: Fit) -> list[dict[str, Any]
     for epoch in range(int(epochs_done), epochs):
         if has_stopped(history, fit.training.patience):
             break
-        first = int(batches_done)
-        batches = training_batches(fit.sets, fit.batching, epoch=epoch).skip(first)
-        batches = batches.apply(tf.data.experimental.assert_cardinality(fit.batches - first))
-        with ProgressReporter(f"epoch {epoch + 1} of {epochs}", total=fit.batches, unit="batches") as progress:
-            watcher = _Watcher(fit, progress, manager, batches_done, summaries=summaries, epoch=epoch)
+        first = int(steps_done)
+        left = fit.steps - first
+        steps = group(training_batches(fit.sets, fit.batching, epoch=epoch), fit.training.accumulate).skip(first)
+        steps = steps.apply(tf.data.experimental.assert_cardinality(left))
+        with ProgressReporter(f"epoch {epoch + 1} of {epochs}", total=fit.steps, unit="steps") as progress:
+            watcher = _Watcher(fit, progress, manager, steps_done, summaries=summaries, epoch=epoch)
             started = time.monotonic()
             figures = classifier.fit(
-                distribute(batches, fit.devices),
-                steps_per_epoch=fit.batches - first if fit.devices.strategy else None,
+                distribute(steps, fit.devices),
+                steps_per_epoch=left if fit.devices.strategy else None,
                 initial_epoch=epoch,
                 epochs=epoch + 1,
                 verbose=0,
@@ -101,20 +102,20 @@ def run_epochs(classifier: TrainableClassifier, fit: Fit) -> list[dict[str, Any]
             {
                 "epoch": epoch + 1,
                 "seconds": round(seconds, 1),
-                "tokens_per_second": round(fit.tokens * (1 - first / fit.batches) / seconds),
+                "tokens_per_second": round(fit.tokens * left / fit.steps / seconds),
                 "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
                 "loss": figures["loss"][-1],
                 **({"train_accuracy": figures["accuracy"][-1]} if "accuracy" in figures else {}),
                 **({"dev": fit.evaluate()} if fit.evaluate else {}),
             }
         )
-        _report(history[-1], epochs, summaries, batches=fit.batches)
+        _report(history[-1], epochs, summaries, steps=fit.steps)
         if best_epoch(history) is history[-1]:
             classifier.save_weights(fit.run / f"writing.{BEST_WEIGHTS}")
             (fit.run / f"writing.{BEST_WEIGHTS}").replace(fit.run / BEST_WEIGHTS)
         write_json(fit.run / _HISTORY, history)
         epochs_done.assign(epoch + 1)
-        batches_done.assign(0)
+        steps_done.assign(0)
         manager.save()
     return history
 
@@ -154,36 +155,36 @@ class _Watcher(keras.callbacks.Callback):
         fit: Fit,
         progress: ProgressReporter,
         manager: tf.train.CheckpointManager,
-        batches_done: tf.Variable,
+        steps_done: tf.Variable,
         *,
         summaries: tf.summary.SummaryWriter,
         epoch: int,
     ) -> None:
         super().__init__()
-        self._fit, self._progress, self._manager, self._batches_done = fit, progress, manager, batches_done
+        self._fit, self._progress, self._manager, self._steps_done = fit, progress, manager, steps_done
         self._summaries, self._epoch = summaries, epoch
-        self._first = int(batches_done)
+        self._first = int(steps_done)
         self._saved = self._started = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        done, total = self._first + batch + 1, self._fit.batches
-        self._batches_done.assign(done)
+        done, total = self._first + batch + 1, self._fit.steps
+        self._steps_done.assign(done)
         speed = (batch + 1) * self._fit.tokens / total / (time.monotonic() - self._started)
         figures = dict(logs or {})
         note = ", ".join([*(f"{name} {figure:.3f}" for name, figure in figures.items()), f"{speed:,.0f} tokens/s"])
         self._progress.update(done=done, note=note)
-        if done % _BATCHES_BETWEEN_SUMMARIES == 0 or done == total:
+        if done % _STEPS_BETWEEN_SUMMARIES == 0 or done == total:
             rate = float(self.model.optimizer.learning_rate)
             named = {f"train/{name}": figure for name, figure in figures.items()}
             named |= {"train/learning_rate": rate, "train/tokens_per_second": speed}
             _summarize(self._summaries, named, step=self._epoch * total + done)
-        # After the last batch the epoch's end saves, so that a resumed epoch always has a batch left to fit.
+        # After the last step the epoch's end saves, so that a resumed epoch always has a step left to fit.
         if done < total and time.monotonic() - self._saved >= self._fit.training.checkpoint_seconds:
             self._manager.save()
             self._saved = time.monotonic()
 
 
-def _report(figures: Mapping[str, Any], epochs: int, summaries: tf.summary.SummaryWriter, *, batches: int) -> None:
+def _report(figures: Mapping[str, Any], epochs: int, summaries: tf.summary.SummaryWriter, *, steps: int) -> None:
     """Prints an epoch's figures and writes them for TensorBoard."""
     line = f"epoch {figures['epoch']} of {epochs}: loss {figures['loss']:.4f}"
     if "train_accuracy" in figures:
@@ -195,7 +196,7 @@ def _report(figures: Mapping[str, Any], epochs: int, summaries: tf.summary.Summa
         line += f", dev MSE {dev['mse']:.4f}, dev Spearman {dev['spearman']:.4f}"
     print(f"{line} ({figures['seconds']:.0f} s, {figures['tokens_per_second']:,} tokens/s)", flush=True)
     plain = {f"dev/{name}": float(figure) for name, figure in dev.items() if isinstance(figure, int | float)}
-    _summarize(summaries, plain, step=figures["epoch"] * batches)
+    _summarize(summaries, plain, step=figures["epoch"] * steps)
 
 
 def _summarize(summaries: tf.summary.SummaryWriter, figures: Mapping[str, float], *, step: int) -> None:

@@ -140,13 +140,16 @@ def _repeated(one: TrainingSet, batching: Batching, order: str) -> tf.data.Datas
 
 def _one_pass(one: TrainingSet, batching: Batching, order: str) -> tf.data.Dataset:
     data, seed = one.data, _number(order)
-    files = tf.data.Dataset.from_tensor_slices(data.window_files("train")).shuffle(1024, seed=seed)
+    files = tf.data.Dataset.from_tensor_slices(data.window_files("train"))
+    files = files.shuffle(1024, seed=seed, reshuffle_each_iteration=False)
     records = files.interleave(tf.data.TFRecordDataset, cycle_length=8, block_length=16)
 
     def parse(serialized: tf.Tensor) -> tuple[dict[str, Any], tf.Tensor, tf.Tensor]:
         return _parse(serialized, one, batching.label_weights)
 
-    examples = records.shuffle(_SHUFFLE_BUFFER, seed=seed).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+    # Not anew in each iteration: Keras looks at the first batch before it begins where there are several devices.
+    shuffled = records.shuffle(_SHUFFLE_BUFFER, seed=seed, reshuffle_each_iteration=False)
+    examples = shuffled.map(parse, num_parallel_calls=tf.data.AUTOTUNE)
     boundaries, sizes = _buckets(data, batching.batch_tokens)
     inputs, targets, _ = examples.element_spec
     padding = {"token_ids": batching.pad_id, "segment_ids": 0, "padding_mask": 0, "sep_positions": -1, "features": 0.0}

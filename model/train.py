@@ -38,7 +38,7 @@ from model.schema import classify_signature
 from model.serving import ServingModule
 from model.tokenization import Tokenizer
 from model.training_data import TrainingData, open_training_data
-from model.training_step import TrainableClassifier, compile_classifier
+from model.training_step import TrainableClassifier, compile_classifier, count_steps
 from model.vocabulary import Vocabulary
 from model.warm_start import warm_start
 
@@ -83,6 +83,7 @@ def train_and_evaluate(
     if (run / "bundle").is_dir():
         return load_bundle(run / "bundle")
 
+    encoder = describe_encoder(settings.encoder)
     keras.utils.set_random_seed(training.seed)
     devices = choose_devices(training.precision)
     print(describe(training, devices), flush=True)
@@ -90,8 +91,8 @@ def train_and_evaluate(
     num_labels = len(labels) or None
     with devices.scope():
         classifier = TrainableClassifier(load_encoder(settings.encoder), num_labels, settings.model, name="classifier")
-        batches = sum(one.batches for one in sets) * training.epochs
-        compile_classifier(classifier, training, devices, features=len(data.features), batches=batches)
+        steps = count_steps(sum(one.batches for one in sets), training.accumulate) * training.epochs
+        compile_classifier(classifier, training, devices, features=len(data.features), steps=steps)
         if initial:
             warm_start(classifier, initial, labels)
     dev = list(read_windows(data, "dev")) if data.window_lengths.get("dev") else []
@@ -137,7 +138,7 @@ def train_and_evaluate(
     facts = {
         "sepline": model.__version__,
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
-        "encoder": describe_encoder(settings.encoder).facts(),
+        "encoder": encoder.facts(),
         "target": data.settings.data.target,
         "temperature": temperature,
         "settings": settings.model_dump(mode="json"),

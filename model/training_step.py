@@ -31,35 +31,45 @@ class TrainableClassifier(SentenceClassifier):
         return self._means
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        inputs, targets, weights = data
+        """Takes the batches of a step, each `(inputs, targets, weights)`; they count as one batch."""
+        total = tf.maximum(_sum_over_devices(sum(tf.reduce_sum(weights) for _, _, weights in data)), 1e-9)
+        gradients: list[tf.Tensor] = []
+        figures = [0.0] * len(self._means)
+        for inputs, targets, weights in data:
+            # One after the other, so that the memory of one batch is enough.
+            with tf.control_dependencies(gradients):
+                found, more = self._gradients(inputs, targets, weights, total)
+            gradients = [one + other for one, other in zip(gradients, found, strict=True)] if gradients else found
+            figures = [one + other for one, other in zip(figures, more, strict=True)]
+        self.optimizer.apply(_average_over_devices(gradients), self.trainable_weights)
+        for mean, figure in zip(self._means, figures, strict=True):
+            mean.update_state(_sum_over_devices(figure), sample_weight=total)
+        return {mean.name: mean.result() for mean in self._means}
+
+    def _gradients(self, inputs: Any, targets: Any, weights: Any, total: Any) -> tuple[list[Any], list[Any]]:
+        """Returns the gradients of a batch's share of the loss, and its share of the figures."""
         mask = sentence_mask(inputs)
-        total = tf.maximum(_sum_over_devices(tf.reduce_sum(weights)), 1e-9)
         with tf.GradientTape() as tape:
             logits = self(inputs, training=True)
             loss = self.head.loss(logits, targets, weights, mask) / total
-        gradients = _average_over_devices(tape.gradient(loss, self.trainable_weights))
-        self.optimizer.apply(gradients, self.trainable_weights)
-        figures = [_sum_over_devices(loss)]
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, self.trainable_weights)]
+        figures = [loss]
         if len(self._means) > 1:
             hits = tf.cast(self.head.predict(logits, mask)["label_ids"] == targets, tf.float32)
-            figures.append(_sum_over_devices(tf.reduce_sum(hits * weights)) / total)
-        for mean, figure in zip(self._means, figures, strict=True):
-            mean.update_state(figure, sample_weight=total)
-        return {mean.name: mean.result() for mean in self._means}
+            figures.append(tf.reduce_sum(hits * weights) / total)
+        return gradients, figures
 
 
 def compile_classifier(
-    classifier: TrainableClassifier, training: TrainingSettings, devices: Devices, *, features: int, batches: int
+    classifier: TrainableClassifier, training: TrainingSettings, devices: Devices, *, features: int, steps: int
 ) -> None:
-    """Builds the classifier's variables and its optimizer; `batches` is how many all epochs have together."""
+    """Builds the classifier's variables and its optimizer; `steps` is how many all epochs have together."""
     classifier.build_variables(features)  # so that a checkpoint can be restored before the first batch
-    steps = max(1, batches // training.accumulate)
     optimizer = keras.optimizers.AdamW(
         SlantedTriangle(training.learning_rate, steps, warmup=training.warmup),
         weight_decay=training.weight_decay,
         # Every device holds the whole gradient divided by their number, and the optimizer sums them up after clipping.
         global_clipnorm=training.clip_norm / len(devices.names),
-        gradient_accumulation_steps=training.accumulate if training.accumulate > 1 else None,
     )
     spared = [v for v in classifier.trainable_variables if v.name == "bias" or "norm" in v.path]
     optimizer.exclude_from_weight_decay(var_list=spared)
@@ -67,24 +77,43 @@ def compile_classifier(
     classifier.compile(optimizer=optimizer, jit_compile=training.xla and devices.strategy is None)
 
 
-def distribute(batches: tf.data.Dataset, devices: Devices) -> Any:
-    """Returns the batches dealt out to the devices, each in as many equal parts as there are devices.
+def count_steps(batches: int, accumulate: int) -> int:
+    """Returns how many steps an epoch of so many batches has."""
+    return -(-batches // accumulate)
+
+
+def group(batches: tf.data.Dataset, accumulate: int) -> tf.data.Dataset:
+    """Returns the steps of an epoch, each a tuple of `accumulate` batches.
+
+    The first batches fill up the last step, and weigh nothing there.
+    """
+    surplus = -int(batches.cardinality()) % accumulate
+    weightless = batches.repeat().take(surplus).map(lambda inputs, targets, weights: (inputs, targets, weights * 0.0))
+    filled = batches.concatenate(weightless)
+    return tf.data.Dataset.zip(tuple(filled.shard(accumulate, index) for index in range(accumulate)))
+
+
+def distribute(steps: tf.data.Dataset, devices: Devices) -> Any:
+    """Returns the steps dealt out to the devices, each batch in as many equal parts as there are devices.
 
     Where the windows of a batch don't divide by that, empty ones that weigh nothing fill it up.
     """
     if devices.strategy is None:
-        return batches
+        return steps
     count = len(devices.names)
 
-    def cut(batch: tf.Tensor) -> tf.Tensor:
-        surplus = -tf.shape(batch)[0] % count
-        filled = tf.pad(batch, [[0, surplus], *[[0, 0]] * (len(batch.shape) - 1)])
-        return tf.reshape(filled, tf.concat([[count, -1], tf.shape(filled)[1:]], axis=0))
+    def part(index: int, *step: Any) -> Any:
+        def cut(batch: tf.Tensor) -> tf.Tensor:
+            surplus = -tf.shape(batch)[0] % count
+            filled = tf.pad(batch, [[0, surplus], *[[0, 0]] * (len(batch.shape) - 1)])
+            size = tf.shape(filled)[0] // count
+            return filled[index * size : (index + 1) * size]
 
-    def deal(*batch: Any) -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(cut, batch))
+        return tf.nest.map_structure(cut, step)
 
-    dealt = batches.flat_map(deal)
+    parts = [steps.map(lambda *step, index=index: part(index, *step)) for index in range(count)]
+    turns = tf.data.Dataset.range(count).repeat()
+    dealt = tf.data.Dataset.choose_from_datasets(parts, turns)
     return devices.strategy.distribute_datasets_from_function(lambda _: dealt)
 
 
@@ -93,9 +122,8 @@ def _sum_over_devices(value: tf.Tensor) -> tf.Tensor:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, value) if context.num_replicas_in_sync > 1 else value
 
 
-def _average_over_devices(gradients: list[Any]) -> list[Any]:
+def _average_over_devices(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:
         return gradients
-    dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
-    return list(context.all_reduce(tf.distribute.ReduceOp.MEAN, dense))
+    return list(context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients))

@@ -26,9 +26,6 @@ class WrappedEncoder(keras.layers.Layer):
     def build(self, input_shape: Any = None) -> None:
         import tensorflow as tf
 
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            # A function out of a SavedModel gives the replicas gradients of different variables.
-            raise UserError(f"{self.module.folder}: a wrapped encoder trains on one device; show one device alone")
         try:
             self._loaded = tf.saved_model.load(str(self.module.folder))
         except (OSError, ValueError, KeyError, tf.errors.OpError) as error:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import PROJECT, TINY_SHAPE, tiny_weights
+from hub_modules import write_hub_bert
 from test_bert import bert_forward, encode, padded_batch, refusal
 
 from model.bert import BertConfig, BertEncoder
@@ -138,6 +139,15 @@ def test_large_scores_in_half_precision(policy: str) -> None:
         dense.set_weights([np.eye(64) * 45, np.zeros(64)])
     inputs = padded_batch(9, (8, 3))
     assert np.isfinite(encode(encoder, *inputs).astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16"], indirect=True)
+def test_a_module_is_read_under_a_policy_of_half_precision(policy: str, tmp_path: Path) -> None:
+    """Its copy is compared with it in full precision."""
+    weights = tiny_weights(TINY_SHAPE)
+    encoder = load_encoder(EncoderSettings(handle=str(write_hub_bert(tmp_path / "bert", weights))))
+    assert {layer.compute_dtype for layer in encoder._flatten_layers()} == {"bfloat16"}
+    np.testing.assert_array_equal(encoder.get_weights()[0], weights["embeddings.word_embeddings.weight"])
 
 
 JAX = """

@@ -47,7 +47,7 @@ def compiled(encoder: Path, settings: Settings, *, model: ModelSettings | None =
     """Returns an untrained classifier over four labels, ready for ten batches."""
     keras.utils.set_random_seed(0)
     classifier = TrainableClassifier(load_encoder(EncoderSettings(handle=str(encoder))), 4, model)
-    compile_classifier(classifier, settings.training, ONE_CPU, features=0, batches=10)
+    compile_classifier(classifier, settings.training, ONE_CPU, features=0, steps=10)
     return classifier
 
 
@@ -76,9 +76,10 @@ def test_loss_is_the_weighted_mean_over_real_sentences(tiny_encoder: Path, tiny_
     counted = ((0, 0), (0, 2), (1, 0))
     total = sum(WEIGHTS[place] * -log_probabilities[(*place, LABELS[place])] for place in counted)
     hits = sum(WEIGHTS[place] * (logits[place].argmax() == LABELS[place]) for place in counted)
-    figures = classifier.train_on_batch(INPUTS, LABELS, sample_weight=WEIGHTS, return_dict=True)
-    assert figures["loss"] == pytest.approx(total / 1.75, rel=1e-5)
-    assert figures["accuracy"] == pytest.approx(hits / 1.75, rel=1e-5)
+    step = tf.data.Dataset.from_tensors(((INPUTS, LABELS, WEIGHTS),))
+    figures = classifier.fit(step, verbose=0).history
+    assert figures["loss"] == [pytest.approx(total / 1.75, rel=1e-5)]
+    assert figures["accuracy"] == [pytest.approx(hits / 1.75, rel=1e-5)]
 
 
 def test_logits_are_read_at_the_seps(classifier: TrainableClassifier) -> None:
