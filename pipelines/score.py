@@ -9,16 +9,10 @@ the command is repeated, and the folder (`scored_folder.py`) ends as it would ha
 
 from __future__ import annotations
 
-import logging
 import platform
-import re
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
-from types import FrameType
 from typing import Any
 
 import apache_beam as beam
@@ -43,6 +37,7 @@ from pipelines.score_progress import ScoreProgress
 from pipelines.scored_folder import MANIFEST, Claim, Job, claim_folder, finished_parts, publish, read_json
 from pipelines.sentences import SentenceSplitter, split_document
 from pipelines.sources import fingerprint_sources
+from pipelines.stopping import find_failure, noting_interrupts, quiet_expected_errors
 from pipelines.units import Chunk, Finished, Unit, cut_source, finished_chunks, hash_share, read_chunks
 from pipelines.workers import default_workers, run_in_processes, share_out
 
@@ -137,15 +132,16 @@ def score(
         counts = PartCounts(output)
         if workers is None:
             workers = min(default_workers(bundle.path), len(units) // 2) if local else 1
-        with ScoreProgress(job, units, scorer.options, limit=settings.limit, folder=output, counts=counts) as progress:
-            interrupted = threading.Event()
+        progress = ScoreProgress(job, units, options, limit=settings.limit, folder=output, counts=counts)
+        with noting_interrupts() as interrupted, progress:
             try:
-                with _noting_interrupts(interrupted):
-                    _run(units, scorer, beam_options, workers=workers)
-            except BaseException:
+                _run(units, scorer, beam_options, workers=workers)
+            except BaseException as error:
                 if interrupted.is_set():
                     message = f"interrupted; {progress.describe()}. Repeat the command to go on from there"
                     raise Interrupted(message) from None
+                if failure := find_failure(error):
+                    raise failure from error
                 raise
         manifest = _manifest(bundle_dir, bundle, job, claim, sum_counts(_counts_of(job, output, counts)))
         publish(output, manifest)
@@ -189,7 +185,7 @@ def score_units(units: Sequence[Unit], scorer: ChunkScorer, beam_options: Pipeli
 
 def submit_units(units: Sequence[Unit], scorer: ChunkScorer, beam_options: PipelineOptions) -> Any:
     """Starts the pipeline over units and returns Beam's result; a runner of its own process goes on meanwhile."""
-    logging.getLogger("apache_beam.runners.common").addFilter(_is_unexpected)
+    quiet_expected_errors()
     pipeline = beam.Pipeline(options=beam_options)
     settings = scorer.settings
     (
@@ -324,47 +320,11 @@ def is_labelled(document: Document) -> bool:
 
 
 def _run(units: Sequence[Unit], scorer: ChunkScorer, beam_options: PipelineOptions, *, workers: int) -> None:
-    """Scores the units, in this process or in several.
-
-    Raises:
-        JobFailure: a part could not be written, or a worker died.
-    """
-    try:
-        if not units:
-            return
-        if workers <= 1 or len(units) == 1:
-            score_units(units, scorer, beam_options)
-        else:
-            shares = share_out(units, workers)
-            run_in_processes(score_units, [(share, scorer, beam_options) for share in shares])
-    except Exception as error:
-        # Runners hand on what a worker raised as text.
-        if said := re.search(r"JobFailure: (.+?)(?: \[while running|\n|$)", f"{type(error).__name__}: {error}"):
-            raise JobFailure(f"{said[1]}; what is finished stays, and the same command goes on from it") from error
-        raise
-
-
-@contextmanager
-def _noting_interrupts(interrupted: threading.Event) -> Iterator[None]:
-    """Notes a Ctrl-C, since Beam makes another exception of a KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():  # Python delivers signals to that one only
-        yield
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        interrupted.set()
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _is_unexpected(record: logging.LogRecord) -> bool:
-    """Filters Beam's log: what the command line says in one line needs no traceback before it."""
-    return record.exc_info is None or not isinstance(record.exc_info[1], JobFailure | KeyboardInterrupt)
+    """Scores the units, in this process or in several."""
+    if workers > 1 and len(units) > 1:
+        run_in_processes(score_units, [(share, scorer, beam_options) for share in share_out(units, workers)])
+    elif units:
+        score_units(units, scorer, beam_options)
 
 
 def _counts_of(job: Job, folder: str, counts: PartCounts) -> list[Any]:

@@ -89,8 +89,9 @@ class ScoreProgress:
         first, started = self._done, time.monotonic()
         with ProgressReporter("scoring", total=None, unit="records", done=first) as progress:
             self._expected = estimate_records(self._job.inputs, self._units, self._options, limit=self._limit)
-            pause = 0.0
-            while not self._stopped.wait(pause):
+            pause, ended = 0.0, False
+            while not ended:
+                ended = self._stopped.wait(pause)
                 looking = time.monotonic()
                 self._look()
                 now = time.monotonic()

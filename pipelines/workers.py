@@ -35,11 +35,16 @@ def default_workers(model: Path) -> int:
     """
     model_bytes = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores // _CORES_A_WORKER, _free_bytes() // (_BYTES_A_WORKER + _MODEL_COPIES * model_bytes)))
+
+
+def _free_bytes() -> int:
+    """Returns the memory that can be had, what caches would give back included; 0 where the system does not say."""
     try:
-        memory = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):  # a system that does not say
-        return 1
-    return max(1, min(cores // _CORES_A_WORKER, memory // (_BYTES_A_WORKER + _MODEL_COPIES * model_bytes)))
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
 def share_out(items: Sequence[T], workers: int) -> list[list[T]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from model.bundle import Bundle
 from model.config import WindowSettings
-from model.engine import Engine, micro_batches, pad_batch
+from model.engine import BatchError, Engine, Outputs, WindowFailure, micro_batches, pad_batch
 from model.records import EncodedWindow
 from model.windowing import encode_windows
 
@@ -143,3 +144,31 @@ def test_counts(tiny_bundle: Bundle) -> None:
 
 def test_no_windows_no_results(engine: Engine) -> None:
     assert engine.run([]) == []
+
+
+def failing_on(bad: set[int], tiny_bundle: Bundle, sizes: list[int]) -> Engine:
+    """Returns an engine that fails on batches with any of the token ids; `sizes` collects those of its batches."""
+
+    def classify(arrays: Mapping[str, np.ndarray]) -> Outputs:
+        sizes.append(len(arrays["token_ids"]))
+        if bad & set(arrays["token_ids"].ravel().tolist()):
+            raise BatchError("that id")
+        return {"scores": arrays["sep_positions"].astype(np.float32)}
+
+    return Engine(classify, pad_id=tiny_bundle.vocabulary.pad_id, batch_tokens=16 * 16)
+
+
+def test_a_batch_that_fails_is_halved_down_to_the_windows_that_fail(tiny_bundle: Bundle) -> None:
+    windows = windows_of(*[[4, 3]] * 16, vocabulary_size=60)
+    windows[5].token_ids[2] = windows[12].token_ids[2] = 77
+    sizes: list[int] = []
+    engine = failing_on({77}, tiny_bundle, sizes)
+    results = engine.results(windows)
+    assert [index for index, result in enumerate(results) if result == WindowFailure("that id")] == [5, 12]
+    for result, window in zip(results, windows, strict=True):
+        if not isinstance(result, WindowFailure):
+            assert result["scores"].tolist() == window.sep_positions.tolist()
+    assert sizes == [16, 8, 4, 4, 2, 1, 1, 2, 8, 4, 4, 2, 1, 1, 2]
+    assert engine.counts.windows == 14
+    with pytest.raises(BatchError, match="that id"):
+        engine.run(windows)

@@ -173,7 +173,7 @@ def test_a_second_job_in_the_same_folder_is_refused_while_the_first_runs(
     assert tree(output) == whole
 
 
-_ON_SMALL_DISK = ("unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=300k none "$0" && exec "$@"')
+_ON_SMALL_DISK = ("unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=2m none "$0" && exec "$@"')
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(
@@ -189,7 +189,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(
         pytest.skip("this system lets no user mount a small disk")
     with WarmJobs(tmp_path / "stderr", prefix=prefix) as jobs:
         seen = Path(f"/proc/{jobs.pid}/root{disk}")  # as the jobs see it
-        (seen / "ballast").write_bytes(bytes(200_000))
+        (seen / "ballast").write_bytes(bytes(1_700_000))
         assert jobs.run(command(tiny_bundle, corpus, disk / "out")) == 1
         message = (tmp_path / "stderr").read_text(encoding="utf-8")
         assert message.count("\n") == 1, message

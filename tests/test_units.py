@@ -7,12 +7,14 @@ import gzip
 import io
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import real_data
+from conftest import PROJECT, real_data
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -262,3 +264,34 @@ def test_the_scan_is_no_second_parser(tmp_path: Path) -> None:
     for unit in check_cut(path, size=9):
         tail = path.read_bytes()[unit.start.offset :].decode()
         assert next(csv.reader(io.StringIO(tail, newline="")))[0] == rows[unit.start.record_index][0]
+
+
+_READ = """
+import resource, sys
+from pipelines.corpora import ReadOptions
+from pipelines.units import Unit, read_chunks
+sizes = []
+for chunk in read_chunks(Unit(sys.argv[1], "p"), ReadOptions(), size=500):
+    sizes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(len(sizes), sizes[3], sizes[-1])
+"""
+
+
+def test_a_long_compressed_file_is_streamed(tmp_path: Path) -> None:
+    """Peak memory in MiB after 2,000 records and at the end, of about 80 MB of XML."""
+    words = random.Random(1).choices([f"word{number}" for number in range(5000)], k=200_000)
+    path = tmp_path / "a.xml.gz"
+    with gzip.open(path, "wt", compresslevel=1) as stream:
+        stream.write("<PubmedArticleSet>")
+        for number in range(50_000):
+            text = " ".join(words[number * 3 : number * 3 + 200])
+            stream.write(
+                f"<PubmedArticle><MedlineCitation><PMID>{number}</PMID><Article><Abstract><AbstractText>{text}."
+                "</AbstractText></Abstract></Article></MedlineCitation></PubmedArticle>"
+            )
+        stream.write("</PubmedArticleSet>")
+    command = [sys.executable, "-W", "ignore", "-c", _READ, str(path)]
+    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    chunks, early, late = map(int, result.stdout.split())
+    assert chunks == 100
+    assert late - early < 0.1 * early

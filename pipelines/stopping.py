@@ -1,0 +1,47 @@
+"""How a job that breaks off says so in one line: a Ctrl-C, a full disk, a worker that died."""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from model.errors import JobFailure
+
+
+@contextmanager
+def noting_interrupts() -> Iterator[threading.Event]:
+    """Gives an event that a Ctrl-C sets, beside raising KeyboardInterrupt: Beam makes other exceptions of that."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # Python delivers signals to that one only
+        yield interrupted
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def find_failure(error: BaseException) -> JobFailure | None:
+    """Returns the `JobFailure` behind an error of a pipeline: runners hand on what a worker raised as text."""
+    said = re.search(r"JobFailure: (.+?)(?: \[while running|\n|$)", f"{type(error).__name__}: {error}")
+    return JobFailure(f"{said[1]}; what is finished stays, and the same command goes on from it") if said else None
+
+
+def quiet_expected_errors() -> None:
+    """Keeps Beam from logging the traceback of what the command line says in one line."""
+    logging.getLogger("apache_beam.runners.common").addFilter(_is_unexpected)
+
+
+def _is_unexpected(record: logging.LogRecord) -> bool:
+    return record.exc_info is None or not isinstance(record.exc_info[1], JobFailure | KeyboardInterrupt)
