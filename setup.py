@@ -44,7 +44,19 @@ setup(
         "zstandard>=0.23,<1",
     ],
     extras_require={
-        "dev": ["duckdb>=1.4", "hypothesis>=6.150", "mypy>=1.18", "pytest>=9", "ruff>=0.14", "tokenizers>=0.22"],
+        "s3": ["boto3>=1.40,<2"],
+        "dev": [
+            "boto3>=1.40,<2",
+            "duckdb>=1.4",
+            "flask-cors>=6",  # with Flask: the server mode of moto
+            "flask>=3",
+            "hypothesis>=6.150",
+            "moto[s3]>=5.2",
+            "mypy>=1.18",
+            "pytest>=9",
+            "ruff>=0.14",
+            "tokenizers>=0.22",
+        ],
     },
     entry_points={"console_scripts": ["sepline=pipelines.cli:run"]},
 )

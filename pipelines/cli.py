@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from model.config import Settings
     from pipelines.corpora import ReadOptions
+    from pipelines.score import ScoreSettings
 
 _FORMATS = ("jsonl", "medline", "pubmed_rct", "csv", "tsv", "parquet")
 _INPUT_HELP = "files or globs; .gz, .bz2, .zst too"
@@ -122,7 +123,7 @@ def _inspect(options: argparse.Namespace) -> int:
     with quiet_imports():
         from pipelines.inspection import inspect_corpora
         from pipelines.terminal import show_inspection
-    inspection = inspect_corpora(options.input, settings=settings, options=_read_options(options), limit=options.limit)
+    inspection = inspect_corpora(options.input, settings=settings, options=read_options(options), limit=options.limit)
     if options.json:
         print(json.dumps(inspection.to_json(), indent=1))
     else:
@@ -144,7 +145,7 @@ def _preprocess(options: argparse.Namespace) -> int:
         options.output,
         given_splits={split: getattr(options, split) for split in ("train", "dev", "test")},
         settings=settings,
-        options=_read_options(options),
+        options=read_options(options),
         beam_options=_beam_options(options),
         overwrite=options.overwrite,
     )
@@ -190,18 +191,10 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _score(options: argparse.Namespace) -> int:
     with quiet_imports():
         from pipelines.dry_run import estimate
-        from pipelines.predictions import PartFormat
-        from pipelines.score import ScoreSettings, score
+        from pipelines.score import score
         from pipelines.terminal import show_estimate, show_scored
-    given = {key: getattr(options, key) for key in ("chunk_records", "batch_tokens", "limit", "sample")}
-    settings = ScoreSettings(
-        **{key: value for key, value in given.items() if value is not None},
-        unlabelled_only=options.unlabelled_only,
-        format=PartFormat(
-            options.layout, columns=tuple(options.columns) if options.columns else None, text=not options.no_text
-        ),
-    )
-    reading = _read_options(options)
+    settings = score_settings(options)
+    reading = read_options(options)
     if options.dry_run:
         found = estimate(options.model, options.input, options.output, settings=settings, options=reading)
         if options.json:
@@ -415,13 +408,29 @@ def _share(text: str) -> float:
     return value
 
 
+def score_settings(options: argparse.Namespace) -> ScoreSettings:
+    """Returns what the parsed options of `sepline score` say of chunks, batches and rows."""
+    from pipelines.predictions import PartFormat
+    from pipelines.score import ScoreSettings
+
+    given = {key: getattr(options, key) for key in ("chunk_records", "batch_tokens", "limit", "sample")}
+    return ScoreSettings(
+        **{key: value for key, value in given.items() if value is not None},
+        unlabelled_only=options.unlabelled_only,
+        format=PartFormat(
+            options.layout, columns=tuple(options.columns) if options.columns else None, text=not options.no_text
+        ),
+    )
+
+
 def _settings(options: argparse.Namespace) -> Settings:
     from model.config import load_settings
 
     return load_settings(options.config, options.set)
 
 
-def _read_options(options: argparse.Namespace) -> ReadOptions:
+def read_options(options: argparse.Namespace) -> ReadOptions:
+    """Returns what the parsed options of a verb say of how its inputs are read."""
     from pipelines.corpora import LabelMap, ReadOptions
 
     given = {

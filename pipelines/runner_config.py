@@ -1,42 +1,70 @@
-"""Beam options from a YAML file and from the command line."""
+"""Beam options from a YAML file and from the command line, each of them checked before a job is built.
+
+Beam itself passes over options that it doesn't know, and over a `false` in a file. Here every option has to be one of
+Beam's, or one that the runner's job server takes, with a value of its kind.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import difflib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import JobServerOptions, PipelineOptions, PortableOptions, StandardOptions
+from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+from apache_beam.runners.runner import create_runner
 
 from model.errors import UserError
 
-_DEFAULTS = {"runner": "FnApiRunner"}  # Beam's own default tries to download another runner first
+_DEFAULTS = {
+    "runner": "FnApiRunner",  # Beam's own default tries to download another runner first
+    "save_main_session": False,  # Beam pickles the main module for Dataflow; ours holds nothing that workers need
+}
+
+JOB_SERVER_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "FlinkRunner": ("execution_retry_delay", "flink_conf_dir", "max_bundle_size", "number_of_execution_retries"),
+    "SparkRunner": ("bundle_size", "storage_level"),
+}
+"""Options that Beam's Java runners take and its Python side doesn't know; they pass through to the job server."""
+
+_FILES = ("setup_file", "requirements_file", "flink_job_server_jar", "spark_job_server_jar", "prism_location")
+_JAVA_RUNNERS = ("FlinkRunner", "SparkRunner")
+_NOT_RUN = ("dry_run", "no_wait_until_finish", "template_location")
+"""Options with which Beam returns before the job is done; a verb would take its results for complete."""
 
 
 def beam_options(config: str | None, flags: Sequence[str]) -> PipelineOptions:
     """Returns the pipeline options of a file, with flags over them.
 
     Args:
-        config: a YAML mapping from option to value: `true` for a switch, a list for an option that repeats.
+        config: a YAML mapping from option to value: `true` and `false` for a switch, a list for an option that
+            repeats, a mapping for one that takes JSON. What an option that repeats is given by flags comes on top.
         flags: as on a command line, `--name=value`.
 
     Raises:
-        UserError: the file can't be read, or Beam knows no such option.
+        UserError: the file can't be read, Beam knows no such option, or a value or the whole can't be right.
     """
-    options = {**_DEFAULTS, **(_read(config) if config else {})}
-    arguments = [flag for name, value in options.items() for flag in _flags(name, value)]
-    arguments += flags
-    parsed = PipelineOptions(arguments)
-    known = {name.replace("-", "_") for name in PipelineOptions([]).get_all_options(drop_default=False)}
-    for argument in arguments:
-        name = argument.removeprefix("--").partition("=")[0].replace("-", "_")
-        if argument.startswith("--") and name not in known and name.removeprefix("no_") not in known:
-            where = "on the command line" if argument in flags else f"in {config}"
-            raise UserError(f"Beam has no option {argument.partition('=')[0]} ({where}); check its spelling")
+    given = {**_DEFAULTS, **(_read(config) if config else {})}
+    parser = _parser()
+    runner = _runner([f"--runner={given['runner']}", *flags], parser)
+    for name in JOB_SERVER_OPTIONS.get(runner, ()):
+        parser.add_argument(f"--{name}")
+    arguments = [flag for name, value in given.items() for flag in _flags(name, value, parser, config or "defaults")]
+    _check_arguments(arguments, parser, config or "defaults")
+    _check_arguments(flags, parser, "after --")
+    parsed = PipelineOptions([*arguments, *flags])
+    _check_whole(parsed, runner)
+    FileSystems.set_options(parsed)  # this process looks for inputs before Beam would tell its filesystems
     return parsed
 
 
-def _read(path: str) -> dict[str, object]:
+def _read(path: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -46,9 +74,111 @@ def _read(path: str) -> dict[str, object]:
     return {str(name): value for name, value in content.items()}
 
 
-def _flags(name: str, value: object) -> list[str]:
-    if isinstance(value, list):
-        return [f"--{name}={item}" for item in value]
-    if isinstance(value, bool):
-        return [f"--{name}"] if value else []
-    return [f"--{name}={value}"]
+def _parser() -> argparse.ArgumentParser:
+    """Returns Beam's own parser of all its options."""
+    parsers: list[argparse.ArgumentParser] = []
+    PipelineOptions([]).get_all_options(add_extra_args_fn=parsers.append)
+    (parser,) = parsers
+    parser.exit_on_error = False
+    return parser
+
+
+def _runner(arguments: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    """Returns the runner's name as Beam spells it, or the full name of a class of the user's own."""
+    name = str(_parse(arguments, parser, "after --")[0].runner)
+    known = {known.lower(): known for known in StandardOptions.KNOWN_RUNNER_NAMES}
+    short = name.lower() if name.lower() in known else f"{name.lower()}runner"
+    if "." in name or short in known:
+        return known.get(short, name)
+    raise UserError(f"Beam has no runner {name!r}{_suggest(name, known.values())}")
+
+
+def _flags(name: str, value: Any, parser: argparse.ArgumentParser, origin: str) -> Iterator[str]:
+    """Yields one entry of a file as it would stand on a command line."""
+    where = f"{origin}: {name}"
+    action = _action(f"--{name}", parser, where)
+    if value is None:
+        raise UserError(f"{where}: has no value; give one or leave the line out")
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise UserError(f"{where}: is a switch; write true or false, not {value!r}")
+        yield from _switch(name, action, parser, on=value)
+    elif isinstance(value, list):
+        if not _repeats(action):
+            raise UserError(f"{where}: takes one value, not a list")
+        for item in value:
+            if isinstance(item, (list, dict)) or item is None:
+                raise UserError(f"{where}: {item!r} is not a single value; quote it if it is meant as text")
+            yield f"--{name}={item}"
+    elif isinstance(value, dict):
+        if not (name == "environment_config" or action.type is json.loads):
+            raise UserError(f"{where}: takes one value, not a mapping")
+        yield f"--{name}={json.dumps(value)}"
+    elif isinstance(value, bool):
+        raise UserError(f"{where}: takes a value, not {str(value).lower()}; quote it if it is meant as text")
+    else:
+        yield f"--{name}={value}"
+
+
+def _switch(name: str, action: argparse.Action, parser: argparse.ArgumentParser, *, on: bool) -> Iterator[str]:
+    if on:
+        yield f"--{name}"
+        return
+    opposite = parser._option_string_actions.get(f"--no_{name}")
+    if opposite is not None and opposite.dest == action.dest:
+        yield f"--no_{name}"
+
+
+def _repeats(action: argparse.Action) -> bool:
+    return type(action).__name__ in ("_AppendAction", "_CommaSeparatedListAction", "_GcsCustomAuditEntriesAction")
+
+
+def _check_arguments(arguments: Sequence[str], parser: argparse.ArgumentParser, origin: str) -> None:
+    for argument in _parse(arguments, parser, origin)[1]:
+        if not argument.startswith("--"):
+            raise UserError(f"{origin}: {argument!r} belongs to no option; write --name=value")
+        _action(argument.partition("=")[0], parser, origin)
+
+
+def _parse(
+    arguments: Sequence[str], parser: argparse.ArgumentParser, origin: str
+) -> tuple[argparse.Namespace, list[str]]:
+    try:
+        return parser.parse_known_args(list(arguments))
+    except (argparse.ArgumentError, ValueError) as error:
+        raise UserError(f"{origin}: {' '.join(str(error).split())}") from error
+
+
+def _action(option: str, parser: argparse.ArgumentParser, where: str) -> argparse.Action:
+    """Returns how Beam parses an option, which must be spelt as Beam spells it."""
+    actions = parser._option_string_actions
+    if option not in actions:
+        raise UserError(f"{where}: Beam has no option {option}{_suggest(option, actions)}")
+    return actions[option]
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else "; check its spelling"
+
+
+def _check_whole(options: PipelineOptions, runner: str) -> None:
+    """Asks Beam what it would complain of later, and looks for the files and programs that the runner starts."""
+    given = options.get_all_options(drop_default=True)
+    for name in _NOT_RUN:
+        if given.get(name):
+            raise UserError(f"{name}: with it the job would be left before it is done; take it out")
+    for name in _FILES:
+        value = given.get(name)
+        if value and "://" not in value and not Path(value).is_file():
+            raise UserError(f"{name}: there is no file {value!r}")
+    launcher = options.view_as(JobServerOptions).job_server_java_launcher
+    served = options.view_as(PortableOptions).job_endpoint
+    if runner in _JAVA_RUNNERS and not served and shutil.which(launcher) is None:
+        raise UserError(f"{runner} needs Java, and there is no {launcher!r}; install Java 11 or later")
+    if runner == "DataflowRunner":  # whose validation asks the network
+        errors = [f"{name} is missing" for name in ("project", "region", "temp_location") if not given.get(name)]
+    else:
+        errors = PipelineOptionsValidator(options, create_runner(runner)).validate()
+    if errors:
+        raise UserError(f"{runner}: {', '.join(' '.join(error.split()) for error in errors)}")

@@ -178,6 +178,13 @@ def plan_units(job: Job, finished: Mapping[str, Finished], scorer: ChunkScorer) 
 
 def score_units(units: Sequence[Unit], scorer: ChunkScorer, beam_options: PipelineOptions) -> Any:
     """Runs the pipeline over units and returns Beam's result, which has the metrics."""
+    result = submit_units(units, scorer, beam_options)
+    result.wait_until_finish()
+    return result
+
+
+def submit_units(units: Sequence[Unit], scorer: ChunkScorer, beam_options: PipelineOptions) -> Any:
+    """Starts the pipeline over units and returns Beam's result; a runner of its own process goes on meanwhile."""
     quiet_expected_errors()
     pipeline = beam.Pipeline(options=beam_options)
     settings = scorer.settings
@@ -190,9 +197,7 @@ def score_units(units: Sequence[Unit], scorer: ChunkScorer, beam_options: Pipeli
         | "Classify" >> RunInference(ClassifierHandler(scorer.bundle, batch_tokens=settings.batch_tokens))
         | "WriteParts" >> beam.ParDo(WriteParts(scorer))
     )
-    result = pipeline.run()
-    result.wait_until_finish()
-    return result
+    return pipeline.run()
 
 
 class SplitAndTokenize(beam.DoFn):

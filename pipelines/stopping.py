@@ -35,8 +35,13 @@ def noting_interrupts() -> Iterator[threading.Event]:
 
 
 def find_failure(error: BaseException) -> JobFailure | None:
-    """Returns the `JobFailure` behind an error of a pipeline: runners hand on what a worker raised as text."""
+    """Returns the `JobFailure` behind an error of a pipeline: runners hand on what a worker raised as text.
+
+    An engine that gives a job up without an exception of ours has lost a worker or the like.
+    """
     said = re.search(r"JobFailure: (.+?)(?: \[while running|\n|$)", f"{type(error).__name__}: {error}")
+    if not said and "Traceback" not in str(error):
+        said = re.match(r"(Pipeline \S+ failed in state .+)", str(error))
     return JobFailure(f"{said[1]}; what is finished stays, and the same command goes on from it") if said else None
 
 

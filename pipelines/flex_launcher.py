@@ -1,0 +1,82 @@
+"""Scoring as a Dataflow Flex Template: the launcher submits the job and ends, as the service wants it.
+
+Nobody is left to publish the folder. When the job is done, `sepline score` with the same model, inputs, output and
+settings does that: it finds every part finished, and writes manifest and `_SUCCESS`; what has failed it scores itself.
+
+A template's parameters come as flags, among those of Beam: lists with commas, switches as `true` and `false`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from model.bundle import load_bundle
+from model.errors import UserError
+from pipelines.cli import build_parser, read_options, score_settings
+from pipelines.score import ChunkScorer, describe_job, plan_units, submit_units
+from pipelines.scored_folder import claim_folder
+
+NOT_PARAMETERS = ("dry_run", "help", "json", "runner_config", "workers")
+"""Options of `sepline score` that mean nothing to a job that someone else waits for."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Submits the job that the flags describe and returns an exit code."""
+    line, flags = command_line(sys.argv[1:] if argv is None else argv)
+    options = build_parser().parse_args(["score", *line])
+    try:
+        submit(options, PipelineOptions(["--no_save_main_session", *flags]))
+    except UserError as error:
+        print(f"sepline: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def submit(options: argparse.Namespace, beam_options: PipelineOptions) -> Any:
+    """Claims the output folder, starts the job over what is not finished there, and returns Beam's result.
+
+    Args:
+        options: of `sepline score`, parsed.
+        beam_options: of the pipeline; nothing waits for its end.
+    """
+    bundle, output = load_bundle(options.model), options.output.rstrip("/")
+    settings, reading = score_settings(options), read_options(options)
+    job = describe_job(bundle, options.input, settings=settings, options=reading)
+    claim = claim_folder(output, job, overwrite=options.overwrite, resume=options.resume)
+    scorer = ChunkScorer(bundle, output, settings, reading)
+    return submit_units(plan_units(job, claim.finished, scorer), scorer, beam_options)
+
+
+def parameters() -> dict[str, argparse.Action]:
+    """Returns the options of `sepline score` that are parameters of the template, by the parameters' names."""
+    (verbs,) = (action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    actions = verbs.choices["score"]._actions
+    return {action.dest: action for action in actions if action.dest not in NOT_PARAMETERS}
+
+
+def command_line(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns a template's parameters as `sepline score` takes them, and the other flags, which are Beam's."""
+    known = parameters()
+    line: list[str] = []
+    flags: list[str] = []
+    for argument in arguments:
+        name, _, value = argument.removeprefix("--").partition("=")
+        action = known.get(name)
+        if action is None:
+            flags.append(argument)
+        elif action.nargs == 0:
+            line += [action.option_strings[0]] if value == "true" else []
+        elif action.nargs == "+":
+            line += [action.option_strings[0], *value.split(",")]
+        else:
+            line.append(f"{action.option_strings[0]}={value}")
+    return line, flags
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""Programs that the engine tests start: job servers, pools of SDK workers, and a Python that has only the sdist."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import venv
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+BEAM = next(
+    line.partition("==")[2]
+    for line in (PROJECT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    if line.startswith("apache-beam==")
+)
+_CACHE = Path(os.environ.get("SEPLINE_CACHE") or Path.home() / ".cache" / "sepline")
+
+
+def prism_binary() -> Path:
+    """Returns Beam's local engine of this Beam version, built from the Go proxy into the user's cache on first use."""
+    if given := os.environ.get("SEPLINE_PRISM"):
+        return Path(given)
+    binary = _CACHE / f"prism-{BEAM}" / "prism"
+    if binary.exists():
+        return binary
+    if shutil.which("go") is None:
+        pytest.skip("Prism is built with Go, which is not installed; SEPLINE_PRISM may name a binary")
+    scratch = binary.parent.with_name(f"{binary.parent.name}.{os.getpid()}")
+    scratch.mkdir(parents=True)
+    package = f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{BEAM}"
+    built = subprocess.run(
+        ["go", "install", package],
+        env={**os.environ, "GOBIN": str(scratch)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if built.returncode:
+        shutil.rmtree(scratch)
+        pytest.skip(f"{package} can't be built: {built.stderr.strip().splitlines()[-1]}")
+    if not binary.parent.exists():
+        scratch.rename(binary.parent)
+    return binary
+
+
+def job_server_jar(artifact: str) -> Path:
+    """Returns the jar of a Beam job server; Maven fetches it, and checks it against the repository's checksum."""
+    variable = f"SEPLINE_{artifact.upper().replace('-', '_').replace('.', '_')}"
+    if given := os.environ.get(variable):
+        return Path(given)
+    if shutil.which("mvn") is None or shutil.which("java") is None:
+        pytest.skip(f"{artifact} needs Java, and Maven to fetch it; {variable} may name the jar")
+    coordinates = f"org.apache.beam:{artifact}:{BEAM}"
+    target = _CACHE / "jars"
+    command = ["mvn", "--batch-mode", "--strict-checksums", "dependency:copy", f"-Dartifact={coordinates}"]
+    fetched = subprocess.run([*command, f"-DoutputDirectory={target}"], capture_output=True, text=True, check=False)
+    if fetched.returncode:
+        pytest.skip(f"Maven can't fetch {coordinates} here; {variable} may name the jar")
+    return target / f"{artifact}-{BEAM}.jar"
+
+
+def free_port() -> int:
+    """Returns a port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def server(command: list[str], port: int, log: Path, *, env: Mapping[str, str] | None = None) -> Iterator[int]:
+    """Runs a server until the block ends and yields its process id once it listens on the port."""
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=log.parent, env=env
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("localhost", port)) == 0:
+                    break
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text(errors="replace")[-2000:]
+            time.sleep(0.1)
+        yield process.pid
+    finally:
+        for child in (*children(process.pid), process.pid):
+            if Path(f"/proc/{child}").exists():
+                os.kill(child, 9)
+        process.wait()
+
+
+def children(pid: int) -> list[int]:
+    """Returns the ids of a process's children, whichever of its threads started them."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += [int(child) for child in task.read_text(encoding="utf-8").split()]
+        except OSError:  # the thread has ended
+            continue
+    return found
+
+
+def install_sdist(folder: Path) -> Path:
+    """Builds the sdist as Beam does for --setup_file, installs it into an environment of its own, returns its Python.
+
+    The environment sees the packages of this one, but not the checkout: files named .pth, with which an editable
+    install points to its source, count only in the environment that they lie in.
+    """
+    source = folder / "source"  # building leaves files beside the code
+    for name in ("model", "pipelines"):
+        shutil.copytree(PROJECT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(PROJECT / name, source / name)
+    _run([sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", str(folder / "dist")], source)
+    (archive,) = (folder / "dist").glob("sepline-*.tar.gz")
+    environment = folder / "environment"
+    venv.create(environment, symlinks=True)
+    packages = environment / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
+    (packages / "shared.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    _run([*command, "--target", str(packages), str(archive)], folder)
+    return environment / "bin" / "python"
+
+
+def without_checkout(python: Path) -> dict[str, str]:
+    """Returns the variables for a process that must find `python` first, and the project only where it is installed."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return {**kept, "PATH": f"{python.parent}:{kept['PATH']}", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def _run(command: list[str], folder: Path) -> None:
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
