@@ -65,10 +65,9 @@ def run_epochs(classifier: TrainableClassifier, fit: Fit) -> list[dict[str, Any]
     """Runs the epochs that are still to run and returns the figures of all; the best one's weights are a file."""
     epochs_done, steps_done = tf.Variable(0, dtype=tf.int64), tf.Variable(0, dtype=tf.int64)
     checkpoint = tf.train.Checkpoint(
-        classifier=classifier,
+        # One by one, dropout's random states included: TensorFlow finds neither layers in lists nor seed generators.
+        variables=[variable.value for variable in classifier.variables],
         optimizer=classifier.optimizer,
-        # Dropout's; TensorFlow does not find Keras's seed generators by itself.
-        random_states=[variable.value for variable in classifier.non_trainable_variables],
         epochs_done=epochs_done,
         steps_done=steps_done,
     )

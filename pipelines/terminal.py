@@ -10,17 +10,17 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from model.bundle import Bundle
-from model.encoder import EncoderDescription
 from model.evaluate import Metrics
 from model.progress import show_seconds
 from model.schema import SPLITS
-from model.score_metrics import ScoreMetrics
-from model.training_data import TrainingData
-from pipelines.inspection import Inspection, Sample, Summary
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # so that what only prints does not load TensorFlow
+    from model.bundle import Bundle
+    from model.encoder import EncoderDescription
+    from model.score_metrics import ScoreMetrics
+    from model.training_data import TrainingData
     from pipelines.dry_run import Estimate
+    from pipelines.inspection import Inspection, Sample, Summary
 
 _SHOWN_LABELS = 8
 _LABEL_FIGURES = {
