@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from model import __version__
 from model.errors import Interrupted, JobFailure, UserError
+from pipelines.quiet import quiet_imports
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -445,36 +444,6 @@ def _beam_options(options: argparse.Namespace) -> PipelineOptions:
     from pipelines.runner_config import beam_options
 
     return beam_options(options.runner_config, options.beam_flags)
-
-
-@contextmanager
-def quiet_imports() -> Iterator[None]:
-    """Keeps what the C++ libraries print on import from the terminal, unless the import fails.
-
-    TensorFlow logs on file descriptor 2 before its log level is read, so only redirecting that helps.
-    """
-    import logging
-    import warnings
-
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    warnings.filterwarnings("ignore")
-    logging.getLogger().setLevel(logging.ERROR)
-    for name in ("apache_beam", "tensorflow", "absl"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as noise:
-        os.dup2(noise.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            noise.seek(0)
-            os.write(terminal, noise.read())
-            raise
-        finally:
-            sys.stderr.flush()
-            os.dup2(terminal, 2)
-            os.close(terminal)
 
 
 if __name__ == "__main__":

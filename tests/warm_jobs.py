@@ -112,7 +112,8 @@ class Job:
 
 
 def _serve() -> None:
-    from pipelines.cli import main, quiet_imports
+    from pipelines.cli import main
+    from pipelines.quiet import quiet_imports
 
     with quiet_imports():
         import pipelines.dry_run  # noqa: F401
