@@ -116,7 +116,9 @@ def test_training_reaches_every_weight_of_a_wrapped_encoder(hub_bert: Path) -> N
     before = {variable.path: variable.numpy() for variable in encoder.trainable_variables}
     learn(encoder, *inputs)
     unchanged = [v.path for v in encoder.trainable_variables if np.array_equal(v.numpy(), before[v.path])]
-    assert unchanged == ["encoder/pooler_transform/kernel", "encoder/pooler_transform/bias"]
+    # A bias of the keys moves all scores of a query alike, and the softmax cancels it but for rounding.
+    rest = [path for path in unchanged if not path.endswith("key/bias")]
+    assert rest == ["encoder/pooler_transform/kernel", "encoder/pooler_transform/bias"]
 
 
 def test_a_wrapped_encoder_that_is_not_trainable_stays(hub_bag: Path) -> None:
