@@ -86,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--output", required=True, metavar="DIR", help="folder for the training records")
     _add_settings(verb, "encoder, window, data")
     _add_overwrite(verb)
+    _add_json(verb)
 
     verb = _add_verb(verbs, "encoder", _encoder, "what an encoder is, and where its files lie")
     verb.add_argument("handle", metavar="HANDLE", help="minilm-l6, a checkpoint folder, or a TF Hub address or folder")
@@ -98,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--output", required=True, metavar="DIR", help="folder for the run; the model is DIR/bundle")
     _add_settings(verb, "encoder, model, training")
     _add_overwrite(verb)
+    _add_json(verb)
 
     verb = _add_verb(verbs, "evaluate", _evaluate, "what a bundle is worth on a split, beside two baselines")
     verb.add_argument("--model", required=True, metavar="BUNDLE", help="folder of the trained model, or REGISTRY/NAME")
@@ -148,7 +150,10 @@ def _preprocess(options: argparse.Namespace) -> int:
         beam_options=_beam_options(options),
         overwrite=options.overwrite,
     )
-    show_training_data(data)
+    if options.json:
+        print(json.dumps(data.stats, indent=1))
+    else:
+        show_training_data(data)
     return _unreadable_sources(data.stats["counts"], f"{options.output}/rejects")
 
 
@@ -169,10 +174,14 @@ def _train(options: argparse.Namespace) -> None:
     with quiet_imports():
         from model.train import train_and_evaluate
         from pipelines.terminal import show_bundle
-    bundle = train_and_evaluate(
-        settings, options.data, options.output, shares=options.shares, overwrite=options.overwrite
-    )
-    show_bundle(bundle)
+    with redirect_stdout(sys.stderr if options.json else sys.stdout):
+        bundle = train_and_evaluate(
+            settings, options.data, options.output, shares=options.shares, overwrite=options.overwrite
+        )
+    if options.json:
+        print(json.dumps({"bundle": str(bundle.path), **bundle.description}, indent=1))
+    else:
+        show_bundle(bundle)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from model.bundle import Bundle
+from model.training_data import open_training_data
 from pipelines.cli import main
 
 
@@ -19,12 +20,33 @@ def test_help_answers_at_once_because_nothing_heavy_is_imported() -> None:
     assert not imported & {"tensorflow", "apache_beam", "keras", "pyarrow", "numpy", "pydantic", "rich"}
 
 
-@pytest.mark.parametrize("verb", ["inspect", "preprocess", "train", "evaluate", "encoder", "score", "demo"])
+VERBS = ("inspect", "preprocess", "encoder", "train", "evaluate", "score", "retrain", "models", "demo")
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([verb, "--help"])
     assert stopped.value.code == 0
     assert f"sepline {verb}" in capsys.readouterr().out
+
+
+def test_what_is_finished_is_told_as_json(
+    tiny_bundle: Bundle, tiny_records: Path, tiny_corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both commands find their output there; what they print is a JSON object and nothing else."""
+    data = open_training_data(tiny_records)
+    settings = ["--set", f"encoder.handle={data.settings.encoder.handle}", "--set", "window.max_tokens=48"]
+    settings += ["--set", "window.context=1", "--set", "data.part_records=25", "--set", "data.buckets=3"]
+    settings += ["--set", "data.splits={train: 0.6, dev: 0.2, test: 0.2}"]
+    command = ["preprocess", "--input", str(tiny_corpus), "--output", str(tiny_records), *settings, "--json"]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == data.stats
+    settings = ["training.epochs=5", "training.batch_tokens=192", "training.learning_rate=0.01"]
+    flags = [flag for setting in settings for flag in ("--set", setting)]
+    assert main(["train", "--data", str(tiny_records), "--output", str(tiny_bundle.path.parent), *flags, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["bundle"], said["fingerprint"]) == (str(tiny_bundle.path), tiny_bundle.fingerprint)
 
 
 def _fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
