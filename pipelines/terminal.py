@@ -27,7 +27,7 @@ _LABEL_FIGURES = {
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
     "weighted_f1": "weighted F1",
-    "calibration_error": "calibration error",
+    "calibration_error": "ECE",
 }
 _SCORE_FIGURES = {"mse": "MSE", "spearman": "Spearman", "rouge_l": "ROUGE-L"}
 _STYLES = ("cyan", "green", "magenta", "yellow", "blue", "red")
