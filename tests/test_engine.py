@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Mapping
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from model.bundle import Bundle
 from model.config import WindowSettings
-from model.engine import BatchError, Engine, Outputs, WindowFailure, micro_batches, pad_batch
+from model.engine import BATCH_COST, BatchError, Engine, Outputs, WindowFailure, micro_batches, pad_batch
 from model.records import EncodedWindow
 from model.windowing import encode_windows
 
@@ -45,14 +46,28 @@ def test_micro_batches(lengths: list[int], batch_tokens: int) -> None:
     for batch in batches:
         width = -(-max(lengths[index] for index in batch) // 16) * 16  # as `pad_batch` pads
         assert len(batch) * width <= batch_tokens or len(batch) == 1
-    for batch in batches[:-1]:  # none ends while the next window fits
-        width = -(-lengths[batch[0]] // 16) * 16
-        assert (len(batch) + 1) * width > batch_tokens
+
+
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=9), st.integers(16, 3000))
+@hypothesis_settings(max_examples=200, deadline=None)
+def test_no_other_cut_is_cheaper(lengths: list[int], batch_tokens: int) -> None:
+    ordered = sorted(lengths, reverse=True)
+
+    def cost(bounds: tuple[int, ...]) -> float:
+        parts = [ordered[start:end] for start, end in itertools.pairwise((0, *bounds, len(ordered)))]
+        sizes = [-(-part[0] // 16) * 16 * len(part) for part in parts]
+        allowed = all(size <= batch_tokens or len(part) == 1 for size, part in zip(sizes, parts, strict=True))
+        return sum(sizes) + BATCH_COST * len(parts) if allowed else np.inf
+
+    inner = range(1, len(ordered))
+    cheapest = min(cost(bounds) for count in range(len(ordered)) for bounds in itertools.combinations(inner, count))
+    found = [len(batch) for batch in micro_batches(lengths, batch_tokens)]
+    assert cost(tuple(itertools.accumulate(found[:-1]))) == cheapest
 
 
 def test_literal_micro_batches() -> None:
     assert micro_batches([], 64) == []
-    assert micro_batches([5, 17, 5, 33, 5], 64) == [[3], [1, 0], [2, 4]]
+    assert micro_batches([5, 17, 5, 33, 5], 64) == [[3], [1], [0, 2, 4]]
     assert micro_batches([7, 7, 7], 48) == [[0, 1, 2]]
     assert micro_batches([100, 3], 16) == [[0], [1]]
 
