@@ -79,12 +79,11 @@ def predict(engine: Engine, windows: Iterable[LabelledWindow]) -> tuple[Labelled
     own: dict[str, list[np.ndarray]] = {name: [] for name in outputs[0]}
     for labelled, shown in zip(windows, outputs, strict=True):
         window = labelled.encoded.window
-        owned = slice(window.owned_start - window.start, window.owned_end - window.start)
         doc_ids += [labelled.doc_id] * (window.owned_end - window.owned_start)
         indices.append(np.arange(window.owned_start, window.owned_end))
-        targets.append(labelled.targets[owned])
+        targets.append(labelled.targets[window.owned])
         for name, values in shown.items():
-            own[name].append(values[owned])
+            own[name].append(values[window.owned])
     sentences = LabelledSentences(doc_ids, np.concatenate(indices), np.concatenate(targets))
     return sentences, {name: np.concatenate(values) for name, values in own.items()}
 

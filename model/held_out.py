@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.bundle import Bundle
+from model.document_windows import encode_documents
 from model.engine import Engine
 from model.errors import DataError
-from model.records import EncodedWindow
 from model.tokenization import Tokenizer
 from model.training_data import TrainingData
-from model.windowing import encode_windows
 
 _CHUNK_DOCUMENTS = 500
 _TIMED_DOCUMENTS = 64
@@ -93,29 +92,12 @@ class Judge:
         documents = list(zip(held_out.sentences, held_out.features, strict=True))[:first]
         label_ids, probabilities = [], []
         for start in range(0, len(documents), _CHUNK_DOCUMENTS):
-            windows = list(self._windows(documents[start : start + _CHUNK_DOCUMENTS]))
+            chunk = encode_documents(documents[start : start + _CHUNK_DOCUMENTS], self.bundle, self._tokenizer)
+            windows = list(chain.from_iterable(chunk))
             for encoded, outputs in zip(windows, self._engine.run(windows), strict=True):
-                window = encoded.window
-                owned = slice(window.owned_start - window.start, window.owned_end - window.start)
-                label_ids.append(outputs["label_ids"][owned])
-                probabilities.append(outputs["probabilities"][owned])
+                label_ids.append(outputs["label_ids"][encoded.window.owned])
+                probabilities.append(outputs["probabilities"][encoded.window.owned])
         return np.concatenate(label_ids), np.concatenate(probabilities)
-
-    def _windows(self, documents: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> Iterator[EncodedWindow]:
-        vocabulary = self.bundle.vocabulary
-        tokens = self._tokenizer.tokenize([sentence for sentences, _ in documents for sentence in sentences])
-        by_sentence = np.split(tokens.values.numpy(), tokens.row_limits().numpy()[:-1])
-        first = 0
-        for sentences, features in documents:
-            ids = by_sentence[first : first + len(sentences)]
-            first += len(sentences)
-            yield from encode_windows(
-                ids,
-                self.bundle.window,
-                cls_id=vocabulary.cls_id,
-                sep_id=vocabulary.sep_id,
-                features=self.bundle.standardize(features) if self.bundle.features else None,
-            )
 
 
 def measure_speed(judges: Sequence[Judge], held_out: HeldOut) -> list[float]:

@@ -125,6 +125,11 @@ class Window:
     owned_start: int
     owned_end: int
 
+    @property
+    def owned(self) -> slice:
+        """Where the owned sentences stand among those that the window shows."""
+        return slice(self.owned_start - self.start, self.owned_end - self.start)
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedWindow:

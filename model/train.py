@@ -205,7 +205,7 @@ def calibrate(
     for row, labelled in enumerate(dev):
         window = labelled.encoded.window
         targets[row, : len(labelled.targets)] = labelled.targets
-        owned[row, window.owned_start - window.start : window.owned_end - window.start] = True
+        owned[row, window.owned] = True
 
     @tf.function
     def log_likelihood(temperature: tf.Tensor) -> tf.Tensor:

@@ -157,7 +157,7 @@ def settle(chunk: TokenizedChunk, inference: ChunkInference) -> tuple[list[Score
             if isinstance(result, WindowFailure):
                 failures.append(f"sentences {window.start} to {window.end - 1}: {result.message}")
                 continue
-            own = slice(window.owned_start - window.start, window.owned_end - window.start)
+            own = window.owned
             owned.append({name: values[own] for name, values in result.items()})
             truncated[window.owned_start : window.owned_end] = encoded.truncated[own]
         if failures:

@@ -16,19 +16,18 @@ from importlib.metadata import version
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 import model
 from model.bundle import Bundle, load_bundle
+from model.document_windows import encode_documents
 from model.engine import DEFAULT_BATCH_TOKENS, Engine
 from model.errors import Interrupted, JobFailure, UserError
-from model.records import Document, EncodedWindow, Reason, Reject
+from model.records import Document, Reason, Reject
 from model.schema import prediction_schema
 from model.tokenization import Tokenizer
-from model.windowing import encode_windows
 from pipelines import storage
 from pipelines.corpora import ReadOptions
 from pipelines.corpora.checks import wrong_features
@@ -229,7 +228,16 @@ class SplitAndTokenize(beam.DoFn):
             records=len(chunk.items),
             sampled_out=sampled_out,
             documents=tuple(documents),
-            windows=tuple(self._windows(documents)),
+            windows=tuple(
+                map(
+                    tuple,
+                    encode_documents(
+                        [(document.sentences, document.features or ()) for document in documents],
+                        self._bundle,
+                        self._tokenizer,
+                    ),
+                )
+            ),
             rejects=tuple(rejects),
         )
 
@@ -245,27 +253,6 @@ class SplitAndTokenize(beam.DoFn):
             where = (document.source, document.record_index)
             return Reject(*where, Reason.WRONG_FEATURES, wrong, document.doc_id, excerpt)
         return split_document(document, self._splitter, max_sentences=self._max_sentences)
-
-    def _windows(self, documents: Sequence[Document]) -> Iterator[tuple[EncodedWindow, ...]]:
-        sentences = [sentence for document in documents for sentence in document.sentences]
-        if not sentences:
-            return
-        tokens = self._tokenizer.tokenize(sentences)
-        by_sentence = np.split(tokens.values.numpy(), tokens.row_limits().numpy()[:-1])
-        vocabulary, first = self._bundle.vocabulary, 0
-        for document in documents:
-            token_ids = by_sentence[first : first + len(document.sentences)]
-            first += len(document.sentences)
-            features = self._bundle.standardize(document.features or ()) if self._bundle.features else None
-            yield tuple(
-                encode_windows(
-                    token_ids,
-                    self._bundle.window,
-                    cls_id=vocabulary.cls_id,
-                    sep_id=vocabulary.sep_id,
-                    features=features,
-                )
-            )
 
 
 class ClassifierHandler(ModelHandler[TokenizedChunk, PredictionResult, Engine]):

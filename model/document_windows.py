@@ -1,0 +1,40 @@
+"""Documents as text to the windows that a bundle reads, for scoring and for judging alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from model.bundle import Bundle
+from model.records import EncodedWindow
+from model.tokenization import Tokenizer
+from model.windowing import encode_windows
+
+
+def encode_documents(
+    documents: Sequence[tuple[Sequence[str], Sequence[Sequence[float]]]], bundle: Bundle, tokenizer: Tokenizer
+) -> Iterator[list[EncodedWindow]]:
+    """Yields the windows of each document; all are tokenized in one call.
+
+    Args:
+        documents: each one's sentences, and its additional features by sentence where the bundle takes any.
+        bundle: whose windows and features these are.
+        tokenizer: the bundle's.
+    """
+    every = [sentence for sentences, _ in documents for sentence in sentences]
+    if not every:
+        return
+    tokens = tokenizer.tokenize(every)
+    by_sentence = np.split(tokens.values.numpy(), tokens.row_limits().numpy()[:-1])
+    first = 0
+    for sentences, features in documents:
+        ids = by_sentence[first : first + len(sentences)]
+        first += len(sentences)
+        yield encode_windows(
+            ids,
+            bundle.window,
+            cls_id=bundle.vocabulary.cls_id,
+            sep_id=bundle.vocabulary.sep_id,
+            features=bundle.standardize(features) if bundle.features else None,
+        )
