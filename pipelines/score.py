@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -23,7 +23,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 import model
 from model.bundle import Bundle, load_bundle
 from model.document_windows import encode_documents
-from model.engine import DEFAULT_BATCH_TOKENS, Engine
+from model.engine import DEFAULT_BATCH_TOKENS, Engine, EngineCounts
 from model.errors import Interrupted, JobFailure, UserError
 from model.records import Document, Reason, Reject
 from model.schema import prediction_schema
@@ -269,15 +269,10 @@ class ClassifierHandler(ModelHandler[TokenizedChunk, PredictionResult, Engine]):
         self, batch: Sequence[TokenizedChunk], model: Engine, inference_args: dict[str, Any] | None = None
     ) -> Iterator[PredictionResult]:
         for chunk in batch:
-            before = replace(model.counts)
-            results = model.results([window for windows in chunk.windows for window in windows])
+            counts = EngineCounts()
+            results = model.results([window for windows in chunk.windows for window in windows], counts)
             yield PredictionResult(
-                chunk,
-                ChunkInference(
-                    tuple(results),
-                    tokens=model.counts.tokens - before.tokens,
-                    padded_tokens=model.counts.padded_tokens - before.padded_tokens,
-                ),
+                chunk, ChunkInference(tuple(results), tokens=counts.tokens, padded_tokens=counts.padded_tokens)
             )
 
     def get_num_bytes(self, batch: Sequence[TokenizedChunk]) -> int:
