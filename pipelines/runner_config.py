@@ -18,9 +18,12 @@ import yaml
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import JobServerOptions, PipelineOptions, PortableOptions, StandardOptions
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import create_runner
+from apache_beam.transforms.environments import PythonLoopbackEnvironment
 
 from model.errors import UserError
+from pipelines.storage import is_local
 
 _DEFAULTS = {
     "runner": "FnApiRunner",  # Beam's own default tries to download another runner first
@@ -62,6 +65,18 @@ def beam_options(config: str | None, flags: Sequence[str]) -> PipelineOptions:
     _check_whole(parsed, runner)
     FileSystems.set_options(parsed)  # this process looks for inputs before Beam would tell its filesystems
     return parsed
+
+
+def check_paths(options: PipelineOptions, paths: Iterable[str]) -> None:
+    """Raises `UserError` for a relative path where workers run in folders of their own, and would look for it there."""
+    runner = create_runner(options.view_as(StandardOptions).runner)
+    if isinstance(runner, PortableRunner):
+        here = isinstance(runner.default_environment(options), PythonLoopbackEnvironment)
+    else:
+        here = type(runner).__name__ != "DataflowRunner"
+    relative = [path for path in paths if is_local(path) and not Path(path).is_absolute()]
+    if relative and not here:
+        raise UserError(f"{relative[0]}: the workers run in folders of their own; give the whole path")
 
 
 def _read(path: str) -> dict[str, Any]:

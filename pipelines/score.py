@@ -32,6 +32,7 @@ from pipelines import storage
 from pipelines.corpora import ReadOptions
 from pipelines.corpora.checks import wrong_features
 from pipelines.predictions import ChunkInference, PartCounts, PartFormat, TokenizedChunk, sum_counts, write_part
+from pipelines.runner_config import check_paths
 from pipelines.score_progress import ScoreProgress
 from pipelines.scored_folder import MANIFEST, Claim, Job, claim_folder, finished_parts, publish, read_json
 from pipelines.sentences import SentenceSplitter, split_document
@@ -117,6 +118,7 @@ def score(
         Interrupted: the user stopped it; repeated, it goes on.
     """
     bundle, output = load_bundle(bundle_dir), output.rstrip("/")
+    check_paths(beam_options, [str(bundle.path), output, *inputs])
     prediction_schema(bundle.labels, {}, **asdict(settings.format))
     local = beam_options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
     if workers is not None and not local:
