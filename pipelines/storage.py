@@ -17,16 +17,17 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from model.errors import JobFailure, UserError
+from pipelines import filesystems
 
 _TEMPORARY = ".writing"
 
 
 def is_local(path: str) -> bool:
     """Returns whether a path names a file of this machine rather than of another filesystem of Beam's."""
-    return _filesystems().get_scheme(path) is None
+    return filesystems.scheme(path) is None
 
 
 def write_bytes(path: str, content: bytes) -> None:
@@ -40,10 +41,10 @@ def write_bytes(path: str, content: bytes) -> None:
     try:
         if is_local(path):
             _write_local(Path(path), content)
-        elif _filesystems().get_scheme(path) == "hdfs":
+        elif filesystems.scheme(path) == "hdfs":
             _write_and_rename(path, content)
         else:
-            _put(path, content)
+            filesystems.put(path, content)
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
         raise JobFailure(f"{path}: cannot be written: {reason}") from error
@@ -54,6 +55,7 @@ def read_bytes(path: str) -> bytes:
 
     Raises:
         OSError: it is not there or can't be read.
+        JobFailure: its filesystem does not answer.
     """
     with open_object(path) as stream:
         return stream.read()
@@ -64,11 +66,9 @@ def open_object(path: str) -> BinaryIO:
 
     Raises:
         OSError: it is not there or can't be read.
+        JobFailure: its filesystem does not answer, here or when the stream is read.
     """
-    from apache_beam.io.filesystem import CompressionTypes
-
-    stream: BinaryIO = _filesystems().open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    return stream
+    return filesystems.open_stream(path)
 
 
 def list_names(folder: str) -> set[str]:
@@ -78,6 +78,7 @@ def list_names(folder: str) -> set[str]:
 
     Raises:
         UserError: the folder can't be looked into.
+        JobFailure: its filesystem does not answer.
     """
     try:
         if is_local(folder):
@@ -113,12 +114,12 @@ def remove(paths: Sequence[str]) -> None:
         for path in paths:
             Path(path).unlink(missing_ok=True)
         return
-    filesystems = _filesystems()
     # Beam's filesystems differ in what they make of a name that is not there.
     with suppress(OSError):
-        filesystems.delete(list(paths))
+        filesystems.delete(paths)
         return
-    filesystems.delete([path for path in paths if filesystems.exists(path)])
+    if there := [path for path in paths if filesystems.exists(path)]:
+        filesystems.delete(there)
 
 
 def remove_folder(folder: str) -> None:
@@ -170,16 +171,14 @@ def lock_folder(folder: str) -> Iterator[None]:
 
 
 def _list_remote(folder: str) -> set[str]:
-    filesystems = _filesystems()
     try:
         # Its name may read like a glob.
-        (result,) = filesystems.match([re.sub(r"[*?\[]", "?", folder) + "/*"])
+        found = filesystems.match(re.sub(r"[*?\[]", "?", folder) + "/*")
     except OSError:
         if filesystems.exists(folder):
             raise
         return set()  # only some filesystems take a folder that is not there for an empty one
-    paths = (metadata.path for metadata in result.metadata_list)
-    return {path.rpartition("/")[2] for path in paths if path.startswith(f"{folder}/")}
+    return {path.rpartition("/")[2] for path, _ in found if path.startswith(f"{folder}/")}
 
 
 def _write_local(target: Path, content: bytes) -> None:
@@ -197,25 +196,9 @@ def _write_local(target: Path, content: bytes) -> None:
 
 
 def _write_and_rename(path: str, content: bytes) -> None:
-    filesystems = _filesystems()
     folder, _, name = path.rpartition("/")
     fresh = f"{folder}/.{name}.{uuid.uuid4().hex}{_TEMPORARY}"
-    _put(fresh, content)
+    filesystems.put(fresh, content)
     if filesystems.exists(path):
         filesystems.delete([path])
-    filesystems.rename([fresh], [path])
-
-
-def _put(path: str, content: bytes) -> None:
-    from apache_beam.io.filesystem import CompressionTypes
-
-    # No `with`: closing completes the upload, and one that failed must not be completed.
-    stream = _filesystems().create(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    stream.write(content)
-    stream.close()
-
-
-def _filesystems() -> Any:
-    from apache_beam.io.filesystems import FileSystems
-
-    return FileSystems  # its methods have no type annotations
+    filesystems.rename(fresh, path)
