@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo demo-full retrain-demo test lint format clean
+.PHONY: demo demo-full retrain-demo test test-engines lint format clean
 .DEFAULT_GOAL := test
 
 .venv/installed: setup.py constraints.txt
@@ -31,7 +31,10 @@ build/flink/job-server.jar build/spark/job-server.jar: build/%/job-server.jar: r
 	touch $@
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not engines'
+
+test-engines: .venv/installed
+	$(BIN)/python -m pytest -m engines
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -105,8 +105,8 @@ def server(command: list[str], port: int, log: Path, *, env: Mapping[str, str] |
 
 
 def wait_until(ready: Callable[[], bool], logs: Path) -> None:
-    """Waits a minute until it is so, or fails with the ends of a folder's logs."""
-    deadline = time.monotonic() + 60
+    """Waits two minutes until it is so, or fails with the ends of a folder's logs."""
+    deadline = time.monotonic() + 120
     while not ready():
         ends = [f"{log.name}: {log.read_text(errors='replace')[-2000:]}" for log in sorted(logs.glob("*.txt"))]
         assert time.monotonic() < deadline, "\n".join(ends)

@@ -131,7 +131,7 @@ def sepline(arguments: list[str], *, cwd: Path | None = None) -> subprocess.Pope
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=600)
     return process.returncode, output
 
 
@@ -187,12 +187,11 @@ def test_a_job_that_loses_a_worker_fails_clean_or_recovers_and_ends_with_the_sam
     process = sepline([*command, "--", *flags])
     while not parts(out) and process.poll() is None:
         time.sleep(0.02)
-    lost = set(children(pool)) - before if what == "SDK worker" else {engine.machines.pop()}
-    for pid in lost:
-        kill(pid)
+    # The SDK worker that came first: engines wait minutes for one that was about to come.
+    kill(min(set(children(pool)) - before) if what == "SDK worker" else engine.machines.pop())
     done = len(parts(out))
     code, output = finish(process)
-    assert lost and 0 < done < len(parts(job.output)), output
+    assert 0 < done < len(parts(job.output)), output
     assert (code == 0) == (out / "_SUCCESS").exists(), output
     if code:
         assert code == 1 and "the same command goes on from it" in output and "Traceback" not in output, output
