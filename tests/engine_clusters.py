@@ -59,7 +59,7 @@ def flink_cluster(folder: Path) -> Iterator[Cluster]:
     port = free_port()
     sizes = {
         **{f"{kind}.{place}.size": "128m" for kind in ("task", "framework") for place in ("heap", "off-heap")},
-        **dict.fromkeys(("network.min", "network.max"), "256m"),
+        **dict.fromkeys(("network.min", "network.max"), "512m"),
         **dict.fromkeys(("jvm-overhead.min", "jvm-overhead.max", "managed.size", "jvm-metaspace.size"), "64m"),
     }
     settings = {
@@ -80,7 +80,7 @@ def flink_cluster(folder: Path) -> Iterator[Cluster]:
     }
     (folder / "flink-conf.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     opened = [f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in ("lang", "net", "nio", "util")]
-    java = ["java", "-Xmx512m", *opened, "-cp", f"{package}/lib/*"]
+    java = ["java", "-Xmx512m", "-XX:MaxDirectMemorySize=1g", *opened, "-cp", f"{package}/lib/*"]
     leader = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
     worker = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
     with ExitStack() as stack:

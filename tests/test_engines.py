@@ -26,6 +26,19 @@ pytestmark = pytest.mark.engines
 
 ENGINES = ("prism", "flink", "spark")
 
+POOL = """
+from apache_beam.portability.api import beam_fn_api_pb2
+from apache_beam.runners.worker import worker_pool_main
+
+pool = worker_pool_main.BeamFnExternalWorkerPoolServicer
+pool.StopWorker = lambda *_: beam_fn_api_pb2.StopWorkerResponse()
+worker_pool_main.main()
+"""
+"""Beam's pool, shared by what stands for two machines, of which each would have one of its own.
+
+Both number their workers from 1, so that stopping one's would stop the other's; here workers end when the one who asked
+for them hangs up."""
+
 
 @pytest.fixture(scope="module")
 def installed_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -36,7 +49,7 @@ def installed_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def worker_pool(installed_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
     """A pool that starts a process for every SDK worker that an engine asks for: its address and its process id."""
     port, log = free_port(), tmp_path_factory.mktemp("pool") / "log.txt"
-    command = [str(installed_python), "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
+    command = [str(installed_python), "-c", POOL, f"--service_port={port}"]
     with server(command, port, log, env=without_checkout(installed_python)) as pid:
         yield f"localhost:{port}", pid
 
@@ -174,6 +187,27 @@ def test_scoring_leaves_the_bytes_of_the_local_run(
     assert len(seen) >= (1 if engine.name == "prism" else 2)  # Prism has one SDK worker for an environment
 
 
+def test_preprocessing_leaves_the_records_of_the_local_run(
+    engine: Engine,
+    worker_pool: tuple[str, int],
+    tiny_encoder: Path,
+    tiny_corpus: Path,
+    tiny_records: Path,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "records"
+    settings = [f"encoder.handle={tiny_encoder}", "window.max_tokens=48", "window.context=1", "data.part_records=25"]
+    settings += ["data.buckets=3", "data.splits={train: 0.6, dev: 0.2, test: 0.2}"]
+    command = ["preprocess", "--input", str(tiny_corpus), "--output", str(out)]
+    command += [argument for setting in settings for argument in ("--set", setting)]
+    code, output = finish(sepline([*command, "--", *engine.flags, *external(worker_pool)]))
+    assert code == 0, output
+    expected = {name: content for name, content in parts(tiny_records).items() if not name.startswith("transform")}
+    assert {name: content for name, content in parts(out).items() if not name.startswith("transform")} == expected
+    stats = [json.loads((folder / "stats.json").read_text(encoding="utf-8")) for folder in (out, tiny_records)]
+    assert stats[0] == stats[1]
+
+
 @pytest.mark.parametrize("what", ["SDK worker", "machine"])
 def test_a_job_that_loses_a_worker_fails_clean_or_recovers_and_ends_with_the_same_bytes(
     engine: Engine, worker_pool: tuple[str, int], job: Job, tmp_path: Path, what: str
@@ -198,24 +232,3 @@ def test_a_job_that_loses_a_worker_fails_clean_or_recovers_and_ends_with_the_sam
         code, output = finish(sepline([*command, "--", *flags]))
         assert code == 0, output
     assert contents(out) == job.contents
-
-
-def test_preprocessing_leaves_the_records_of_the_local_run(
-    engine: Engine,
-    worker_pool: tuple[str, int],
-    tiny_encoder: Path,
-    tiny_corpus: Path,
-    tiny_records: Path,
-    tmp_path: Path,
-) -> None:
-    out = tmp_path / "records"
-    settings = [f"encoder.handle={tiny_encoder}", "window.max_tokens=48", "window.context=1", "data.part_records=25"]
-    settings += ["data.buckets=3", "data.splits={train: 0.6, dev: 0.2, test: 0.2}"]
-    command = ["preprocess", "--input", str(tiny_corpus), "--output", str(out)]
-    command += [argument for setting in settings for argument in ("--set", setting)]
-    code, output = finish(sepline([*command, "--", *engine.flags, *external(worker_pool)]))
-    assert code == 0, output
-    expected = {name: content for name, content in parts(tiny_records).items() if not name.startswith("transform")}
-    assert {name: content for name, content in parts(out).items() if not name.startswith("transform")} == expected
-    stats = [json.loads((folder / "stats.json").read_text(encoding="utf-8")) for folder in (out, tiny_records)]
-    assert stats[0] == stats[1]
