@@ -133,7 +133,11 @@ def finished_parts(folder: str) -> set[str]:
 
 
 def publish(folder: str, manifest: Mapping[str, Any]) -> None:
-    """Writes the manifest, and then the mark that says that the folder is finished."""
+    """Writes the manifest, and then the mark that says that the folder is finished.
+
+    An engine may have lost workers and gone on without them, so what those were writing goes first.
+    """
+    storage.remove_temporaries(folder)
     write_json(f"{folder}/{MANIFEST}", manifest)
     storage.write_bytes(f"{folder}/{SUCCESS}", b"\n")
 
