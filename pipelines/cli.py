@@ -141,7 +141,7 @@ def _preprocess(options: argparse.Namespace) -> int:
     with quiet_imports():
         from pipelines.preprocess import preprocess
         from pipelines.terminal import show_training_data
-    data = preprocess(
+    stats = preprocess(
         options.input or [],
         options.output,
         given_splits={split: getattr(options, split) for split in ("train", "dev", "test")},
@@ -151,10 +151,10 @@ def _preprocess(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
     )
     if options.json:
-        print(json.dumps(data.stats, indent=1))
+        print(json.dumps(stats, indent=1))
     else:
-        show_training_data(data)
-    return _unreadable_sources(data.stats["counts"], f"{options.output}/rejects")
+        show_training_data(stats, options.output)
+    return _unreadable_sources(stats["counts"], f"{options.output}/rejects")
 
 
 def _encoder(options: argparse.Namespace) -> None:
