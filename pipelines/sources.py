@@ -1,4 +1,4 @@
-"""Where corpora lie. Only this module knows Beam's filesystems; local paths, gs://, s3:// and hdfs:// are alike."""
+"""Where corpora lie: local paths, gs://, s3:// and hdfs:// are alike."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import zstandard
 from model.errors import UserError
 from model.records import Document, Reason, Reject
 from pipelines.corpora import START, Place, ReadOptions, read_records
+from pipelines.storage import filesystems, is_local
 
 _THREADS = 8
 _BLOCK_BYTES = 64 * 1024
@@ -92,13 +93,10 @@ def fingerprint_source(source: Source) -> dict[str, str | int | None]:
     Of a file that does not lie on this machine, the store's own checksum (etag, crc32c) stands in place of the hash, so
     that it need not be read.
     """
-    from apache_beam.io.filesystems import FileSystems
-
     described: dict[str, str | int | None] = {"path": source.path, "size": source.size}
-    filesystems: Any = FileSystems  # its methods have no type annotations
     try:
-        if filesystems.get_scheme(source.path) is not None:
-            return {**described, "checksum": filesystems.checksum(source.path)}
+        if not is_local(source.path):
+            return {**described, "checksum": filesystems().checksum(source.path)}
         with _open_stored(source.path) as stream:
             return {**described, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
     except (OSError, ValueError):  # reading it will be a reject with the reason
@@ -131,14 +129,11 @@ def sample_records(path: str, options: ReadOptions, *, most_bytes: int = 1 << 19
 
 
 def _match(pattern: str) -> list[Source]:
-    from apache_beam.io.filesystems import FileSystems
-
-    filesystems: Any = FileSystems  # its methods have no type annotations
     try:
-        (result,) = filesystems.match([pattern])
+        (result,) = filesystems().match([pattern])
         # A name may read like a glob, such as "a[1].xml".
-        if not result.metadata_list and filesystems.exists(pattern):
-            return [Source(pattern, filesystems.get_filesystem(pattern).size(pattern))]
+        if not result.metadata_list and filesystems().exists(pattern):
+            return [Source(pattern, filesystems().get_filesystem(pattern).size(pattern))]
     except (OSError, ValueError) as error:
         raise UserError(f"cannot look for {pattern!r}: {error}") from error
     return [Source(metadata.path, metadata.size_in_bytes) for metadata in result.metadata_list]
@@ -146,9 +141,8 @@ def _match(pattern: str) -> list[Source]:
 
 def _open_stored(path: str) -> io.BufferedReader:
     from apache_beam.io.filesystem import CompressionTypes
-    from apache_beam.io.filesystems import FileSystems
 
-    opened: Any = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    opened: Any = filesystems().open(path, compression_type=CompressionTypes.UNCOMPRESSED)
     buffered = opened if isinstance(opened, io.BufferedReader) else io.BufferedReader(opened, _BLOCK_BYTES)
     return cast(io.BufferedReader, buffered)
 

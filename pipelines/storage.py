@@ -45,7 +45,7 @@ def write_bytes(path: str, content: bytes) -> None:
     try:
         if is_local(path):
             _write_local(Path(path), content)
-        elif _filesystems().get_scheme(path) == "hdfs":
+        elif filesystems().get_scheme(path) == "hdfs":
             _write_and_rename(path, content)
         else:
             _put(path, content)
@@ -82,7 +82,7 @@ def open_object(path: str) -> BinaryIO:
     """
     from apache_beam.io.filesystem import CompressionTypes
 
-    stream: BinaryIO = _filesystems().open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    stream: BinaryIO = filesystems().open(path, compression_type=CompressionTypes.UNCOMPRESSED)
     return stream
 
 
@@ -150,12 +150,12 @@ def remove(paths: Sequence[str]) -> None:
         for path in paths:
             Path(path).unlink(missing_ok=True)
         return
-    filesystems = _filesystems()
+    systems = filesystems()
     # Beam's filesystems differ in what they make of a name that is not there.
     with suppress(OSError):
-        filesystems.delete(list(paths))
+        systems.delete(list(paths))
         return
-    filesystems.delete([path for path in paths if filesystems.exists(path)])
+    systems.delete([path for path in paths if systems.exists(path)])
 
 
 def empty_folder(folder: str, *, keep: str) -> None:
@@ -230,12 +230,12 @@ def _looking_into(folder: str) -> Iterator[None]:
 
 def _list_remote(folder: str, pattern: str = "*") -> dict[str, int]:
     """Returns the sizes of what is in a folder, by name."""
-    filesystems = _filesystems()
+    systems = filesystems()
     try:
         # Its name may read like a glob.
-        (result,) = filesystems.match([re.sub(r"[*?\[]", "?", folder) + f"/{pattern}"])
+        (result,) = systems.match([re.sub(r"[*?\[]", "?", folder) + f"/{pattern}"])
     except OSError:
-        if filesystems.exists(folder):
+        if systems.exists(folder):
             raise
         return {}  # only some filesystems take a folder that is not there for an empty one
     start = f"{folder}/"
@@ -244,7 +244,7 @@ def _list_remote(folder: str, pattern: str = "*") -> dict[str, int]:
 
 
 def _list_remote_tree(folder: str) -> set[str]:
-    if not _filesystems().get_filesystem(folder).has_dirs():
+    if not filesystems().get_filesystem(folder).has_dirs():
         return set(_list_remote(folder, "**"))
     names = set()
     for name, size in _list_remote(folder).items():
@@ -268,25 +268,32 @@ def _write_local(target: Path, content: bytes) -> None:
 
 
 def _write_and_rename(path: str, content: bytes) -> None:
-    filesystems = _filesystems()
+    systems = filesystems()
     folder, _, name = path.rpartition("/")
     fresh = f"{folder}/.{name}.{uuid.uuid4().hex}{_TEMPORARY}"
     _put(fresh, content)
-    if filesystems.exists(path):
-        filesystems.delete([path])
-    filesystems.rename([fresh], [path])
+    if systems.exists(path):
+        systems.delete([path])
+    systems.rename([fresh], [path])
 
 
 def _put(path: str, content: bytes) -> None:
     from apache_beam.io.filesystem import CompressionTypes
 
     # No `with`: closing completes the upload, and one that failed must not be completed.
-    stream = _filesystems().create(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    stream = filesystems().create(path, compression_type=CompressionTypes.UNCOMPRESSED)
     stream.write(content)
     stream.close()
 
 
-def _filesystems() -> Any:
-    from apache_beam.io.filesystems import FileSystems
+def filesystems() -> Any:
+    """Returns Beam's `FileSystems`, whose methods have no type annotations.
 
-    return FileSystems  # its methods have no type annotations
+    A worker of an external pool is not told the pipeline's options; there a store's client looks into the environment.
+    """
+    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    if FileSystems._pipeline_options is None:
+        FileSystems.set_options(PipelineOptions([]))
+    return FileSystems

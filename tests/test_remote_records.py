@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 import test_object_store
 import yaml
+from engine_servers import free_port, install_sdist, prism_binary, server, without_checkout
 from test_object_store import Store
 
 from model.bundle import load_bundle
@@ -60,12 +61,7 @@ def test_objects_hold_what_files_hold_and_train_a_model(
     assert "COMPLETED is missing" in capsys.readouterr().err
 
     assert main([*command, FOLDER, *flags]) == 0
-    local = {str(path.relative_to(tiny_records)): path for path in tiny_records.rglob("*") if path.is_file()}
-    assert store.names("records") == set(local)
-    for name, path in local.items():
-        if "transform_fn" not in name or "assets" in name:  # TensorFlow writes no graph twice with the same bytes
-            assert store.read(f"records/{name}") == path.read_bytes(), name
-
+    assert_same(store, "records", tiny_records)
     written = times(store)
     assert main([*command, FOLDER, *flags]) == 0
     assert times(store) == written
@@ -88,9 +84,39 @@ def test_objects_hold_what_files_hold_and_train_a_model(
     assert results[0] == results[1]
 
 
+def assert_same(store: Store, folder: str, expected: Path) -> None:
+    local = {str(path.relative_to(expected)): path for path in expected.rglob("*") if path.is_file()}
+    assert store.names(folder) == set(local)
+    for name, path in local.items():
+        if "transform_fn" not in name or "assets" in name:  # TensorFlow writes no graph twice with the same bytes
+            assert store.read(f"{folder}/{name}") == path.read_bytes(), name
+
+
 def times(store: Store) -> dict[str, Any]:
     listed = store.client.list_objects_v2(Bucket="sepline", Prefix="records/")["Contents"]
     return {entry["Key"]: entry["LastModified"] for entry in listed}
+
+
+def test_workers_that_share_only_the_store_and_a_scratch_folder_leave_the_same(
+    store: Store, command: list[str], tiny_records: Path, tmp_path: Path
+) -> None:
+    """As on a cluster: an engine and workers of their own processes, which have nothing but the installed sdist."""
+    python, scratch = install_sdist(tmp_path / "installed"), tmp_path / "scratch"
+    scratch.mkdir()
+    pool, jobs = free_port(), free_port()
+    workers = [str(python), "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={pool}"]
+    engine = [str(prism_binary()), "-job_port", str(jobs), "-serve_http=false"]
+    keys = {f"AWS_{name.upper()}": value for name, value in test_object_store.ACCESS.items()}
+    keys |= {"AWS_ENDPOINT_URL": store.client.meta.endpoint_url, "AWS_DEFAULT_REGION": "us-east-1"}
+    flags = ["--runner=PortableRunner", f"--job_endpoint=localhost:{jobs}", f"--temp_location={scratch}"]
+    flags += ["--environment_type=EXTERNAL", f"--environment_config=localhost:{pool}"]
+    with (
+        server(workers, pool, tmp_path / "workers.txt", env={**without_checkout(python), **keys}),
+        server(engine, jobs, tmp_path / "engine.txt"),
+    ):
+        assert main([*command, "s3://sepline/by-workers", "--", *flags, *store.flags]) == 0
+    assert_same(store, "by-workers", tiny_records)
+    assert not list(scratch.iterdir())
 
 
 def test_a_folder_that_is_not_ours_is_left_alone(
