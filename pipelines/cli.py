@@ -285,7 +285,8 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _check_local(name: str, path: str) -> None:
-    from pipelines.storage import is_local
+    with quiet_imports():
+        from pipelines.storage import is_local
 
     if not is_local(path):
         raise UserError(f"{name} {path}: takes a local or shared folder; records and scored folders can lie elsewhere")
@@ -293,7 +294,8 @@ def _check_local(name: str, path: str) -> None:
 
 def _records(options: argparse.Namespace, folders: Sequence[str]) -> Sequence[str]:
     """Returns local folders with the records of some, for which Beam's options say how its filesystems reach them."""
-    from pipelines.storage import is_local
+    with quiet_imports():
+        from pipelines.storage import is_local
 
     if all(map(is_local, folders)):
         if options.beam_flags or options.runner_config:

@@ -6,10 +6,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-from model.errors import UserError
+from model.errors import JobFailure, UserError
 from model.progress import ProgressReporter
 from pipelines.corpora import ReadOptions
 from pipelines.predictions import PartCounts
@@ -19,6 +20,7 @@ from pipelines.units import Unit, finished_chunks, prefix_of
 
 _POLL_SECONDS = 0.5
 _MOST_POLL_SECONDS = 30.0  # where looking takes long, as over a network
+_LAST_LOOK_SECONDS = 5.0  # after a failure: the store may be what has failed
 _SAMPLED_FILES = 5
 
 
@@ -75,7 +77,7 @@ class ScoreProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopped.set()
-        self._thread.join()
+        self._thread.join(None if error is None else _LAST_LOOK_SECONDS)
 
     def describe(self) -> str:
         """Returns how far the job is by now, in words."""
@@ -88,7 +90,8 @@ class ScoreProgress:
         self._look()
         first, started = self._done, time.monotonic()
         with ProgressReporter("scoring", total=None, unit="records", done=first) as progress:
-            self._expected = estimate_records(self._job.inputs, self._units, self._options, limit=self._limit)
+            with suppress(JobFailure):
+                self._expected = estimate_records(self._job.inputs, self._units, self._options, limit=self._limit)
             pause, ended = 0.0, False
             while not ended:
                 ended = self._stopped.wait(pause)
@@ -104,7 +107,7 @@ class ScoreProgress:
         try:
             names = finished_parts(self._folder)
             counts = self._counts.read(names)
-        except (OSError, UserError):  # a network that fails now and then; the job itself will tell
+        except (OSError, UserError, JobFailure):  # a network that fails now and then; the job itself will tell
             return
         records: Counter[str] = Counter()
         for name in names:

@@ -1,4 +1,4 @@
-"""Where corpora lie: local paths, gs://, s3:// and hdfs:// are alike."""
+"""Where corpora lie; local paths, gs://, s3:// and hdfs:// are alike."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import zstandard
 
 from model.errors import UserError
 from model.records import Document, Reason, Reject
+from pipelines import filesystems
 from pipelines.corpora import START, Place, ReadOptions, read_records
-from pipelines.storage import filesystems, is_local
 
 _THREADS = 8
 _BLOCK_BYTES = 64 * 1024
@@ -47,7 +47,8 @@ def match_sources(patterns: Sequence[str]) -> list[Source]:
         patterns: paths and globs, on any filesystem that Beam knows.
 
     Raises:
-        UserError: a pattern names nothing, all of them name folders, or a filesystem cannot be reached.
+        UserError: a pattern names nothing, all of them name folders, or a filesystem refuses to look.
+        JobFailure: a filesystem does not answer.
     """
     sources: dict[str, Source] = {}
     folders = [pattern for pattern in patterns if pattern.endswith("/") or os.path.isdir(pattern)]
@@ -68,14 +69,18 @@ def open_source(path: str) -> io.BufferedReader:
 
     Raises:
         OSError: the file cannot be opened or read.
+        JobFailure: its filesystem does not answer, here or when the stream is read.
     """
-    return _decompressed(_open_stored(path))
+    return _decompressed(filesystems.open_stream(path))
 
 
 def read_source(path: str, options: ReadOptions, start: Place = START) -> Iterator[Document | Reject]:
     """Yields one document or reject for every record of a file, as `pipelines.corpora.read_records` does.
 
     Never raises for the file: one that is gone or cannot be opened is one reject.
+
+    Raises:
+        JobFailure: its filesystem does not answer.
     """
     try:
         stream = open_source(path)
@@ -95,9 +100,9 @@ def fingerprint_source(source: Source) -> dict[str, str | int | None]:
     """
     described: dict[str, str | int | None] = {"path": source.path, "size": source.size}
     try:
-        if not is_local(source.path):
-            return {**described, "checksum": filesystems().checksum(source.path)}
-        with _open_stored(source.path) as stream:
+        if filesystems.scheme(source.path) is not None:
+            return {**described, "checksum": filesystems.checksum(source.path)}
+        with filesystems.open_stream(source.path) as stream:
             return {**described, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
     except (OSError, ValueError):  # reading it will be a reject with the reason
         return {**described, "sha256": None}
@@ -107,7 +112,7 @@ def fingerprint_sources(patterns: Sequence[str]) -> list[dict[str, Any]]:
     """Returns the fingerprints of the files that the patterns name, as `match_sources` finds them.
 
     Raises:
-        UserError: as `match_sources`.
+        UserError, JobFailure: as `match_sources`.
     """
     sources = match_sources(patterns)
     with ThreadPoolExecutor(_THREADS) as pool:  # hashing and the network both let other threads run
@@ -118,7 +123,7 @@ def sample_records(path: str, options: ReadOptions, *, most_bytes: int = 1 << 19
     """Returns how many records a file's beginning has, and how many bytes of the file, as stored, that is."""
     records = 0
     try:
-        with _open_stored(path) as file, _decompressed(file) as stream:
+        with filesystems.open_stream(path) as file, _decompressed(file) as stream:
             for _ in read_records(stream, path, options):
                 records += 1
                 if file.tell() >= most_bytes:
@@ -130,21 +135,13 @@ def sample_records(path: str, options: ReadOptions, *, most_bytes: int = 1 << 19
 
 def _match(pattern: str) -> list[Source]:
     try:
-        (result,) = filesystems().match([pattern])
+        found = filesystems.match(pattern)
         # A name may read like a glob, such as "a[1].xml".
-        if not result.metadata_list and filesystems().exists(pattern):
-            return [Source(pattern, filesystems().get_filesystem(pattern).size(pattern))]
+        if not found and filesystems.exists(pattern):
+            found = [(pattern, filesystems.size(pattern))]
     except (OSError, ValueError) as error:
         raise UserError(f"cannot look for {pattern!r}: {error}") from error
-    return [Source(metadata.path, metadata.size_in_bytes) for metadata in result.metadata_list]
-
-
-def _open_stored(path: str) -> io.BufferedReader:
-    from apache_beam.io.filesystem import CompressionTypes
-
-    opened: Any = filesystems().open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    buffered = opened if isinstance(opened, io.BufferedReader) else io.BufferedReader(opened, _BLOCK_BYTES)
-    return cast(io.BufferedReader, buffered)
+    return [Source(path, size) for path, size in found]
 
 
 def _decompressed(file: io.BufferedReader) -> io.BufferedReader:

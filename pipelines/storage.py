@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from model.errors import JobFailure, UserError
+from pipelines import filesystems
 
 _TEMPORARY = ".writing"
-_SCHEME = re.compile(r"\s*[a-zA-Z][-a-zA-Z0-9+.]*://")
 _THREADS = 8
 
 
 def is_local(path: str) -> bool:
     """Returns whether a path names a file of this machine rather than of another filesystem of Beam's."""
-    return _SCHEME.match(path) is None  # as Beam tells it, which need not be imported for that
+    return filesystems.scheme(path) is None
 
 
 def write_bytes(path: str, content: bytes) -> None:
@@ -45,10 +45,10 @@ def write_bytes(path: str, content: bytes) -> None:
     try:
         if is_local(path):
             _write_local(Path(path), content)
-        elif filesystems().get_scheme(path) == "hdfs":
+        elif filesystems.scheme(path) == "hdfs":
             _write_and_rename(path, content)
         else:
-            _put(path, content)
+            filesystems.put(path, content)
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
         raise JobFailure(f"{path}: cannot be written: {reason}") from error
@@ -79,11 +79,9 @@ def open_object(path: str) -> BinaryIO:
 
     Raises:
         OSError: it is not there or can't be read.
+        JobFailure: its filesystem does not answer, here or when the stream is read.
     """
-    from apache_beam.io.filesystem import CompressionTypes
-
-    stream: BinaryIO = filesystems().open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    return stream
+    return filesystems.open_stream(path)
 
 
 def list_names(folder: str) -> set[str]:
@@ -93,6 +91,7 @@ def list_names(folder: str) -> set[str]:
 
     Raises:
         UserError: the folder can't be looked into.
+        JobFailure: its filesystem does not answer.
     """
     with _looking_into(folder):
         if is_local(folder):
@@ -110,7 +109,7 @@ def list_tree(folder: str) -> set[str]:
     """Returns the names of the objects in a folder and in those below it, `BELOW/NAME`; else as `list_names`.
 
     Raises:
-        UserError: a folder can't be looked into.
+        UserError, JobFailure: as `list_names`.
     """
     with _looking_into(folder):
         if is_local(folder):
@@ -150,12 +149,12 @@ def remove(paths: Sequence[str]) -> None:
         for path in paths:
             Path(path).unlink(missing_ok=True)
         return
-    systems = filesystems()
     # Beam's filesystems differ in what they make of a name that is not there.
     with suppress(OSError):
-        systems.delete(list(paths))
+        filesystems.delete(paths)
         return
-    systems.delete([path for path in paths if systems.exists(path)])
+    if there := [path for path in paths if filesystems.exists(path)]:
+        filesystems.delete(there)
 
 
 def empty_folder(folder: str, *, keep: str) -> None:
@@ -230,21 +229,19 @@ def _looking_into(folder: str) -> Iterator[None]:
 
 def _list_remote(folder: str, pattern: str = "*") -> dict[str, int]:
     """Returns the sizes of what is in a folder, by name."""
-    systems = filesystems()
     try:
         # Its name may read like a glob.
-        (result,) = systems.match([re.sub(r"[*?\[]", "?", folder) + f"/{pattern}"])
+        found = filesystems.match(re.sub(r"[*?\[]", "?", folder) + f"/{pattern}")
     except OSError:
-        if systems.exists(folder):
+        if filesystems.exists(folder):
             raise
         return {}  # only some filesystems take a folder that is not there for an empty one
     start = f"{folder}/"
-    found = ((metadata.path, metadata.size_in_bytes) for metadata in result.metadata_list)
     return {path.removeprefix(start): size for path, size in found if path.startswith(start)}
 
 
 def _list_remote_tree(folder: str) -> set[str]:
-    if not filesystems().get_filesystem(folder).has_dirs():
+    if not filesystems.has_folders(folder):
         return set(_list_remote(folder, "**"))
     names = set()
     for name, size in _list_remote(folder).items():
@@ -268,32 +265,9 @@ def _write_local(target: Path, content: bytes) -> None:
 
 
 def _write_and_rename(path: str, content: bytes) -> None:
-    systems = filesystems()
     folder, _, name = path.rpartition("/")
     fresh = f"{folder}/.{name}.{uuid.uuid4().hex}{_TEMPORARY}"
-    _put(fresh, content)
-    if systems.exists(path):
-        systems.delete([path])
-    systems.rename([fresh], [path])
-
-
-def _put(path: str, content: bytes) -> None:
-    from apache_beam.io.filesystem import CompressionTypes
-
-    # No `with`: closing completes the upload, and one that failed must not be completed.
-    stream = filesystems().create(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    stream.write(content)
-    stream.close()
-
-
-def filesystems() -> Any:
-    """Returns Beam's `FileSystems`, whose methods have no type annotations.
-
-    A worker of an external pool is not told the pipeline's options; there a store's client looks into the environment.
-    """
-    from apache_beam.io.filesystems import FileSystems
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    if FileSystems._pipeline_options is None:
-        FileSystems.set_options(PipelineOptions([]))
-    return FileSystems
+    filesystems.put(fresh, content)
+    if filesystems.exists(path):
+        filesystems.delete([path])
+    filesystems.rename(fresh, path)
