@@ -25,6 +25,11 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Beam's job server, for where Beam can't download it: see docs/running-at-scale.md.
+build/flink/job-server.jar build/spark/job-server.jar: build/%/job-server.jar: runner_configs/job_server.xml
+	mvn --batch-mode --quiet --strict-checksums --file $< --activate-profiles $* package
+	touch $@
+
 test: lint
 	$(BIN)/python -m pytest
 

@@ -25,7 +25,7 @@ Outputs = Mapping[str, np.ndarray]
 
 @dataclass(slots=True)
 class EngineCounts:
-    """What an engine has run so far: windows, and wordpieces with and without padding."""
+    """What an engine has run: windows, and wordpieces with and without padding."""
 
     windows: int = 0
     tokens: int = 0
@@ -48,11 +48,7 @@ class WindowFailure:
 
 
 class Engine:
-    """A loaded classifier. The same windows in the same order give the same bits.
-
-    Attributes:
-        counts: running totals.
-    """
+    """A loaded classifier. The same windows in the same order give the same bits; threads may share it."""
 
     def __init__(
         self,
@@ -68,7 +64,6 @@ class Engine:
         self._classify = classify
         self._pad_id = pad_id
         self._batch_tokens = batch_tokens
-        self.counts = EngineCounts()
 
     @classmethod
     def load(cls, bundle: Bundle, *, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> Engine:
@@ -102,14 +97,20 @@ class Engine:
                 raise BatchError(result.message)
         return [result for result in results if not isinstance(result, WindowFailure)]
 
-    def results(self, windows: Sequence[EncodedWindow]) -> list[Outputs | WindowFailure]:
-        """Returns what `run` does, with a `WindowFailure` in place of each window that cannot be read."""
+    def results(
+        self, windows: Sequence[EncodedWindow], counts: EngineCounts | None = None
+    ) -> list[Outputs | WindowFailure]:
+        """Returns what `run` does, with a `WindowFailure` in place of each window that cannot be read.
+
+        What is run is added to `counts`.
+        """
+        counts = EngineCounts() if counts is None else counts
         results: dict[int, Outputs | WindowFailure] = {}
         for members in micro_batches([len(window.token_ids) for window in windows], self._batch_tokens):
-            results.update(zip(members, self._run_batch([windows[index] for index in members]), strict=True))
+            results.update(zip(members, self._run_batch([windows[index] for index in members], counts), strict=True))
         return [results[index] for index in range(len(windows))]
 
-    def _run_batch(self, batch: Sequence[EncodedWindow]) -> list[Outputs | WindowFailure]:
+    def _run_batch(self, batch: Sequence[EncodedWindow], counts: EngineCounts) -> list[Outputs | WindowFailure]:
         """Returns the results of one micro-batch; one that fails is halved down to the windows that fail alone."""
         arrays = pad_batch(batch, pad_id=self._pad_id)
         try:
@@ -118,10 +119,10 @@ class Engine:
             if len(batch) == 1:
                 return [WindowFailure(str(error))]
             middle = len(batch) // 2
-            return [*self._run_batch(batch[:middle]), *self._run_batch(batch[middle:])]
-        self.counts.windows += len(batch)
-        self.counts.tokens += sum(len(window.token_ids) for window in batch)
-        self.counts.padded_tokens += arrays["token_ids"].size
+            return [*self._run_batch(batch[:middle], counts), *self._run_batch(batch[middle:], counts)]
+        counts.windows += len(batch)
+        counts.tokens += sum(len(window.token_ids) for window in batch)
+        counts.padded_tokens += arrays["token_ids"].size
         results: list[Outputs | WindowFailure] = []
         for row, window in enumerate(batch):
             shown = {name: output[row, : len(window.sep_positions)] for name, output in outputs.items()}

@@ -41,6 +41,7 @@ from pipelines.counts import read_counts, sum_counts, write_counts
 from pipelines.duplicates import drop_duplicates
 from pipelines.ingest import ingest
 from pipelines.parts import read_table
+from pipelines.runner_config import check_paths
 from pipelines.sources import fingerprint_source, match_sources
 from pipelines.text_statistics import text_counts, text_statistics, write_vocabulary_use
 from pipelines.transform import (
@@ -91,6 +92,7 @@ def preprocess(
     mark = _mark(sources, settings, options, vocabulary)
     folder = output.rstrip("/")
     place = scratch_place(folder, beam_options)
+    check_paths(beam_options, [folder, *([place] if place else []), *(source["path"] for source in sources)])
     with storage.lock_folder(folder):
         if claim_folder(folder, mark, overwrite=overwrite):
             return dict(storage.read_json(f"{folder}/{STATS}"))

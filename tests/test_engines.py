@@ -6,26 +6,18 @@ Flink, Spark and Prism run the same commands and must leave the same bytes as th
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import tiny_documents
-from engine_servers import (
-    children,
-    free_port,
-    install_sdist,
-    job_server_jar,
-    prism_binary,
-    server,
-    without_checkout,
-)
+from conftest import PROJECT, tiny_documents
+from engine_clusters import flink_cluster, job_server_jar, spark_cluster
+from engine_servers import children, free_port, install_sdist, kill, prism_binary, server, without_checkout
 
 from model.bundle import Bundle
 from pipelines.cli import main
@@ -49,31 +41,51 @@ def worker_pool(installed_python: Path, tmp_path_factory: pytest.TempPathFactory
         yield f"localhost:{port}", pid
 
 
+@dataclass(frozen=True)
+class Engine:
+    """What runs jobs.
+
+    Attributes:
+        name: as in `ENGINES`.
+        flags: Beam's flags that reach it.
+        machines: process ids of what stands for the machines of a cluster, each with SDK workers of its own.
+    """
+
+    name: str
+    flags: list[str]
+    machines: list[int]
+
+
 @pytest.fixture(scope="module", params=ENGINES)
-def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """The Beam flags that reach an engine; one job server serves all tests."""
-    port, folder = free_port(), tmp_path_factory.mktemp(request.param)
-    if request.param == "prism":
-        command = [str(prism_binary()), "-job_port", str(port), "-serve_http=false"]
-        flags = ["--runner=PortableRunner"]
-    else:
-        artifact = {"flink": "beam-runners-flink-2.2-job-server", "spark": "beam-runners-spark-3-job-server"}
-        master = {"flink": ["--flink-master=[local]"], "spark": ["--spark-master-url=local[2]"]}
-        opened = [f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in ("sun.nio.ch", "java.nio", "java.util")]
-        command = ["java", *opened, "-jar", str(job_server_jar(artifact[request.param])), f"--job-port={port}"]
-        command += [*master[request.param], "--artifact-port=0", "--expansion-port=0", f"--artifacts-dir={folder}"]
-        flags = {"flink": ["--runner=FlinkRunner", "--parallelism=2"], "spark": ["--runner=SparkRunner"]}[request.param]
-    with server(command, port, folder / "log.txt"):
-        yield [*flags, f"--job_endpoint=localhost:{port}"]
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine of its own processes; one job server serves all tests."""
+    name, port, folder = request.param, free_port(), tmp_path_factory.mktemp(request.param)
+    with ExitStack() as stack:
+        if name == "prism":
+            command = [str(prism_binary()), "-job_port", str(port), "-serve_http=false"]
+            flags, machines = ["--runner=PortableRunner"], []
+        else:
+            jar = job_server_jar(name)
+            cluster = stack.enter_context({"flink": flink_cluster, "spark": spark_cluster}[name](folder))
+            command = ["java", "-jar", str(jar), *cluster.flags, f"--job-port={port}", "--artifact-port=0"]
+            command += ["--expansion-port=0", f"--artifacts-dir={folder}"]
+            flags = {"flink": ["--runner=FlinkRunner", "--parallelism=2"], "spark": ["--runner=SparkRunner"]}[name]
+            machines = cluster.workers
+        stack.enter_context(server(command, port, folder / "log.txt"))
+        yield Engine(name, [*flags, f"--job_endpoint=localhost:{port}"], machines)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A scoring job, and the parts that the local runner makes of it."""
+    """A scoring job, and the folder that the local runner makes of it."""
 
     bundle: Bundle
     inputs: str
-    parts: dict[str, bytes]
+    output: Path
+
+    @property
+    def contents(self) -> dict[str, bytes]:
+        return contents(self.output)
 
     def command(self, output: Path) -> list[str]:
         return score_command(self.bundle, self.inputs, output)
@@ -92,7 +104,7 @@ def job(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Job:
         (folder / f"{number}.jsonl").write_text(lines, encoding="utf-8")
     inputs, output = str(folder / "*.jsonl"), tmp_path_factory.mktemp("local")
     assert main([*score_command(tiny_bundle, inputs, output), "--workers", "1"]) == 0
-    return Job(tiny_bundle, inputs, parts(output))
+    return Job(tiny_bundle, inputs, output)
 
 
 def score_command(bundle: Bundle, inputs: str, output: Path) -> list[str]:
@@ -104,13 +116,18 @@ def parts(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("part-*"))}
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Returns all that a finished folder holds, the manifest included."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 def external(pool: tuple[str, int]) -> list[str]:
     return ["--environment_type=EXTERNAL", f"--environment_config={pool[0]}"]
 
 
-def sepline(arguments: list[str]) -> subprocess.Popen[str]:
+def sepline(arguments: list[str], *, cwd: Path | None = None) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "pipelines.cli", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=cwd)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -132,49 +149,67 @@ def test_the_worker_has_the_installed_package(installed_python: Path, tmp_path: 
     assert Path(path).is_relative_to(installed_python.parent.parent) and has_data == "True"
 
 
-def test_scoring_leaves_the_bytes_of_the_local_run(
-    engine: list[str], worker_pool: tuple[str, int], job: Job, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    code, output = finish(sepline([*job.command(out), "--", *engine, *external(worker_pool)]))
+@pytest.mark.parametrize("name", ["flink", "spark"])
+def test_the_documented_command(name: str, job: Job, tmp_path: Path) -> None:
+    """As in docs/running-at-scale.md: the shipped configuration, an engine inside the job server, workers here."""
+    jar, out = job_server_jar(name), tmp_path / "out"
+    config = ["--runner-config", f"runner_configs/{name}.yaml"]
+    flags = [f"--{name}_job_server_jar={jar.relative_to(PROJECT)}"]
+    code, output = finish(sepline([*job.command(out), *config, "--", *flags], cwd=PROJECT))
     assert code == 0, output
-    assert parts(out) == job.parts and len(job.parts) == 120
-    assert (out / "_SUCCESS").exists()
+    assert contents(out) == job.contents
 
 
-def test_a_job_whose_worker_is_killed_fails_clean_or_recovers_and_ends_with_the_same_bytes(
-    engine: list[str], worker_pool: tuple[str, int], job: Job, tmp_path: Path
+def test_scoring_leaves_the_bytes_of_the_local_run(
+    engine: Engine, worker_pool: tuple[str, int], job: Job, tmp_path: Path
 ) -> None:
     out, (_, pool) = tmp_path / "out", worker_pool
-    flags = [*engine, *external(worker_pool)]
+    process, seen = sepline([*job.command(out), "--", *engine.flags, *external(worker_pool)]), set[int]()
+    while process.poll() is None:
+        seen |= set(children(pool))
+        time.sleep(0.1)
+    code, output = finish(process)
+    assert code == 0, output
+    assert contents(out) == job.contents and len(parts(out)) == 120
+    assert len(seen) >= (1 if engine.name == "prism" else 2)  # Prism has one SDK worker for an environment
+
+
+@pytest.mark.parametrize("what", ["SDK worker", "machine"])
+def test_a_job_that_loses_a_worker_fails_clean_or_recovers_and_ends_with_the_same_bytes(
+    engine: Engine, worker_pool: tuple[str, int], job: Job, tmp_path: Path, what: str
+) -> None:
+    out, (_, pool) = tmp_path / "out", worker_pool
+    if what == "machine" and not engine.machines:
+        pytest.skip(f"{engine.name} has no machines")
+    flags = [*engine.flags, *external(worker_pool)]
     command = job.command(out)
     before = set(children(pool))
     process = sepline([*command, "--", *flags])
     while not parts(out) and process.poll() is None:
         time.sleep(0.02)
-    killed = set(children(pool)) - before
-    for worker in killed:
-        os.kill(worker, signal.SIGKILL)
+    lost = set(children(pool)) - before if what == "SDK worker" else {engine.machines.pop()}
+    for pid in lost:
+        kill(pid)
     done = len(parts(out))
     code, output = finish(process)
-    assert killed and 0 < done < len(job.parts), output
+    assert lost and 0 < done < len(parts(job.output)), output
     assert (code == 0) == (out / "_SUCCESS").exists(), output
     if code:
         assert code == 1 and "the same command goes on from it" in output and "Traceback" not in output, output
         code, output = finish(sepline([*command, "--", *flags]))
         assert code == 0, output
-    assert parts(out) == job.parts
+    assert contents(out) == job.contents
 
 
 def test_preprocessing_leaves_the_records_of_the_local_run(
-    engine: list[str], tiny_encoder: Path, tiny_corpus: Path, tiny_records: Path, tmp_path: Path
+    engine: Engine, tiny_encoder: Path, tiny_corpus: Path, tiny_records: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "records"
     settings = [f"encoder.handle={tiny_encoder}", "window.max_tokens=48", "window.context=1", "data.part_records=25"]
     settings += ["data.buckets=3", "data.splits={train: 0.6, dev: 0.2, test: 0.2}"]
     command = ["preprocess", "--input", str(tiny_corpus), "--output", str(out)]
     command += [argument for setting in settings for argument in ("--set", setting)]
-    code, output = finish(sepline([*command, "--", *engine, "--environment_type=LOOPBACK"]))
+    code, output = finish(sepline([*command, "--", *engine.flags, "--environment_type=LOOPBACK"]))
     assert code == 0, output
     expected = {name: content for name, content in parts(tiny_records).items() if not name.startswith("transform")}
     assert {name: content for name, content in parts(out).items() if not name.startswith("transform")} == expected

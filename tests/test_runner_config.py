@@ -9,7 +9,7 @@ import pytest
 from conftest import PROJECT
 
 from model.errors import UserError
-from pipelines.runner_config import beam_options
+from pipelines.runner_config import beam_options, check_paths
 
 CONFIGS = sorted((PROJECT / "runner_configs").glob("*.yaml"))
 
@@ -113,3 +113,26 @@ def test_java_is_looked_for_before_anything_starts(monkeypatch: pytest.MonkeyPat
     with pytest.raises(UserError, match="needs Java"):
         beam_options(str(PROJECT / "runner_configs" / "flink.yaml"), [])
     assert beam_options(str(PROJECT / "runner_configs" / "flink.yaml"), ["--job_endpoint=localhost:1"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "here"),
+    [
+        ([], True),
+        (["--runner=FlinkRunner"], True),  # a Flink of its own: its worker is this process
+        (["--runner=SparkRunner", "--spark_master_url=local[2]"], True),
+        (["--runner=PrismRunner"], True),
+        (["--runner=FlinkRunner", "--flink_master=jobmanager:8081", "--environment_type=LOOPBACK"], True),
+        (["--runner=FlinkRunner", "--flink_master=jobmanager:8081"], False),
+        (["--runner=FlinkRunner", "--environment_type=EXTERNAL", "--environment_config=localhost:1"], False),
+        (["--runner=DataflowRunner", "--project=p", "--region=r", "--temp_location=gs://b/t"], False),
+    ],
+)
+def test_relative_paths_are_for_workers_that_share_this_folder(flags: list[str], here: bool, tmp_path: Path) -> None:
+    options = beam_options(None, flags)
+    check_paths(options, [str(tmp_path), "gs://bucket/in"])
+    if here:
+        check_paths(options, ["in.jsonl"])
+    else:
+        with pytest.raises(UserError, match=r"^in\.jsonl: .*give the whole path"):
+            check_paths(options, [str(tmp_path), "in.jsonl"])
