@@ -48,10 +48,7 @@ setup(
         "dev": [
             "boto3>=1.40,<2",
             "duckdb>=1.4",
-            "flask-cors>=6",  # with Flask: the server mode of moto
-            "flask>=3",
             "hypothesis>=6.150",
-            "moto[s3]>=5.2",
             "mypy>=1.18",
             "pytest>=9",
             "ruff>=0.14",

@@ -1,4 +1,4 @@
-"""Programs that the engine tests start: servers, pools of SDK workers, and a Python that has only the sdist."""
+"""Programs that the engine tests start: servers, pools of SDK workers, an object store, a Python with the sdist."""
 
 from __future__ import annotations
 
@@ -28,14 +28,28 @@ _CACHE = Path(os.environ.get("SEPLINE_CACHE") or Path.home() / ".cache" / "sepli
 
 
 def prism_binary() -> Path:
-    """Returns Beam's local engine of this Beam version, built from the Go proxy into the user's cache on first use."""
-    if given := os.environ.get("SEPLINE_PRISM"):
+    """Returns Beam's local engine of this Beam version."""
+    return _go_binary("github.com/apache/beam/sdks/v2/go/cmd/prism", BEAM)
+
+
+def versitygw_binary() -> Path:
+    """Returns a server that speaks S3 and keeps each object as a file."""
+    return _go_binary("github.com/versity/versitygw/cmd/versitygw", "1.8.0")
+
+
+def _go_binary(package: str, version: str) -> Path:
+    """Returns a program built from the Go proxy, into the user's cache on first use."""
+    name = package.rpartition("/")[2]
+    variable = f"SEPLINE_{name.upper()}"
+    if given := os.environ.get(variable):
         return Path(given)
     if shutil.which("go") is None:
-        pytest.skip("Prism is built with Go, which is not installed; SEPLINE_PRISM may name a binary")
+        pytest.skip(f"{name} is built with Go, which is not installed; {variable} may name a binary")
 
-    package = f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{BEAM}"
-    return cached(f"prism-{BEAM}", lambda folder: ["env", f"GOBIN={folder}", "go", "install", package]) / "prism"
+    def build(folder: Path) -> list[str]:
+        return ["env", f"GOBIN={folder}", "go", "install", f"{package}@v{version}"]
+
+    return cached(f"{name}-{version}", build) / name
 
 
 def python_package(requirement: str) -> Path:

@@ -1,4 +1,4 @@
-"""Scoring from and to an object store: a real server that speaks S3, started here."""
+"""Scoring from and to an object store: a real server that speaks S3, started here, and killed in the middle."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import tiny_documents
-from engine_servers import free_port, server
+from engine_servers import free_port, server, versitygw_binary
 
 from model.bundle import Bundle
+from pipelines import filesystems
 from pipelines.cli import main
 
 pytestmark = pytest.mark.engines
@@ -46,19 +48,37 @@ class Store:
         content: bytes = self.client.get_object(Bucket="sepline", Key=key)["Body"].read()
         return content
 
+    def wait_for_parts(self, prefix: str, process: subprocess.Popen[bytes]) -> None:
+        while sum("part-" in name for name in self.names(prefix)) < 3:
+            assert process.poll() is None
+            time.sleep(0.02)
+
+
+@contextmanager
+def serving(folder: Path, port: int) -> Iterator[Store]:
+    """Serves the objects that lie in a folder; the server is killed when the block ends, with SIGKILL."""
+    objects = folder / "objects"
+    objects.mkdir(exist_ok=True)
+    command = [str(versitygw_binary()), "--port", f"localhost:{port}", "posix", str(objects)]
+    access = {"ROOT_ACCESS_KEY": ACCESS["access_key_id"], "ROOT_SECRET_KEY": ACCESS["secret_access_key"]}
+    with server(command, port, folder / "log.txt", env={**os.environ, **access}):
+        keys = {f"aws_{name}": value for name, value in ACCESS.items()}
+        client = boto3.client("s3", endpoint_url=f"http://localhost:{port}", region_name="us-east-1", **keys)
+        if not client.list_buckets()["Buckets"]:
+            client.create_bucket(Bucket="sepline")
+        yield Store(client, flags(port))
+        client.close()
+
+
+def flags(port: int) -> list[str]:
+    where = [f"--s3_endpoint_url=http://localhost:{port}", "--s3_region_name=us-east-1"]
+    return [*where, *(f"--s3_{name}={value}" for name, value in ACCESS.items())]
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    port = free_port()
-    command = [sys.executable, "-m", "moto.server", "--port", str(port)]
-    with server(command, port, tmp_path_factory.mktemp("store") / "log.txt"):
-        endpoint = f"http://localhost:{port}"
-        keys = {f"aws_{name}": value for name, value in ACCESS.items()}
-        client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys)
-        client.create_bucket(Bucket="sepline")
-        flags = [f"--s3_endpoint_url={endpoint}", "--s3_region_name=us-east-1"]
-        yield Store(client, [*flags, *(f"--s3_{name}={value}" for name, value in ACCESS.items())])
-        client.close()
+    with serving(tmp_path_factory.mktemp("store"), free_port()) as store:
+        yield store
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +102,7 @@ def test_objects_hold_what_files_hold(store: Store, tiny_bundle: Bundle, texts: 
     expected = {path.name: path.read_bytes() for path in (tmp_path / "local").glob("part-*")}
     to_store = [*command(tiny_bundle, str(texts), "s3://sepline/scored"), "--", *store.flags]
     process = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *to_store], stderr=subprocess.DEVNULL)
-    while not store.parts("scored") and process.poll() is None:
-        time.sleep(0.02)
+    store.wait_for_parts("scored", process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert 0 < len(store.parts("scored")) < len(expected) == 30
@@ -91,6 +110,53 @@ def test_objects_hold_what_files_hold(store: Store, tiny_bundle: Bundle, texts: 
     assert main(to_store) == 0
     assert store.parts("scored") == expected
     assert {"_SUCCESS", "_manifest.json"} <= store.names("scored")
+
+
+@pytest.mark.parametrize("back", ["in a moment", "when the job has ended"])
+def test_a_store_is_killed_in_the_middle(back: str, tiny_bundle: Bundle, texts: Path, tmp_path: Path) -> None:
+    """A job outlives a store that is soon back; if not, it ends with one line, and its repetition ends it well."""
+    port = free_port()
+    with serving(tmp_path, port) as store:
+        store.client.upload_file(str(texts), "sepline", "in/texts.jsonl")
+        from_store = "s3://sepline/in/texts.jsonl"
+        assert main([*command(tiny_bundle, from_store, str(tmp_path / "local")), "--", *store.flags]) == 0
+        expected = {path.name: path.read_bytes() for path in (tmp_path / "local").glob("part-*")}
+        job = [*command(tiny_bundle, from_store, "s3://sepline/scored"), "--", *store.flags]
+        with open(tmp_path / "errors.txt", "wb") as errors:
+            process = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *job], stderr=errors)
+        store.wait_for_parts("scored", process)
+    if back == "when the job has ended":
+        assert process.wait(timeout=120) == 1
+    with serving(tmp_path, port) as store:
+        code = process.wait(timeout=120)
+        said = (tmp_path / "errors.txt").read_text(encoding="utf-8")
+        assert "Traceback" not in said
+        if back == "when the job has ended":
+            assert said.splitlines()[-1].startswith("sepline: s3://sepline/")
+            assert said.endswith("what is finished stays, and the same command goes on from it\n")
+            there = store.parts("scored")
+            assert 0 < len(there) < len(expected) == 30
+            assert there == {name: expected[name] for name in there}
+            assert not {"_SUCCESS", "_manifest.json"} & store.names("scored")
+            code = main(job)
+        assert code == 0
+        assert store.parts("scored") == expected
+        assert {"_SUCCESS", "_manifest.json"} <= store.names("scored")
+
+
+def test_a_store_that_is_not_there(
+    tiny_bundle: Bundle,
+    texts: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither input nor output waits for ten minutes, and what can't be asked for is not taken for a broken input."""
+    monkeypatch.setattr(filesystems, "PATIENCE", 2.0)
+    for source, output in (("s3://sepline/in.jsonl", str(tmp_path / "out")), (str(texts), "s3://sepline/out")):
+        assert main([*command(tiny_bundle, source, output), "--", *flags(free_port())]) == 1
+        assert capsys.readouterr().err.endswith("no answer in 2 seconds; check endpoint, credentials and network\n")
+    assert not (tmp_path / "out").exists()
 
 
 def test_inputs_are_read_from_the_store(store: Store, tiny_bundle: Bundle, texts: Path, tmp_path: Path) -> None:
