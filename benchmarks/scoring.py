@@ -17,7 +17,6 @@ import argparse
 import csv
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from verbs import timed
 
 
 def documents(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
@@ -49,20 +50,8 @@ def write_corpus(options: argparse.Namespace, records: int, folder: Path) -> Pat
 
 def run(arguments: list[str]) -> tuple[float, float, dict[str, Any]]:
     """Returns wall seconds, peak memory in MiB and the manifest of `sepline score`."""
-    started = time.perf_counter()
-    with subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", "score", *arguments, "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"sepline score ended with exit code {process.returncode}")
-    return time.perf_counter() - started, usage.ru_maxrss / 1024, json.loads(output)
+    seconds, peak, output = timed(["score", *arguments, "--json"])
+    return seconds, peak, json.loads(output)
 
 
 def overhead(options: argparse.Namespace, folder: Path) -> None:

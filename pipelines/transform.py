@@ -91,6 +91,13 @@ def scratch_folder(place: str | None) -> Iterator[str]:
         tf.io.gfile.rmtree(scratch)
 
 
+class _AdapterConfig(TensorAdapterConfig):
+    """Travels to the workers with the graph; unpickling it imports this module, and with it the graph's operations.
+
+    A worker that gets nothing but a stage of tf.Transform's would not know those of tf.text.
+    """
+
+
 def adapter_config(data: DataSettings) -> TensorAdapterConfig:
     """Returns how tf.Transform reads the record batches of `raw_batch` as ragged tensors."""
 
@@ -101,7 +108,7 @@ def adapter_config(data: DataSettings) -> TensorAdapterConfig:
         return representation
 
     names = [name for name in _raw_schema(data).names if name not in PASSED_THROUGH]
-    return TensorAdapterConfig(_raw_schema(data), {name: ragged(name) for name in names})
+    return _AdapterConfig(_raw_schema(data), {name: ragged(name) for name in names})
 
 
 def raw_batch(documents: pa.Table, part: str, data: DataSettings) -> pa.RecordBatch:

@@ -45,11 +45,8 @@ def _go_binary(package: str, version: str) -> Path:
         return Path(given)
     if shutil.which("go") is None:
         pytest.skip(f"{name} is built with Go, which is not installed; {variable} may name a binary")
-
-    def build(folder: Path) -> list[str]:
-        return ["env", f"GOBIN={folder}", "go", "install", f"{package}@v{version}"]
-
-    return cached(f"{name}-{version}", build) / name
+    command = ["go", "install", f"{package}@v{version}"]
+    return cached(f"{name}-{version}", lambda folder: ["env", f"GOBIN={folder}", *command]) / name
 
 
 def python_package(requirement: str) -> Path:
