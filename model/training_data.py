@@ -76,8 +76,7 @@ def open_training_data(path: str | Path) -> TrainingData:
     if not (folder / COMPLETED).exists() or not (folder / STATS).exists():
         raise UserError(f"{folder}: no finished training records ({COMPLETED} is missing); run `sepline preprocess`")
     stats = json.loads((folder / STATS).read_text(encoding="utf-8"))
-    if stats["format"] != DATA_FORMAT:
-        raise UserError(f"{folder}: format {stats['format']}, this sepline reads {DATA_FORMAT}; preprocess it again")
+    check_format(stats, str(folder))
     return TrainingData(
         path=folder,
         settings=settings_from_dict(stats["settings"], origin=str(folder / STATS)),
@@ -90,6 +89,16 @@ def open_training_data(path: str | Path) -> TrainingData:
         fingerprint=stats["fingerprint"],
         stats=stats,
     )
+
+
+def check_format(stats: Mapping[str, Any], folder: str) -> None:
+    """Checks that this version reads the records in a folder, by what its `stats.json` holds.
+
+    Raises:
+        UserError: another version made them.
+    """
+    if stats["format"] != DATA_FORMAT:
+        raise UserError(f"{folder}: format {stats['format']}, this sepline reads {DATA_FORMAT}; preprocess it again")
 
 
 def _by_number(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[int, int]]:

@@ -92,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("handle", metavar="HANDLE", help="minilm-l6, a checkpoint folder, or a TF Hub address or folder")
     _add_json(verb)
 
-    verb = _add_verb(verbs, "train", _train, "training records -> a trained model, the bundle")
+    verb = _add_verb(verbs, "train", _train, "training records -> a trained model, the bundle", beam=True)
     verb.add_argument("--data", required=True, nargs="+", metavar="DIR", help="folders that `sepline preprocess` wrote")
     shares = "how much of an epoch comes from each --data folder; by their sizes when left out"
     verb.add_argument("--shares", nargs="+", type=float, metavar="SHARE", help=shares)
@@ -101,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_overwrite(verb)
     _add_json(verb)
 
-    verb = _add_verb(verbs, "evaluate", _evaluate, "what a bundle is worth on a split, beside two baselines")
+    verb = _add_verb(verbs, "evaluate", _evaluate, "what a bundle is worth on a split, beside two baselines", beam=True)
     verb.add_argument("--model", required=True, metavar="BUNDLE", help="folder of the trained model, or REGISTRY/NAME")
     verb.add_argument("--data", required=True, metavar="DIR", help="folder that `sepline preprocess` wrote")
     verb.add_argument("--split", choices=("train", "dev", "test"), default="test", help="default: test")
@@ -141,7 +141,7 @@ def _preprocess(options: argparse.Namespace) -> int:
     with quiet_imports():
         from pipelines.preprocess import preprocess
         from pipelines.terminal import show_training_data
-    data = preprocess(
+    stats = preprocess(
         options.input or [],
         options.output,
         given_splits={split: getattr(options, split) for split in ("train", "dev", "test")},
@@ -151,10 +151,10 @@ def _preprocess(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
     )
     if options.json:
-        print(json.dumps(data.stats, indent=1))
+        print(json.dumps(stats, indent=1))
     else:
-        show_training_data(data)
-    return _unreadable_sources(data.stats["counts"], f"{options.output}/rejects")
+        show_training_data(stats, options.output)
+    return _unreadable_sources(stats["counts"], f"{options.output}/rejects")
 
 
 def _encoder(options: argparse.Namespace) -> None:
@@ -171,13 +171,13 @@ def _encoder(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     settings = _settings(options)
+    _check_local("--output", options.output)
+    data = _records(options, options.data)
     with quiet_imports():
         from model.train import train_and_evaluate
         from pipelines.terminal import show_bundle
     with redirect_stdout(sys.stderr if options.json else sys.stdout):
-        bundle = train_and_evaluate(
-            settings, options.data, options.output, shares=options.shares, overwrite=options.overwrite
-        )
+        bundle = train_and_evaluate(settings, data, options.output, shares=options.shares, overwrite=options.overwrite)
     if options.json:
         print(json.dumps({"bundle": str(bundle.path), **bundle.description}, indent=1))
     else:
@@ -185,11 +185,13 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    _check_local("--model", options.model)
+    (data,) = _records(options, [options.data])
     with quiet_imports():
         import model.input_pipeline  # noqa: F401  imports TensorFlow while it is quiet
         from model.evaluate import evaluate_bundle
         from pipelines.terminal import show_evaluation
-    results = evaluate_bundle(options.model, options.data, options.split)
+    results = evaluate_bundle(options.model, data, options.split)
     if options.json:
         print(json.dumps({name: metrics.to_json() for name, metrics in results.items()}, indent=1))
     else:
@@ -197,6 +199,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _score(options: argparse.Namespace) -> int:
+    _check_local("--model", options.model)
     with quiet_imports():
         from pipelines.dry_run import estimate
         from pipelines.score import score
@@ -238,6 +241,8 @@ def _retrain(options: argparse.Namespace) -> int:
     from pipelines.retrain_settings import load_retrain_settings
 
     settings = load_retrain_settings(options.config, options.set)
+    _check_local("retrain.workspace", settings.retrain.workspace)
+    _check_local("retrain.registry", settings.retrain.registry)
     with quiet_imports():
         from pipelines.retrain import retrain
         from pipelines.terminal_models import show_decision, show_result
@@ -268,6 +273,7 @@ def _models(options: argparse.Namespace) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
+    _check_local("--output", options.output)
     if options.retrain:
         from pipelines.retrain_demo import run_retrain_demo
 
@@ -276,6 +282,32 @@ def _demo(options: argparse.Namespace) -> None:
         from pipelines.demo import run_demo
 
         run_demo(options.output, full=options.full)
+
+
+def _check_local(name: str, path: str) -> None:
+    with quiet_imports():
+        from pipelines.storage import is_local
+
+    if not is_local(path):
+        raise UserError(f"{name} {path}: takes a local or shared folder; records and scored folders can lie elsewhere")
+
+
+def _records(options: argparse.Namespace, folders: Sequence[str]) -> Sequence[str]:
+    """Returns local folders with the records of some, for which Beam's options say how its filesystems reach them."""
+    with quiet_imports():
+        from pipelines.storage import is_local
+
+    if all(map(is_local, folders)):
+        if options.beam_flags or options.runner_config:
+            raise UserError(
+                f"{options.verb} runs no Beam job, and --data is local; leave out --runner-config and what follows --"
+            )
+        return folders
+    with quiet_imports():
+        from pipelines.records import fetch_records
+
+        _beam_options(options)
+    return [fetch_records(folder) for folder in folders]
 
 
 def _unreadable_sources(counts: Mapping[str, Any], rejects: str) -> int:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
-from model.folders import write_json
+from pipelines import storage
 
 
 def sum_counts(counts: Iterable[Counter[str]]) -> Counter[str]:
@@ -17,12 +15,11 @@ def sum_counts(counts: Iterable[Counter[str]]) -> Counter[str]:
 
 def write_counts(counts: Counter[str], path: str) -> None:
     """Writes counts where the driver finds them when the pipeline is done."""
-    write_json(Path(path), dict(sorted(counts.items())))
+    storage.write_json(path, dict(sorted(counts.items())))
 
 
 def read_counts(path: str) -> Counter[str]:
-    """Returns the counts of a file that `write_counts` wrote, and removes it."""
-    file = Path(path)
-    counts: Counter[str] = Counter(json.loads(file.read_text(encoding="utf-8")))
-    file.unlink()
+    """Returns the counts of an object that `write_counts` wrote, and removes it."""
+    counts: Counter[str] = Counter(storage.read_json(path))
+    storage.remove([path])
     return counts

@@ -11,15 +11,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from model.records import Document, Reason, Reject
 from model.schema import duplicate_schema
-from pipelines.parts import write_table
+from pipelines.parts import read_table, write_table
+from pipelines.storage import remove
 
 SAME_TEXT = "same_text"
 SAME_ID = "same_id"
@@ -138,22 +138,22 @@ def write_duplicates(duplicates: Sequence[Duplicate], folder: str) -> None:
     write_table(f"{folder}/{_FILE}", pa.Table.from_pylist(rows, schema=schema))
 
 
-def drop_duplicates(folder: Path) -> Counter[str]:
+def drop_duplicates(folder: str) -> Counter[str]:
     """Takes the documents listed as dropped out of their parts.
 
     Returns:
         What changes in the counts: negative numbers of documents, sentences and labels of the splits, how many
         documents were dropped from train, superseded or deleted, and how many ids are repeated.
     """
-    table = pq.read_table(folder / _FILE)
+    table = read_table(f"{folder}/{_FILE}")
     changes = Counter(
         repeated_ids=len(set(table.filter(pc.equal(table["kind"], SAME_ID))["group"].to_pylist())),
     )
     dropped = table.filter(table["dropped"]).sort_by([("split", "ascending"), ("part", "ascending")]).to_pylist()
     for (split, part), rows in groupby(dropped, key=lambda row: (row["split"], row["part"])):
         kinds = {row["record_index"]: row["kind"] for row in rows}
-        file = folder / "documents" / split / f"{part}.parquet"
-        documents = pq.read_table(file, partitioning=None)
+        path = f"{folder}/documents/{split}/{part}.parquet"
+        documents = read_table(path)
         leaves = pc.is_in(documents["record_index"], value_set=pa.array(list(kinds), pa.int64()))
         for document in documents.filter(leaves).select(["record_index", "sentences", "labels"]).to_pylist():
             kind = kinds[document["record_index"]]
@@ -163,7 +163,7 @@ def drop_duplicates(folder: Path) -> Counter[str]:
             changes.subtract(f"labels.{split}.{label}" for label in document["labels"] or ())
         remaining = documents.filter(pc.invert(leaves))
         if remaining.num_rows:
-            write_table(str(file), remaining)
+            write_table(path, remaining)
         else:
-            file.unlink()
+            remove([path])
     return changes

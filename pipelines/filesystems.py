@@ -21,6 +21,7 @@ from typing import Any, TypeVar, cast
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils.retry import retry_on_server_errors_and_timeout_filter, with_exponential_backoff
 
 from model.errors import JobFailure
@@ -34,12 +35,20 @@ _BLOCK_BYTES = 1 << 20
 _THREAD = "filesystem"
 _ANSWERS = (BeamIOError, FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 _FILESYSTEMS: Any = FileSystems  # its methods have no type annotations
+if FileSystems._pipeline_options is None:
+    # A worker of an external pool is not told the pipeline's; there a store's client looks into the environment.
+    FileSystems.set_options(PipelineOptions([]))
 
 
 def scheme(path: str) -> str | None:
     """Returns what a path begins with, such as `s3`; None where it names a file of this machine."""
     found: str | None = _FILESYSTEMS.get_scheme(path)
     return found
+
+
+def has_folders(path: str) -> bool:
+    """Returns whether a path's filesystem lists one folder at a time; object stores list all that begins alike."""
+    return bool(_FILESYSTEMS.get_filesystem(path).has_dirs())
 
 
 def match(pattern: str) -> list[tuple[str, int]]:

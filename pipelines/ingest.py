@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -29,17 +28,17 @@ from pipelines.units import Chunk, Unit, hash_share, part_prefix, read_chunks
 
 def ingest(
     sources: Sequence[Mapping[str, Any]],
-    folder: Path,
+    folder: str,
     *,
     data: DataSettings,
     options: ReadOptions,
     beam_options: PipelineOptions,
 ) -> Counter[str]:
     """Returns the counts of what was read; documents, rejects and the list of duplicates are files by then."""
-    summary = str(folder / "ingest.json")
+    summary = f"{folder}/ingest.json"
     splits = [(source["path"], source["split"]) for source in sources]
     options = replace(options, deletions=data.revisions == "latest")
-    write_documents = WriteDocuments(str(folder), data, max_sentences=options.max_sentences)
+    write_documents = WriteDocuments(folder, data, max_sentences=options.max_sentences)
     with beam.Pipeline(options=beam_options) as pipeline:
         written = (
             pipeline
@@ -58,7 +57,7 @@ def ingest(
             | "GroupAlike" >> beam.GroupByKey()
             | "FindDuplicates" >> beam.FlatMapTuple(find_duplicates)
             | "Gather" >> beam.combiners.ToList()
-            | "WriteDuplicates" >> beam.Map(write_duplicates, str(folder))
+            | "WriteDuplicates" >> beam.Map(write_duplicates, folder)
         )
     return read_counts(summary)
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from model.records import Reject
 from model.schema import reject_schema
-from pipelines.storage import write_bytes
+from pipelines.storage import read_bytes, write_bytes
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
@@ -24,6 +24,11 @@ def parquet_bytes(table: pa.Table) -> bytes:
 def write_table(path: str, table: pa.Table) -> None:
     """Writes one Parquet part."""
     write_bytes(path, parquet_bytes(table))
+
+
+def read_table(path: str) -> pa.Table:
+    """Returns one Parquet part."""
+    return pq.read_table(pa.BufferReader(read_bytes(path)))
 
 
 def write_rejects(path: str, rejects: Sequence[Reject], metadata: dict[str, str]) -> None:

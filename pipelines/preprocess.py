@@ -4,23 +4,24 @@
 2. analyze: the train documents -> a tf.Transform graph with tokenizer, label vocabulary and length statistics;
 3. transform: all documents -> token ids -> windows -> one TFRecord part for each documents' part.
 
-Between them lie files, not collections in memory, so that memory is bounded by a part on any runner.
+Between them lie files, not collections in memory, so that memory is bounded by a part on any runner. They may lie on
+any filesystem that Beam knows; only the graph, while it is made and run, lies where TensorFlow reaches it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import tensorflow as tf
 import tensorflow_transform.beam as tft_beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -28,18 +29,21 @@ from apache_beam.options.pipeline_options import PipelineOptions
 import model
 from model.config import DataSettings, Settings
 from model.encoder import check_budget, load_vocabulary
-from model.errors import DataError, UserError
-from model.folders import claim_folder, write_json
+from model.errors import DataError, JobFailure, UserError
+from model.folders import difference
 from model.schema import SPLITS, encode_training_record
-from model.training_data import COMPLETED, DATA_FORMAT, STATS, TrainingData, open_training_data
+from model.training_data import COMPLETED, DATA_FORMAT, STATS, check_format
 from model.vocabulary import Vocabulary
 from model.windowing import encode_windows
+from pipelines import storage
 from pipelines.corpora import ReadOptions
 from pipelines.counts import read_counts, sum_counts, write_counts
 from pipelines.duplicates import drop_duplicates
 from pipelines.ingest import ingest
+from pipelines.parts import read_table
+from pipelines.runner_config import check_paths
 from pipelines.sources import fingerprint_source, match_sources
-from pipelines.storage import write_bytes
+from pipelines.stopping import breaking_off
 from pipelines.text_statistics import text_counts, text_statistics, write_vocabulary_use
 from pipelines.transform import (
     PASSED_THROUGH,
@@ -48,7 +52,12 @@ from pipelines.transform import (
     make_preprocessing_fn,
     raw_batch,
     read_statistics,
+    scratch_folder,
+    scratch_place,
 )
+
+MARK = "preprocess.json"
+GRAPH = "transform"
 
 
 def preprocess(
@@ -60,14 +69,14 @@ def preprocess(
     options: ReadOptions,
     beam_options: PipelineOptions,
     overwrite: bool = False,
-) -> TrainingData:
-    """Makes a folder of training records (`model/training_data.py`) and returns it opened.
+) -> dict[str, Any]:
+    """Makes a folder of training records (`model/training_data.py`) and returns what its `stats.json` holds.
 
-    A finished folder made from the same inputs with the same settings is returned as it is.
+    A finished folder made from the same inputs with the same settings stays as it is.
 
     Args:
         inputs: paths and globs of corpora whose documents are spread over the splits by a hash of their id.
-        output: the folder.
+        output: the folder, on this machine or on any filesystem that Beam knows.
         given_splits: paths and globs of corpora that are a split, or part of one, as they are.
         settings: the sections `encoder`, `window` and `data` count here.
         options: how the corpora are read.
@@ -76,67 +85,128 @@ def preprocess(
 
     Raises:
         UserError: inputs, settings or folder can't be used, or no document can train.
+        JobFailure: the job broke off, or what it has written isn't there; repeated, it begins anew.
+        Interrupted: the user stopped it; repeated, it begins anew.
     """
     sources = _sources(inputs, given_splits or {})
     vocabulary = load_vocabulary(settings.encoder)
     check_budget(settings)
     mark = _mark(sources, settings, options, vocabulary)
-    folder = Path(output)
-    # What a run has left unfinished is begun anew, whatever its settings were.
-    unfinished = not (folder / COMPLETED).exists()
-    claim_folder(folder, "preprocess.json", mark, overwrite=overwrite or unfinished)
-    if (folder / COMPLETED).exists():
-        return open_training_data(folder)
+    folder = output.rstrip("/")
+    place = scratch_place(folder, beam_options)
+    check_paths(beam_options, [folder, *([place] if place else []), *(source["path"] for source in sources)])
+    with storage.lock_folder(folder):
+        if claim_folder(folder, mark, overwrite=overwrite):
+            return dict(storage.read_json(f"{folder}/{STATS}"))
+        anew = "repeat the command, which begins anew"
+        with breaking_off(lambda: anew, anew), scratch_folder(place) as scratch:
+            run = Run(folder, scratch, vocabulary, settings, beam_options)
+            _make_records(sources, mark, run, options)
+        return dict(storage.read_json(f"{folder}/{STATS}"))
 
-    counts = ingest(sources, folder, data=settings.data, options=options, beam_options=beam_options)
+
+def _make_records(
+    sources: Sequence[Mapping[str, Any]], mark: Mapping[str, Any], run: Run, options: ReadOptions
+) -> None:
+    """Fills the folder: documents, then the transform graph, then windows; its mark of completion comes last."""
+    folder, data = run.folder, run.settings.data
+    counts = ingest(sources, folder, data=data, options=options, beam_options=run.beam_options)
     counts.update(drop_duplicates(folder))
     counts = +counts  # without the labels that have left a split
     _check_ingested(counts)
-    parts = sorted(str(path.relative_to(folder / "documents")) for path in folder.glob("documents/*/part-*.parquet"))
-    statistics = _analyze(parts, folder, vocabulary=vocabulary, data=settings.data, beam_options=beam_options)
-    if settings.data.target == "labels":
+    parts = document_parts(folder)
+    statistics = analyze(parts, run)
+    if data.target == "labels":
         _check_labels(counts, statistics)
-    counts.update(_transform(parts, folder, vocabulary=vocabulary, settings=settings, beam_options=beam_options))
-    write_vocabulary_use(counts, vocabulary, folder)
-    write_json(folder / STATS, _stats(mark, counts, statistics, settings, vocabulary))
-    (folder / COMPLETED).touch()
-    return open_training_data(folder)
+    counts.update(transform(parts, run))
+    storage.copy_tree(f"{run.scratch}/{GRAPH}", f"{folder}/{GRAPH}")
+    write_vocabulary_use(counts, run.vocabulary, folder)
+    storage.write_json(f"{folder}/{STATS}", _stats(mark, counts, statistics, run.settings, run.vocabulary))
+    _check_written(folder, parts)
+    storage.remove_temporaries(folder)
+    storage.write_bytes(f"{folder}/{COMPLETED}", b"\n")
 
 
-def _analyze(
-    parts: Sequence[str], folder: Path, *, vocabulary: Vocabulary, data: DataSettings, beam_options: PipelineOptions
-) -> Statistics:
-    """Returns the statistics of the train documents; the transform graph is in the folder by then."""
-    preprocessing_fn = make_preprocessing_fn(vocabulary, data)
+def claim_folder(folder: str, mark: Mapping[str, Any], *, overwrite: bool = False) -> bool:
+    """Makes the folder this job's, and returns whether it holds the finished result of this job already.
+
+    What a job has left unfinished is begun anew, whatever its settings were.
+
+    Args:
+        folder: where the records lie or will lie. Call it under `storage.lock_folder`.
+        mark: JSON values that identify the job: settings, fingerprints of inputs.
+        overwrite: True to replace what a finished job has left.
+
+    Raises:
+        UserError: the folder holds the finished result of another job, or anything that is not a job's.
+    """
+    names = storage.list_names(folder)
+    if MARK in names:
+        if COMPLETED in names and not overwrite:
+            there = storage.read_json(f"{folder}/{MARK}")
+            if there != json.loads(json.dumps(mark)):
+                what = difference(there, mark)
+                raise UserError(f"{folder}: was made with {what}; name another --output, or --overwrite this one")
+            check_format(storage.read_json(f"{folder}/{STATS}"), folder)
+            return True
+        storage.remove([f"{folder}/{COMPLETED}"])  # before anything changes that readers have been promised
+        storage.empty_folder(folder, keep=MARK)
+    elif not storage.is_empty(folder):
+        raise UserError(f"{folder}: is not empty and has no {MARK}; name another --output")
+    storage.write_json(f"{folder}/{MARK}", mark)
+    return False
+
+
+def document_parts(folder: str) -> list[str]:
+    """Returns the parts of documents in a folder of records, `SPLIT/NAME.parquet`, in order."""
+    return sorted(f"{split}/{name}" for split in SPLITS for name in storage.list_names(f"{folder}/documents/{split}"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the pipelines with tf.Transform in them share.
+
+    Attributes:
+        folder: of the records.
+        scratch: a folder that TensorFlow reaches, here and on the workers; the transform graph lies in it.
+        vocabulary: the encoder's.
+        settings: as for `preprocess`.
+        beam_options: for both.
+    """
+
+    folder: str
+    scratch: str
+    vocabulary: Vocabulary
+    settings: Settings
+    beam_options: PipelineOptions
+
+
+def analyze(parts: Sequence[str], run: Run) -> Statistics:
+    """Returns the statistics of the train documents; the transform graph is in the scratch folder by then."""
+    data, graph = run.settings.data, f"{run.scratch}/{GRAPH}"
+    preprocessing_fn = make_preprocessing_fn(run.vocabulary, data)
     train = [part for part in parts if part.startswith("train/")]
-    with (
-        tempfile.TemporaryDirectory(dir=folder) as scratch,
-        tft_beam.Context(temp_dir=scratch),
-        beam.Pipeline(options=beam_options) as pipeline,
-    ):
-        raw = pipeline | "ReadTrain" >> ReadDocuments(train, str(folder), data)
+    with tft_beam.Context(temp_dir=run.scratch), beam.Pipeline(options=run.beam_options) as pipeline:
+        raw = pipeline | "ReadTrain" >> ReadDocuments(train, run.folder, data)
         transform = (raw, adapter_config(data)) | "Analyze" >> tft_beam.AnalyzeDataset(preprocessing_fn)
-        transform | "WriteGraph" >> tft_beam.WriteTransformFn(str(folder / "transform"))
-    return read_statistics(str(folder / "transform"), data)
+        transform | "WriteGraph" >> tft_beam.WriteTransformFn(graph)
+    return read_statistics(graph, data)
 
 
-def _transform(
-    parts: Sequence[str], folder: Path, *, vocabulary: Vocabulary, settings: Settings, beam_options: PipelineOptions
-) -> Counter[str]:
-    """Returns the counts of the windows that it wrote."""
-    summary = str(folder / "transform.json")
+def transform(parts: Sequence[str], run: Run) -> Counter[str]:
+    """Returns the counts of the windows that it wrote, by the graph in the scratch folder."""
+    summary, data = f"{run.folder}/transform.json", run.settings.data
     with (
-        tempfile.TemporaryDirectory(dir=folder) as scratch,
-        tft_beam.Context(temp_dir=scratch, passthrough_keys=set(PASSED_THROUGH)),
-        beam.Pipeline(options=beam_options) as pipeline,
+        tft_beam.Context(temp_dir=run.scratch, passthrough_keys=set(PASSED_THROUGH)),
+        beam.Pipeline(options=run.beam_options) as pipeline,
     ):
-        transform = pipeline | "ReadGraph" >> tft_beam.ReadTransformFn(str(folder / "transform"))
-        raw = pipeline | "ReadAll" >> ReadDocuments(parts, str(folder), settings.data)
-        dataset = ((raw, adapter_config(settings.data)), transform)
+        graph = pipeline | "ReadGraph" >> tft_beam.ReadTransformFn(f"{run.scratch}/{GRAPH}")
+        raw = pipeline | "ReadAll" >> ReadDocuments(parts, run.folder, data)
+        dataset = ((raw, adapter_config(data)), graph)
         ids, _ = dataset | "Transform" >> tft_beam.TransformDataset(output_record_batches=True)
         (
             ids
-            | "WriteWindows" >> beam.Map(write_windows, str(folder), vocabulary, settings)
+            | "WriteWindows" >> beam.Map(write_windows, run.folder, run.vocabulary, run.settings)
             | "Sum" >> beam.CombineGlobally(sum_counts)
             | "WriteSummary" >> beam.Map(write_counts, summary)
         )
@@ -161,7 +231,7 @@ class ReadDocuments(beam.PTransform):
 
 def read_documents(part: str, folder: str, data: DataSettings) -> pa.RecordBatch:
     """Returns one part of documents, `SPLIT/NAME.parquet`, as tf.Transform takes it."""
-    return raw_batch(pq.read_table(f"{folder}/documents/{part}", partitioning=None), part, data)
+    return raw_batch(read_table(f"{folder}/documents/{part}"), part, data)
 
 
 def write_windows(
@@ -217,7 +287,7 @@ def write_windows(
             for serialized in records:
                 writer.write(serialized)
         content = Path(scratch.name).read_bytes()
-    write_bytes(f"{folder}/windows/{part.removesuffix('.parquet')}.tfrecord", content)
+    storage.write_bytes(f"{folder}/windows/{part.removesuffix('.parquet')}.tfrecord", content)
     return counts
 
 
@@ -250,6 +320,13 @@ def _check_labels(counts: Counter[str], statistics: Statistics) -> None:
                 f"the {split} split has labels that the train split has not: {', '.join(unknown)}; "
                 "map them with --label-map or name the labels to use in data.labels"
             )
+
+
+def _check_written(folder: str, parts: Sequence[str]) -> None:
+    """Checks that every part of documents has its windows: another job may have emptied a folder that has no lock."""
+    written = {name.removesuffix(".tfrecord") for name in storage.list_tree(f"{folder}/windows")}
+    if document_parts(folder) != parts or written != {part.removesuffix(".parquet") for part in parts}:
+        raise JobFailure(f"{folder}: parts are missing, though the job has ended; repeat the command, alone")
 
 
 def _sources(inputs: Sequence[str], given_splits: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from model.errors import DataError
 from model.folders import write_json
 from model.lock import LockHeldError, RunLock
 from model.registry import Registry
-from model.training_data import STATS, VOCABULARY, TrainingData
+from model.training_data import STATS, VOCABULARY, TrainingData, open_training_data
 from pipelines.corpora import LabelMap, ReadOptions
 from pipelines.hooks import run_hook
 from pipelines.retrain_settings import RetrainSettings
@@ -194,13 +194,15 @@ def _preprocess(job: _Job, options: ReadOptions) -> TrainingData:
     from pipelines.preprocess import preprocess
 
     _say("preprocessing")
-    return preprocess(
+    folder = job.workspace.data_folder(job.run.facts["data"])
+    preprocess(
         job.settings.retrain.input,
-        str(job.workspace.data_folder(job.run.facts["data"])),
+        str(folder),
         settings=job.settings.for_training(),
         options=options,
         beam_options=job.beam_options,
     )
+    return open_training_data(folder)
 
 
 def _check(job: _Job, data: TrainingData) -> dict[str, Any]:

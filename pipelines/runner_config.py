@@ -69,14 +69,17 @@ def beam_options(config: str | None, flags: Sequence[str]) -> PipelineOptions:
 
 def check_paths(options: PipelineOptions, paths: Iterable[str]) -> None:
     """Raises `UserError` for a relative path where workers run in folders of their own, and would look for it there."""
+    relative = [path for path in paths if is_local(path) and not Path(path).is_absolute()]
+    if relative and not workers_are_here(options):
+        raise UserError(f"{relative[0]}: the workers run in folders of their own; give the whole path")
+
+
+def workers_are_here(options: PipelineOptions) -> bool:
+    """Returns whether the workers run in this process."""
     runner = create_runner(options.view_as(StandardOptions).runner)
     if isinstance(runner, PortableRunner):
-        here = isinstance(runner.default_environment(options), PythonLoopbackEnvironment)
-    else:
-        here = type(runner).__name__ != "DataflowRunner"
-    relative = [path for path in paths if is_local(path) and not Path(path).is_absolute()]
-    if relative and not here:
-        raise UserError(f"{relative[0]}: the workers run in folders of their own; give the whole path")
+        return isinstance(runner.default_environment(options), PythonLoopbackEnvironment)
+    return type(runner).__name__ != "DataflowRunner"
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import model
 from model.bundle import Bundle, load_bundle
 from model.document_windows import encode_documents
 from model.engine import DEFAULT_BATCH_TOKENS, Engine, EngineCounts
-from model.errors import Interrupted, JobFailure, UserError
+from model.errors import JobFailure, UserError
 from model.records import Document, Reason, Reject
 from model.schema import prediction_schema
 from model.tokenization import Tokenizer
@@ -34,10 +34,10 @@ from pipelines.corpora.checks import wrong_features
 from pipelines.predictions import ChunkInference, PartCounts, PartFormat, TokenizedChunk, sum_counts, write_part
 from pipelines.runner_config import check_paths
 from pipelines.score_progress import ScoreProgress
-from pipelines.scored_folder import MANIFEST, Claim, Job, claim_folder, finished_parts, publish, read_json
+from pipelines.scored_folder import MANIFEST, Claim, Job, claim_folder, finished_parts, publish
 from pipelines.sentences import SentenceSplitter, split_document
 from pipelines.sources import fingerprint_sources
-from pipelines.stopping import find_failure, noting_interrupts, quiet_expected_errors
+from pipelines.stopping import breaking_off, quiet_expected_errors
 from pipelines.units import Chunk, Finished, Unit, cut_source, finished_chunks, hash_share, read_chunks
 from pipelines.workers import default_workers, run_in_processes, share_out
 
@@ -128,22 +128,15 @@ def score(
     with storage.lock_folder(output):
         claim = claim_folder(output, job, overwrite=overwrite, resume=resume)
         if claim.complete:
-            return dict(read_json(f"{output}/{MANIFEST}"))
+            return dict(storage.read_json(f"{output}/{MANIFEST}"))
         units = plan_units(job, claim.finished, scorer)
         counts = PartCounts(output)
         if workers is None:
             workers = min(default_workers(bundle.path), len(units) // 2) if local else 1
         progress = ScoreProgress(job, units, options, limit=settings.limit, folder=output, counts=counts)
-        with noting_interrupts() as interrupted, progress:
-            try:
-                _run(units, scorer, beam_options, workers=workers)
-            except BaseException as error:
-                if interrupted.is_set():
-                    message = f"interrupted; {progress.describe()}. Repeat the command to go on from there"
-                    raise Interrupted(message) from None
-                if failure := find_failure(error):
-                    raise failure from error
-                raise
+        repeat = "what is finished stays, and the same command goes on from it"
+        with progress, breaking_off(lambda: f"{progress.describe()}. Repeat the command to go on from there", repeat):
+            _run(units, scorer, beam_options, workers=workers)
         manifest = _manifest(bundle_dir, bundle, job, claim, sum_counts(_counts_of(job, output, counts)))
         publish(output, manifest)
     return manifest

@@ -114,7 +114,7 @@ def claim_folder(folder: str, job: Job, *, overwrite: bool = False, resume: bool
         "earlier_versions": earlier_versions,
         "inputs": job.inputs,
     }
-    write_json(f"{folder}/{JOB}", mark)
+    storage.write_json(f"{folder}/{JOB}", mark)
     for place in (folder, f"{folder}/{REJECTS}"):
         stale = [part for part in _parts(storage.list_names(place)) if prefix_of(part) not in expected]
         storage.remove([f"{place}/{part}{_SUFFIX}" for part in stale])
@@ -138,18 +138,8 @@ def publish(folder: str, manifest: Mapping[str, Any]) -> None:
     An engine may have lost workers and gone on without them, so what those were writing goes first.
     """
     storage.remove_temporaries(folder)
-    write_json(f"{folder}/{MANIFEST}", manifest)
+    storage.write_json(f"{folder}/{MANIFEST}", manifest)
     storage.write_bytes(f"{folder}/{SUCCESS}", b"\n")
-
-
-def write_json(path: str, content: Any) -> None:
-    """Writes an object of JSON."""
-    storage.write_bytes(path, (json.dumps(content, indent=1) + "\n").encode("utf-8"))
-
-
-def read_json(path: str) -> Any:
-    """Returns what an object of JSON holds."""
-    return json.loads(storage.read_bytes(path))
 
 
 def _parts(names: Iterable[str]) -> set[str]:
@@ -170,7 +160,7 @@ def _read_job(folder: str, names: Collection[str]) -> dict[str, Any] | None:
         if not storage.is_empty(folder):
             raise UserError(f"{folder}: is not empty and has no {JOB}; name another --output")
         return None
-    job: dict[str, Any] = read_json(f"{folder}/{JOB}")
+    job: dict[str, Any] = storage.read_json(f"{folder}/{JOB}")
     if job.get("format") != JOB_FORMAT:
         raise UserError(f"{folder}: was made by another version of sepline; name another --output, or --overwrite it")
     return job

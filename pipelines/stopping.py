@@ -6,11 +6,11 @@ import logging
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from model.errors import JobFailure
+from model.errors import Interrupted, JobFailure
 
 
 @contextmanager
@@ -34,15 +34,39 @@ def noting_interrupts() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def find_failure(error: BaseException) -> JobFailure | None:
-    """Returns the `JobFailure` behind an error of a pipeline: runners hand on what a worker raised as text.
+@contextmanager
+def breaking_off(progress: Callable[[], str], then: str) -> Iterator[None]:
+    """Makes of what ends a pipeline in the middle what the command line says in one line.
+
+    Args:
+        progress: says how far the job has come, and what to do, for a user who interrupted it.
+        then: says what has become of the work of a job that failed, and what to do.
+
+    Raises:
+        Interrupted: the user stopped it.
+        JobFailure: a worker raised one, or an engine has given the job up.
+    """
+    quiet_expected_errors()
+    with noting_interrupts() as interrupted:
+        try:
+            yield
+        except BaseException as error:
+            if interrupted.is_set():
+                raise Interrupted(f"interrupted; {progress()}") from None
+            if reason := _find_failure(error):
+                raise JobFailure(f"{reason}; {then}") from error
+            raise
+
+
+def _find_failure(error: BaseException) -> str | None:
+    """Returns what a `JobFailure` behind an error of a pipeline says: runners hand on what a worker raised as text.
 
     An engine that gives a job up without an exception of ours has lost a worker or the like.
     """
     said = re.search(r"JobFailure: (.+?)(?: \[while running|\n|$)", f"{type(error).__name__}: {error}")
     if not said and "Traceback" not in str(error):
         said = re.match(r"(Pipeline \S+ failed in state .+)", str(error))
-    return JobFailure(f"{said[1]}; what is finished stays, and the same command goes on from it") if said else None
+    return said[1] if said else None
 
 
 def quiet_expected_errors() -> None:

@@ -11,18 +11,22 @@ How an object becomes visible in one step differs:
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from model.errors import JobFailure, UserError
 from pipelines import filesystems
 
 _TEMPORARY = ".writing"
+_THREADS = 8
 
 
 def is_local(path: str) -> bool:
@@ -55,10 +59,19 @@ def read_bytes(path: str) -> bytes:
 
     Raises:
         OSError: it is not there or can't be read.
-        JobFailure: its filesystem does not answer.
     """
     with open_object(path) as stream:
         return stream.read()
+
+
+def write_json(path: str, content: Any) -> None:
+    """Writes an object of JSON."""
+    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode("utf-8"))
+
+
+def read_json(path: str) -> Any:
+    """Returns what an object of JSON holds."""
+    return json.loads(read_bytes(path))
 
 
 def open_object(path: str) -> BinaryIO:
@@ -80,25 +93,47 @@ def list_names(folder: str) -> set[str]:
         UserError: the folder can't be looked into.
         JobFailure: its filesystem does not answer.
     """
-    try:
+    with _looking_into(folder):
         if is_local(folder):
-            with os.scandir(folder) as entries:
-                names = {entry.name for entry in entries if entry.is_file()}
+            try:
+                with os.scandir(folder) as entries:
+                    names = {entry.name for entry in entries if entry.is_file()}
+            except FileNotFoundError:
+                return set()
         else:
-            names = _list_remote(folder)
-    except FileNotFoundError:
-        return set()
-    except NotADirectoryError as error:
-        raise UserError(f"{folder}: is a file; name a folder for the output") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: cannot be looked into: {' '.join(str(error).split())}") from error
+            names = set(_list_remote(folder))
     return {name for name in names if not name.endswith(_TEMPORARY)}
+
+
+def list_tree(folder: str) -> set[str]:
+    """Returns the names of the objects in a folder and in those below it, `BELOW/NAME`; else as `list_names`.
+
+    Raises:
+        UserError, JobFailure: as `list_names`.
+    """
+    with _looking_into(folder):
+        if is_local(folder):
+            top = Path(folder)
+            names = {str(path.relative_to(top)) for path in top.rglob("*") if path.is_file()}
+        else:
+            names = _list_remote_tree(folder)
+    return {name for name in names if not name.endswith(_TEMPORARY)}
+
+
+def copy_tree(source: str, target: str) -> None:
+    """Copies the objects in a folder, and in those below it, each under its name."""
+
+    def copy(name: str) -> None:
+        write_bytes(f"{target}/{name}", read_bytes(f"{source}/{name}"))
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(copy, sorted(list_tree(source))))
 
 
 def is_empty(folder: str) -> bool:
     """Returns whether a folder holds nothing but what dead writers have left, or is not there."""
     if not is_local(folder):
-        return not list_names(folder)
+        return not list_tree(folder)
     try:
         with os.scandir(folder) as entries:
             return all(entry.name.endswith(_TEMPORARY) for entry in entries)
@@ -120,6 +155,18 @@ def remove(paths: Sequence[str]) -> None:
         return
     if there := [path for path in paths if filesystems.exists(path)]:
         filesystems.delete(there)
+
+
+def empty_folder(folder: str, *, keep: str) -> None:
+    """Removes all that is in a folder and below it, but the object of the name `keep` directly in it."""
+    if not is_local(folder):
+        remove([f"{folder}/{name}" for name in sorted(list_tree(folder) - {keep})])
+        return
+    for path in Path(folder).iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != keep:
+            path.unlink()
 
 
 def remove_folder(folder: str) -> None:
@@ -170,15 +217,37 @@ def lock_folder(folder: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _list_remote(folder: str) -> set[str]:
+@contextmanager
+def _looking_into(folder: str) -> Iterator[None]:
+    try:
+        yield
+    except NotADirectoryError as error:
+        raise UserError(f"{folder}: is a file; name a folder for the output") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: cannot be looked into: {' '.join(str(error).split())}") from error
+
+
+def _list_remote(folder: str, pattern: str = "*") -> dict[str, int]:
+    """Returns the sizes of what is in a folder, by name."""
     try:
         # Its name may read like a glob.
-        found = filesystems.match(re.sub(r"[*?\[]", "?", folder) + "/*")
+        found = filesystems.match(re.sub(r"[*?\[]", "?", folder) + f"/{pattern}")
     except OSError:
         if filesystems.exists(folder):
             raise
-        return set()  # only some filesystems take a folder that is not there for an empty one
-    return {path.rpartition("/")[2] for path, _ in found if path.startswith(f"{folder}/")}
+        return {}  # only some filesystems take a folder that is not there for an empty one
+    start = f"{folder}/"
+    return {path.removeprefix(start): size for path, size in found if path.startswith(start)}
+
+
+def _list_remote_tree(folder: str) -> set[str]:
+    if not filesystems.has_folders(folder):
+        return set(_list_remote(folder, "**"))
+    names = set()
+    for name, size in _list_remote(folder).items():
+        # Where there are folders, one is listed with what is in the folder above it, and without a size.
+        names |= {name} if size else {f"{name}/{below}" for below in _list_remote_tree(f"{folder}/{name}")}
+    return names
 
 
 def _write_local(target: Path, content: bytes) -> None:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:  # so that what only prints does not load TensorFlow
     from model.bundle import Bundle
     from model.encoder import EncoderDescription
     from model.score_metrics import ScoreMetrics
-    from model.training_data import TrainingData
     from pipelines.dry_run import Estimate
     from pipelines.inspection import Inspection, Sample, Summary
 
@@ -112,16 +111,16 @@ def _show_sample(console: Console, sample: Sample) -> None:
         console.print(f"... {sample.sentences:,} sentences")
 
 
-def show_training_data(data: TrainingData) -> None:
-    """Prints what preprocessing made: counts by split and label, and the rejects by reason."""
+def show_training_data(stats: Mapping[str, Any], folder: str) -> None:
+    """Prints what preprocessing made, from `stats.json`: counts by split and label, and the rejects by reason."""
     console = _console()
-    counts, labels = data.stats["counts"], data.stats["label_counts"]
+    counts, labels = stats["counts"], stats["label_counts"]
     splits = [split for split in SPLITS if split in counts["documents"]]
     table = Table("", *splits, title="training records")
     _align_right(table)
     for name in ("documents", "windows", "sentences"):
         table.add_row(name, *(f"{counts[name][split]:,}" for split in splits), end_section=name == "sentences")
-    for label in data.labels:
+    for label in stats["labels"]:
         table.add_row(label, *(f"{labels[split].get(label, 0):,}" for split in splits))
     console.print(table)
     console.print(
@@ -130,7 +129,7 @@ def show_training_data(data: TrainingData) -> None:
     )
     if counts["repeated_ids"]:
         console.print(f"document ids that appear more than once: {counts['repeated_ids']:,}, see duplicates.parquet")
-    console.print(f"records: {data.path}")
+    console.print(f"records: {folder}")
 
 
 def show_encoder(encoder: EncoderDescription) -> None:

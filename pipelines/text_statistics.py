@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,13 +52,13 @@ def text_statistics(counts: Mapping[str, int], vocabulary: Vocabulary) -> dict[s
     }
 
 
-def write_vocabulary_use(counts: Mapping[str, int], vocabulary: Vocabulary, folder: Path) -> None:
+def write_vocabulary_use(counts: Mapping[str, int], vocabulary: Vocabulary, folder: str) -> None:
     """Writes how often each wordpiece that occurs does so in each split, one row a wordpiece."""
     pieces = {split: _histogram(counts, _PIECES, split) for split in SPLITS}
     used = sorted(set().union(*pieces.values()))
     columns = {"piece_id": used, "piece": [vocabulary.pieces[index] for index in used]}
     columns |= {split: [pieces[split].get(index, 0) for index in used] for split in SPLITS}
-    write_table(str(folder / VOCABULARY), pa.Table.from_pydict(columns, schema=vocabulary_schema()))
+    write_table(f"{folder}/{VOCABULARY}", pa.Table.from_pydict(columns, schema=vocabulary_schema()))
 
 
 def _histogram(counts: Mapping[str, int], name: str, split: str) -> dict[int, int]:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import tensorflow as tf
 import tensorflow_transform as tft
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.tfxio.tensor_adapter import TensorAdapterConfig
 
 from model.config import DataSettings
+from model.errors import UserError
 from model.tokenization import Tokenizer, is_outlier
 from model.vocabulary import Vocabulary
+from pipelines.runner_config import workers_are_here
+from pipelines.storage import is_local
 
 PASSED_THROUGH = ("part", "doc_id", "confidences")
 _LABEL_VOCABULARY = "labels"
@@ -40,6 +48,47 @@ class Statistics:
     max_tokens: int
     mean_sentences: float
     features: tuple[tuple[float, float], ...]
+
+
+def scratch_place(output: str, options: PipelineOptions) -> str | None:
+    """Returns where tf.Transform can keep files that driver and workers reach through TensorFlow, which has no S3.
+
+    That is the output folder where it is a local or shared one, else `--temp_location`, and without that the place for
+    temporary files of this machine, None, if the workers are here.
+
+    Raises:
+        UserError: TensorFlow can't reach `--temp_location`, or there is none and the workers are elsewhere.
+    """
+    place: str | None = options.view_as(GoogleCloudOptions).temp_location
+    if is_local(output):
+        return output
+    if place is None and not workers_are_here(options):
+        raise UserError(
+            f"{output}: TensorFlow needs a folder for temporary files that every worker reaches; "
+            "name a shared one, or one in gs://, with --temp_location after --"
+        )
+    if place is not None and not is_local(place) and _scheme(place) not in tf.io.gfile.get_registered_schemes():
+        raise UserError(
+            f"temp_location: TensorFlow can't write to {_scheme(place)}://; name a shared folder, or one in gs://"
+        )
+    if place is not None and is_local(place) and not Path(place).is_dir():
+        raise UserError(f"temp_location: there is no folder {place!r}")
+    return place
+
+
+@contextmanager
+def scratch_folder(place: str | None) -> Iterator[str]:
+    """Gives a folder in a `scratch_place`, and removes it in the end."""
+    if place is None or is_local(place):
+        with tempfile.TemporaryDirectory(dir=place) as scratch:
+            yield scratch
+        return
+    scratch = f"{place.rstrip('/')}/sepline-{uuid.uuid4().hex}"
+    tf.io.gfile.makedirs(scratch)
+    try:
+        yield scratch
+    finally:
+        tf.io.gfile.rmtree(scratch)
 
 
 class _AdapterConfig(TensorAdapterConfig):
@@ -174,3 +223,7 @@ def _label_ids(labels: tf.Tensor, fixed: Sequence[str] | None) -> tf.Tensor:
     return tf.where(
         tf.reduce_any(matches, axis=1), tf.argmax(tf.cast(matches, tf.int8), axis=1, output_type=tf.int64), -1
     )
+
+
+def _scheme(path: str) -> str:
+    return path.partition("://")[0]

@@ -107,6 +107,19 @@ def test_beam_flags_are_refused_where_no_beam_job_runs(capsys: pytest.CaptureFix
     assert "no Beam job" in _fails(["train", "--data", "x", "--output", "y", "--", "--runner=X"], capsys)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--data", "x", "--output", "s3://bucket/run"],
+        ["evaluate", "--data", "x", "--model", "s3://bucket/bundle"],
+        ["score", "--input", "x", "--output", "y", "--model", "s3://bucket/bundle"],
+        ["demo", "--output", "s3://bucket/demo"],
+    ],
+)
+def test_what_has_to_be_local_is_named(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"{command[-2]} {command[-1]}: takes a local or shared folder" in _fails(command, capsys)
+
+
 def test_evaluate_prints_json_with_baselines(
     tiny_bundle: Bundle, tiny_records: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+import subprocess
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import pytest
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 from conftest import PROJECT
+from engine_servers import install_sdist, without_checkout
 
 from model.bundle import Bundle
+from model.config import Settings
 from model.encoder import load_vocabulary
 from pipelines.corpora import ReadOptions
-from pipelines.preprocess import _analyze, _transform
+from pipelines.ingest import ingest
+from pipelines.preprocess import Run, analyze, document_parts, transform
 from pipelines.runner_config import beam_options
 from pipelines.score import ScoreSettings, score
 
@@ -26,10 +30,11 @@ GPU = "worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"
 
 @dataclass(frozen=True)
 class Built:
-    """What Dataflow would be sent: the Job, the pipeline, and the names of the staged files."""
+    """What Dataflow would be sent: the Job, the pipeline and its file, and the names of the staged files."""
 
     job: dict[str, Any]
     pipeline: Any
+    file: Path
     staged: set[str]
 
     @property
@@ -54,9 +59,11 @@ def offline(folder: Path, config: str, *flags: str) -> PipelineOptions:
 
 
 def built(folder: Path) -> Built:
+    file = folder / "staging" / "pipeline.pb"
     return Built(
         json.loads((folder / "job.json").read_text(encoding="utf-8")),
-        beam_runner_api_pb2.Pipeline.FromString((folder / "staging" / "pipeline.pb").read_bytes()),
+        beam_runner_api_pb2.Pipeline.FromString(file.read_bytes()),
+        file,
         {path.name for path in (folder / "staging").iterdir()},
     )
 
@@ -77,23 +84,49 @@ def build_scoring(folder: Path, bundle: Bundle, corpus: Path, config: str, *flag
     return built(folder)
 
 
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        (
-            "dataflow_cpu.yaml",
-            {"image": f"{IMAGE}:cpu", "machineType": "n2-standard-8", "diskSizeGb": 50, "threads": 2, "most": 50},
-        ),
-        (
-            "dataflow_gpu.yaml",
-            {"image": f"{IMAGE}:gpu", "machineType": "g2-standard-8", "diskSizeGb": 100, "threads": 4, "most": 8},
-        ),
-    ],
-)
-def test_scoring(
-    tiny_bundle: Bundle, tiny_corpus: Path, tmp_path: Path, config: str, expected: dict[str, object]
-) -> None:
-    job = build_scoring(tmp_path, tiny_bundle, tiny_corpus, config)
+def build_preprocessing(folder: Path, records: Path, corpus: Path, settings: Settings, *flags: str) -> dict[str, Built]:
+    """Builds the three jobs of preprocessing a corpus, each over what the one before it has left in its records."""
+    copy = str(folder / "records")
+    shutil.copytree(records, copy)
+
+    def options(job: str) -> PipelineOptions:
+        return offline(folder / job, "dataflow_cpu.yaml", *flags)
+
+    sources = [{"path": str(corpus), "split": None}]
+    with pytest.raises(FileNotFoundError):  # the sums that the workers would have written
+        ingest(sources, copy, data=settings.data, options=ReadOptions(), beam_options=options("ingest"))
+    parts = document_parts(copy)
+    run = Run(copy, copy, load_vocabulary(settings.encoder), settings, options("analyze"))
+    analyze(parts, run)
+    with pytest.raises(FileNotFoundError):
+        transform(parts, replace(run, beam_options=options("transform")))
+    return {job: built(folder / job) for job in ("ingest", "analyze", "transform")}
+
+
+@pytest.fixture(scope="module")
+def preprocessing(
+    tiny_records: Path, tiny_corpus: Path, tiny_settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Built]:
+    return build_preprocessing(tmp_path_factory.mktemp("jobs"), tiny_records, tiny_corpus, tiny_settings)
+
+
+@pytest.fixture(scope="module")
+def setup_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The flag that has the package built and staged."""
+    source = tmp_path_factory.mktemp("source")  # building leaves files beside the code
+    for name in ("model", "pipelines"):
+        shutil.copytree(PROJECT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(PROJECT / name, source / name)
+    return f"--setup_file={source / 'setup.py'}"
+
+
+CPU = {"image": f"{IMAGE}:cpu", "machineType": "n2-standard-8", "diskSizeGb": 50, "threads": 2, "most": 50}
+ON_GPU = {"image": f"{IMAGE}:gpu", "machineType": "g2-standard-8", "diskSizeGb": 100, "threads": 4, "most": 8}
+
+
+def assert_configured(job: Built, expected: dict[str, Any]) -> None:
+    """Asserts that a job is as its configuration says and carries no code."""
     assert job.job["type"] == "JOB_TYPE_BATCH"
     pool = job.pool
     (container,) = pool["sdkHarnessContainerImages"]
@@ -108,54 +141,87 @@ def test_scoring(
     }
     environment = job.job["environment"]
     assert {"no_use_multiple_sdk_containers", "use_runner_v2"} <= set(environment["experiments"])
-    assert environment.get("serviceOptions", []) == ([GPU] if "gpu" in config else [])
+    assert environment.get("serviceOptions", []) == ([GPU] if expected is ON_GPU else [])
     # Nothing but the list of installed packages travels beside the pipeline: the code is in the image.
     assert job.staged == {"pipeline.pb", "submission_environment_dependencies.txt"}
     (worker,) = job.pipeline.components.environments.values()
     assert worker.urn == "beam:env:docker:v1" and not worker.resource_hints
-    for step in ("SpreadUnits", "ReadChunks", "SplitAndTokenize", "WriteParts"):
-        assert step in job.transforms
 
 
-def test_the_package_can_be_staged_instead(tiny_bundle: Bundle, tiny_corpus: Path, tmp_path: Path) -> None:
-    source = tmp_path / "source"  # building leaves files beside the code
-    for name in ("model", "pipelines"):
-        shutil.copytree(PROJECT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "README.md"):
-        shutil.copy(PROJECT / name, source / name)
-    flags = [f"--setup_file={source / 'setup.py'}"]
-    job = build_scoring(tmp_path / "job", tiny_bundle, tiny_corpus, "dataflow_cpu.yaml", *flags)
-    assert "workflow.tar.gz" in {package["name"] for package in job.pool["packages"]}
-    assert "pickled_main_session" not in job.staged
+@pytest.mark.parametrize(("config", "expected"), [("dataflow_cpu.yaml", CPU), ("dataflow_gpu.yaml", ON_GPU)])
+def test_scoring(tiny_bundle: Bundle, tiny_corpus: Path, tmp_path: Path, config: str, expected: dict[str, Any]) -> None:
+    job = build_scoring(tmp_path, tiny_bundle, tiny_corpus, config)
+    assert_configured(job, expected)
+    assert {"SpreadUnits", "ReadChunks", "SplitAndTokenize", "WriteParts"} <= set(job.transforms)
 
 
-def test_options_after_the_dashes_reach_the_job(tiny_bundle: Bundle, tiny_corpus: Path, tmp_path: Path) -> None:
+def test_preprocessing(preprocessing: dict[str, Built]) -> None:
+    steps = {
+        "ingest": {"SpreadUnits", "ReadChunks", "WriteDocuments", "WriteSummary", "GroupAlike", "WriteDuplicates"},
+        "analyze": {"ReadTrain/Read", "Analyze", "WriteGraph"},
+        "transform": {"ReadGraph", "ReadAll/Read", "Transform", "WriteWindows", "WriteSummary"},
+    }
+    for name, job in preprocessing.items():
+        assert_configured(job, CPU)
+        assert steps[name] <= set(job.transforms)
+
+
+def test_the_package_can_be_staged_instead(
+    tiny_bundle: Bundle,
+    tiny_records: Path,
+    tiny_corpus: Path,
+    tiny_settings: Settings,
+    setup_file: str,
+    tmp_path: Path,
+) -> None:
+    jobs = build_preprocessing(tmp_path / "jobs", tiny_records, tiny_corpus, tiny_settings, setup_file)
+    jobs["score"] = build_scoring(tmp_path / "score", tiny_bundle, tiny_corpus, "dataflow_cpu.yaml", setup_file)
+    for job in jobs.values():
+        assert "workflow.tar.gz" in {package["name"] for package in job.pool["packages"]}
+        assert "workflow.tar.gz" in job.staged and "pickled_main_session" not in job.staged
+
+
+def test_options_after_the_dashes_reach_the_job(
+    tiny_bundle: Bundle, tiny_records: Path, tiny_corpus: Path, tiny_settings: Settings, tmp_path: Path
+) -> None:
     flags = ["--machine_type=n2-highmem-16", "--experiments=extra", "--labels=team=x", "--resource_hints=min_ram=9GB"]
-    job = build_scoring(tmp_path, tiny_bundle, tiny_corpus, "dataflow_cpu.yaml", *flags)
-    assert job.pool["machineType"] == "n2-highmem-16"
-    assert {"extra", "no_use_multiple_sdk_containers"} <= set(job.job["environment"]["experiments"])
-    assert job.job["labels"]["team"] == "x"
-    (worker,) = job.pipeline.components.environments.values()
-    assert worker.resource_hints["beam:resources:min_ram_bytes:v1"] == b"9000000000"
+    jobs = build_preprocessing(tmp_path / "jobs", tiny_records, tiny_corpus, tiny_settings, *flags)
+    jobs["score"] = build_scoring(tmp_path / "score", tiny_bundle, tiny_corpus, "dataflow_cpu.yaml", *flags)
+    for job in jobs.values():
+        assert job.pool["machineType"] == "n2-highmem-16"
+        assert {"extra", "no_use_multiple_sdk_containers"} <= set(job.job["environment"]["experiments"])
+        assert job.job["labels"]["team"] == "x"
+        (worker,) = job.pipeline.components.environments.values()
+        assert worker.resource_hints["beam:resources:min_ram_bytes:v1"] == b"9000000000"
 
 
-def test_preprocessing(tiny_records: Path, tiny_settings: Any, tmp_path: Path) -> None:
-    """The two pipelines with TensorFlow in them, over documents that the first has written."""
-    parts = sorted(
-        str(path.relative_to(tiny_records / "documents")) for path in tiny_records.glob("documents/*/part-*")
+READ_JOBS = """
+import sys
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_runner_api_pb2
+
+for path in sys.argv[1:]:
+    with open(path, "rb") as file:
+        job = beam_runner_api_pb2.Pipeline.FromString(file.read())
+    beam.Pipeline.from_runner_api(job, "FnApiRunner", PipelineOptions([]))  # unpickles every function in it
+print(sys.modules["pipelines"].__file__)
+"""
+
+
+def test_workers_with_nothing_but_the_package_can_read_the_jobs(
+    tiny_bundle: Bundle, tiny_corpus: Path, preprocessing: dict[str, Built], tmp_path: Path
+) -> None:
+    scoring = build_scoring(tmp_path / "score", tiny_bundle, tiny_corpus, "dataflow_cpu.yaml")
+    files = [job.file for job in (scoring, *preprocessing.values())]
+    python = install_sdist(tmp_path / "installed")
+    result = subprocess.run(
+        [python, "-c", READ_JOBS, *files],
+        cwd=tmp_path,
+        env=without_checkout(python),
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    folder = tmp_path / "records"
-    shutil.copytree(tiny_records, folder)
-    vocabulary = load_vocabulary(tiny_settings.encoder)
-    options = offline(tmp_path / "analyze", "dataflow_cpu.yaml")
-    _analyze(parts, folder, vocabulary=vocabulary, data=tiny_settings.data, beam_options=options)
-    analyze = built(tmp_path / "analyze")
-    options = offline(tmp_path / "transform", "dataflow_cpu.yaml")
-    with pytest.raises(FileNotFoundError):  # the sums that the workers would have written
-        _transform(parts, folder, vocabulary=vocabulary, settings=tiny_settings, beam_options=options)
-    transform = built(tmp_path / "transform")
-    assert any(name.startswith("Analyze") for name in analyze.transforms)
-    assert "WriteWindows" in transform.transforms
-    for job in (analyze, transform):
-        assert job.pool["workerHarnessContainerImage"] == f"{IMAGE}:cpu"
-        assert job.staged == {"pipeline.pb", "submission_environment_dependencies.txt"}
+    assert result.returncode == 0, result.stderr
+    assert Path(result.stdout.strip()).is_relative_to(tmp_path)

@@ -1,6 +1,7 @@
 """Preprocessing on the real local runner, its folder read back."""
 
 import json
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -8,12 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
+from apache_beam.options.pipeline_options import PipelineOptions
+from warm_jobs import WarmJobs
 
 from model.errors import UserError
 from model.schema import training_spec
 from model.training_data import open_training_data
 from pipelines.cli import main
 from pipelines.ingest import assign_split
+from pipelines.transform import scratch_folder, scratch_place
 
 MEDLINE = """<?xml version="1.0"?>
 <PubmedArticleSet>{records}</PubmedArticleSet>
@@ -25,7 +29,7 @@ RECORD = """<PubmedArticle><MedlineCitation><PMID>{pmid}</PMID><Article><Abstrac
 </Abstract></Article></MedlineCitation></PubmedArticle>"""
 
 
-def preprocess(encoder: Path, source: Path, output: Path, *flags: str) -> int:
+def preprocess(encoder: Path, source: Path, output: Path | str, *flags: str) -> int:
     settings = ["--set", f"encoder.handle={encoder}", "--set", "window.max_tokens=48", *flags]
     return main(["preprocess", "--input", str(source), "--output", str(output), *settings])
 
@@ -218,3 +222,54 @@ def test_one_file_can_not_be_two_splits(
     assert "more than one split" in capsys.readouterr().err
     assert main(["preprocess", "--output", str(tmp_path / "out")]) == 2
     assert "--input" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--runner=PortableRunner", "--job_endpoint=embed"], "--temp_location"),
+        (["--temp_location=s3://bucket/temp"], "TensorFlow can't write to s3://"),
+        (["--runner=PortableRunner", "--job_endpoint=embed", "--temp_location=."], "give the whole path"),
+        (["--temp_location=/no/such/folder"], "there is no folder '/no/such/folder'"),
+    ],
+)
+def test_a_remote_folder_needs_a_place_that_tensorflow_reaches(
+    tiny_encoder: Path, tiny_corpus: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
+) -> None:
+    assert preprocess(tiny_encoder, tiny_corpus, "s3://bucket/records", "--", *flags) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_scratch_folder_is_made_where_tensorflow_reaches_it_and_removed(tmp_path: Path) -> None:
+    local = PipelineOptions(["--runner=FnApiRunner"])
+    assert scratch_place(str(tmp_path), local) == str(tmp_path)
+    assert scratch_place("s3://bucket/records", local) is None
+    for runner in ("FnApiRunner", "FlinkRunner"):
+        options = PipelineOptions([f"--runner={runner}", "--temp_location=ram://temp/"])
+        place = scratch_place("s3://bucket/records", options)
+        assert place == "ram://temp/"
+        with scratch_folder(place) as scratch:
+            tf.io.gfile.GFile(f"{scratch}/file", "w").write("x")
+        assert not tf.io.gfile.exists(scratch)
+
+
+def test_ctrl_c_says_what_to_do(tiny_encoder: Path, tiny_corpus: Path, tiny_records: Path, tmp_path: Path) -> None:
+    output = tmp_path / "records"
+    settings = [f"encoder.handle={tiny_encoder}", "window.max_tokens=48", "window.context=1", "data.part_records=25"]
+    settings += ["data.buckets=3", "data.splits={train: 0.6, dev: 0.2, test: 0.2}"]
+    command = ["preprocess", "--input", str(tiny_corpus), "--output", str(output)]
+    command += [argument for setting in settings for argument in ("--set", setting)]
+    with WarmJobs(tmp_path / "stderr") as warm:
+        said = warm.errors.stat().st_size
+        job = warm.start(command)
+        job.wait_until(lambda: any(output.glob("documents/*/part-*")))
+        job.send(signal.SIGINT)
+        assert job.wait() == 130
+        message = warm.errors.read_bytes()[said:].decode()
+        assert message == "sepline: interrupted; repeat the command, which begins anew\n"
+        assert not (output / "COMPLETED").exists()
+        assert warm.run(command) == 0
+    made = [
+        sorted((path.name, path.read_bytes()) for path in folder.rglob("part-*")) for folder in (output, tiny_records)
+    ]
+    assert made[0] == made[1] != []

@@ -1,0 +1,128 @@
+"""Training records in an object store: a real server that speaks S3, started here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow as tf
+import test_object_store
+import yaml
+from engine_servers import free_port, install_sdist, prism_binary, server, without_checkout
+from test_object_store import Store
+
+from model.bundle import load_bundle
+from model.config import Settings
+from model.training_data import open_training_data
+from pipelines.cli import main
+
+pytestmark = pytest.mark.engines
+
+store = test_object_store.store
+FOLDER = "s3://sepline/records"
+
+
+@pytest.fixture
+def command(tiny_corpus: Path, tiny_settings: Settings, tmp_path: Path) -> list[str]:
+    """What makes `tiny_records`, but for the output."""
+    config = tmp_path / "settings.yaml"
+    config.write_text(yaml.safe_dump(tiny_settings.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    return ["preprocess", "--input", str(tiny_corpus), "--config", str(config), "--output"]
+
+
+def test_objects_hold_what_files_hold_and_train_a_model(
+    store: Store,
+    command: list[str],
+    tiny_records: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A driver that is killed in the middle is repeated, and leaves the bytes of an undisturbed local run."""
+    monkeypatch.setenv("SEPLINE_CACHE", str(tmp_path / "cache"))
+    flags = ["--", *store.flags]
+    to_store = [sys.executable, "-m", "pipelines.cli", *command, FOLDER, *flags]
+    process = subprocess.Popen(to_store, stderr=subprocess.DEVNULL)
+    while not any(name.startswith("windows/") for name in store.names("records")) and process.poll() is None:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert any(name.startswith("windows/") for name in store.names("records"))
+    assert "COMPLETED" not in store.names("records")
+    train = ["train", "--data", FOLDER, "--output", str(tmp_path / "run"), "--set", "training.epochs=1", *flags]
+    assert main(train) == 2
+    assert "COMPLETED is missing" in capsys.readouterr().err
+
+    assert main([*command, FOLDER, *flags]) == 0
+    assert_same(store, "records", tiny_records)
+    written = times(store)
+    assert main([*command, FOLDER, *flags]) == 0
+    assert times(store) == written
+    assert main([*command, FOLDER, "--set", "window.context=0", *flags]) == 2
+    assert "window.context" in capsys.readouterr().err
+
+    assert main(train) == 0
+    (copy,) = (tmp_path / "cache").iterdir()
+    data = open_training_data(copy)
+    assert load_bundle(tmp_path / "run" / "bundle").description["data"][0]["fingerprint"] == data.fingerprint
+    assert tf.saved_model.contains_saved_model(str(copy / "transform" / "transform_fn"))
+    capsys.readouterr()
+    evaluate = ["evaluate", "--model", str(tmp_path / "run" / "bundle"), "--json"]
+    results = []
+    for folder, beam in ((FOLDER, flags), (str(tiny_records), [])):
+        assert main([*evaluate, "--data", folder, *beam]) == 0
+        captured = capsys.readouterr()
+        assert "copying" not in captured.err
+        results.append(json.loads(captured.out))
+    assert results[0] == results[1]
+
+
+def assert_same(store: Store, folder: str, expected: Path) -> None:
+    local = {str(path.relative_to(expected)): path for path in expected.rglob("*") if path.is_file()}
+    assert store.names(folder) == set(local)
+    for name, path in local.items():
+        if "transform_fn" not in name or "assets" in name:  # TensorFlow writes no graph twice with the same bytes
+            assert store.read(f"{folder}/{name}") == path.read_bytes(), name
+
+
+def times(store: Store) -> dict[str, Any]:
+    listed = store.client.list_objects_v2(Bucket="sepline", Prefix="records/")["Contents"]
+    return {entry["Key"]: entry["LastModified"] for entry in listed}
+
+
+def test_workers_that_share_only_the_store_and_a_scratch_folder_leave_the_same(
+    store: Store, command: list[str], tiny_records: Path, tmp_path: Path
+) -> None:
+    """As on a cluster: an engine and workers of their own processes, which have nothing but the installed sdist."""
+    python, scratch = install_sdist(tmp_path / "installed"), tmp_path / "scratch"
+    scratch.mkdir()
+    pool, jobs = free_port(), free_port()
+    workers = [str(python), "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={pool}"]
+    engine = [str(prism_binary()), "-job_port", str(jobs), "-serve_http=false"]
+    keys = {f"AWS_{name.upper()}": value for name, value in test_object_store.ACCESS.items()}
+    keys |= {"AWS_ENDPOINT_URL": store.client.meta.endpoint_url, "AWS_DEFAULT_REGION": "us-east-1"}
+    flags = ["--runner=PortableRunner", f"--job_endpoint=localhost:{jobs}", f"--temp_location={scratch}"]
+    flags += ["--environment_type=EXTERNAL", f"--environment_config=localhost:{pool}"]
+    with (
+        server(workers, pool, tmp_path / "workers.txt", env={**without_checkout(python), **keys}),
+        server(engine, jobs, tmp_path / "engine.txt"),
+    ):
+        assert main([*command, "s3://sepline/by-workers", "--", *flags, *store.flags]) == 0
+    assert_same(store, "by-workers", tiny_records)
+    assert not list(scratch.iterdir())
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(
+    store: Store, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.client.put_object(Bucket="sepline", Key="mine/below/thesis.txt", Body=b"precious")
+    assert main([*command, "s3://sepline/mine/", "--overwrite", "--", *store.flags]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert store.names("mine") == {"below/thesis.txt"}
