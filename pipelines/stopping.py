@@ -10,7 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+import grpc
+
 from model.errors import Interrupted, JobFailure
+
+_SHOW_THREAD_ERROR = threading.excepthook
 
 
 @contextmanager
@@ -70,9 +74,24 @@ def _find_failure(error: BaseException) -> str | None:
 
 
 def quiet_expected_errors() -> None:
-    """Keeps Beam from logging the traceback of what the command line says in one line."""
-    logging.getLogger("apache_beam.runners.common").addFilter(_is_unexpected)
+    """Keeps Beam from showing the traceback of what the command line says in one line, or need not say.
+
+    An engine whose workers run here hangs up on their threads when its job is done.
+    """
+    for logger in ("apache_beam.runners.common", "apache_beam.runners.worker.data_plane"):
+        logging.getLogger(logger).addFilter(_is_worth_logging)
+    threading.excepthook = _show_thread_error
 
 
-def _is_unexpected(record: logging.LogRecord) -> bool:
-    return record.exc_info is None or not isinstance(record.exc_info[1], JobFailure | KeyboardInterrupt)
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    return record.exc_info is None or not _is_expected(record.exc_info[1])
+
+
+def _show_thread_error(error: threading.ExceptHookArgs) -> None:
+    if not _is_expected(error.exc_value):
+        _SHOW_THREAD_ERROR(error)
+
+
+def _is_expected(error: BaseException | None) -> bool:
+    hung_up = isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.CANCELLED
+    return hung_up or isinstance(error, JobFailure | KeyboardInterrupt)
