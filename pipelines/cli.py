@@ -284,20 +284,24 @@ def _demo(options: argparse.Namespace) -> None:
         run_demo(options.output, full=options.full)
 
 
-def _check_local(name: str, path: str) -> None:
+def _is_local(path: str) -> bool:
+    """Returns what `storage.is_local` does, and loads Beam only for a path that may name another filesystem."""
+    if "://" not in path:
+        return True
     with quiet_imports():
         from pipelines.storage import is_local
 
-    if not is_local(path):
+    return is_local(path)
+
+
+def _check_local(name: str, path: str) -> None:
+    if not _is_local(path):
         raise UserError(f"{name} {path}: takes a local or shared folder; records and scored folders can lie elsewhere")
 
 
 def _records(options: argparse.Namespace, folders: Sequence[str]) -> Sequence[str]:
     """Returns local folders with the records of some, for which Beam's options say how its filesystems reach them."""
-    with quiet_imports():
-        from pipelines.storage import is_local
-
-    if all(map(is_local, folders)):
+    if all(map(_is_local, folders)):
         if options.beam_flags or options.runner_config:
             raise UserError(
                 f"{options.verb} runs no Beam job, and --data is local; leave out --runner-config and what follows --"
