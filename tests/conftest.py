@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # tests compare floats: one kind of device
@@ -241,6 +242,14 @@ def tiny_records(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path, ti
         beam_options=PipelineOptions(["--runner=FnApiRunner"]),
     )
     return folder
+
+
+@pytest.fixture
+def tiny_command(tiny_corpus: Path, tiny_settings: Any, tmp_path: Path) -> list[str]:
+    """The command that makes `tiny_records`, but for the output, which comes next."""
+    config = tmp_path / "settings.yaml"
+    config.write_text(yaml.safe_dump(tiny_settings.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    return ["preprocess", "--input", str(tiny_corpus), "--config", str(config), "--output"]
 
 
 @pytest.fixture(scope="session")

@@ -188,19 +188,10 @@ def test_scoring_leaves_the_bytes_of_the_local_run(
 
 
 def test_preprocessing_leaves_the_records_of_the_local_run(
-    engine: Engine,
-    worker_pool: tuple[str, int],
-    tiny_encoder: Path,
-    tiny_corpus: Path,
-    tiny_records: Path,
-    tmp_path: Path,
+    engine: Engine, worker_pool: tuple[str, int], tiny_command: list[str], tiny_records: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "records"
-    settings = [f"encoder.handle={tiny_encoder}", "window.max_tokens=48", "window.context=1", "data.part_records=25"]
-    settings += ["data.buckets=3", "data.splits={train: 0.6, dev: 0.2, test: 0.2}"]
-    command = ["preprocess", "--input", str(tiny_corpus), "--output", str(out)]
-    command += [argument for setting in settings for argument in ("--set", setting)]
-    code, output = finish(sepline([*command, "--", *engine.flags, *external(worker_pool)]))
+    code, output = finish(sepline([*tiny_command, str(out), "--", *engine.flags, *external(worker_pool)]))
     assert code == 0, output
     expected = {name: content for name, content in parts(tiny_records).items() if not name.startswith("transform")}
     assert {name: content for name, content in parts(out).items() if not name.startswith("transform")} == expected

@@ -253,12 +253,9 @@ def test_the_scratch_folder_is_made_where_tensorflow_reaches_it_and_removed(tmp_
         assert not tf.io.gfile.exists(scratch)
 
 
-def test_ctrl_c_says_what_to_do(tiny_encoder: Path, tiny_corpus: Path, tiny_records: Path, tmp_path: Path) -> None:
+def test_ctrl_c_says_what_to_do(tiny_command: list[str], tiny_records: Path, tmp_path: Path) -> None:
     output = tmp_path / "records"
-    settings = [f"encoder.handle={tiny_encoder}", "window.max_tokens=48", "window.context=1", "data.part_records=25"]
-    settings += ["data.buckets=3", "data.splits={train: 0.6, dev: 0.2, test: 0.2}"]
-    command = ["preprocess", "--input", str(tiny_corpus), "--output", str(output)]
-    command += [argument for setting in settings for argument in ("--set", setting)]
+    command = [*tiny_command, str(output)]
     with WarmJobs(tmp_path / "stderr") as warm:
         said = warm.errors.stat().st_size
         job = warm.start(command)

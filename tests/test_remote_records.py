@@ -14,12 +14,10 @@ from typing import Any
 import pytest
 import tensorflow as tf
 import test_object_store
-import yaml
 from engine_servers import free_port, install_sdist, prism_binary, server, without_checkout
 from test_object_store import Store
 
 from model.bundle import load_bundle
-from model.config import Settings
 from model.training_data import open_training_data
 from pipelines.cli import main
 
@@ -29,17 +27,9 @@ store = test_object_store.store
 FOLDER = "s3://sepline/records"
 
 
-@pytest.fixture
-def command(tiny_corpus: Path, tiny_settings: Settings, tmp_path: Path) -> list[str]:
-    """What makes `tiny_records`, but for the output."""
-    config = tmp_path / "settings.yaml"
-    config.write_text(yaml.safe_dump(tiny_settings.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-    return ["preprocess", "--input", str(tiny_corpus), "--config", str(config), "--output"]
-
-
 def test_objects_hold_what_files_hold_and_train_a_model(
     store: Store,
-    command: list[str],
+    tiny_command: list[str],
     tiny_records: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -48,7 +38,7 @@ def test_objects_hold_what_files_hold_and_train_a_model(
     """A driver that is killed in the middle is repeated, and leaves the bytes of an undisturbed local run."""
     monkeypatch.setenv("SEPLINE_CACHE", str(tmp_path / "cache"))
     flags = ["--", *store.flags]
-    to_store = [sys.executable, "-m", "pipelines.cli", *command, FOLDER, *flags]
+    to_store = [sys.executable, "-m", "pipelines.cli", *tiny_command, FOLDER, *flags]
     process = subprocess.Popen(to_store, stderr=subprocess.DEVNULL)
     while not any(name.startswith("windows/") for name in store.names("records")) and process.poll() is None:
         time.sleep(0.02)
@@ -60,12 +50,12 @@ def test_objects_hold_what_files_hold_and_train_a_model(
     assert main(train) == 2
     assert "COMPLETED is missing" in capsys.readouterr().err
 
-    assert main([*command, FOLDER, *flags]) == 0
+    assert main([*tiny_command, FOLDER, *flags]) == 0
     assert_same(store, "records", tiny_records)
     written = times(store)
-    assert main([*command, FOLDER, *flags]) == 0
+    assert main([*tiny_command, FOLDER, *flags]) == 0
     assert times(store) == written
-    assert main([*command, FOLDER, "--set", "window.context=0", *flags]) == 2
+    assert main([*tiny_command, FOLDER, "--set", "window.context=0", *flags]) == 2
     assert "window.context" in capsys.readouterr().err
 
     assert main(train) == 0
@@ -98,7 +88,7 @@ def times(store: Store) -> dict[str, Any]:
 
 
 def test_workers_that_share_only_the_store_and_a_scratch_folder_leave_the_same(
-    store: Store, command: list[str], tiny_records: Path, tmp_path: Path
+    store: Store, tiny_command: list[str], tiny_records: Path, tmp_path: Path
 ) -> None:
     """As on a cluster: an engine and workers of their own processes, which have nothing but the installed sdist."""
     python, scratch = install_sdist(tmp_path / "installed"), tmp_path / "scratch"
@@ -114,15 +104,15 @@ def test_workers_that_share_only_the_store_and_a_scratch_folder_leave_the_same(
         server(workers, pool, tmp_path / "workers.txt", env={**without_checkout(python), **keys}),
         server(engine, jobs, tmp_path / "engine.txt"),
     ):
-        assert main([*command, "s3://sepline/by-workers", "--", *flags, *store.flags]) == 0
+        assert main([*tiny_command, "s3://sepline/by-workers", "--", *flags, *store.flags]) == 0
     assert_same(store, "by-workers", tiny_records)
     assert not list(scratch.iterdir())
 
 
 def test_a_folder_that_is_not_ours_is_left_alone(
-    store: Store, command: list[str], capsys: pytest.CaptureFixture[str]
+    store: Store, tiny_command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     store.client.put_object(Bucket="sepline", Key="mine/below/thesis.txt", Body=b"precious")
-    assert main([*command, "s3://sepline/mine/", "--overwrite", "--", *store.flags]) == 2
+    assert main([*tiny_command, "s3://sepline/mine/", "--overwrite", "--", *store.flags]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert store.names("mine") == {"below/thesis.txt"}
