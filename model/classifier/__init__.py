@@ -1,0 +1,1 @@
+"""The sentence classifier: states for sentences, and heads on top of them."""

@@ -1,0 +1,1 @@
+"""Fine-tuning, from training records to a bundle."""

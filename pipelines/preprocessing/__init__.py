@@ -1,0 +1,1 @@
+"""Labelled corpora to training records."""

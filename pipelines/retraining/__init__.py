@@ -1,0 +1,1 @@
+"""Scheduled retraining, from new files to a published model."""

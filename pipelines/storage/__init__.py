@@ -1,0 +1,1 @@
+"""Files and objects, on this machine and on Beam's filesystems."""
