@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 root = Path(__file__).parent
 version = re.search(r'^__version__ = "(.+)"$', (root / "model" / "__init__.py").read_text(encoding="utf-8"), re.M)
@@ -18,7 +18,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.12",
-    packages=["model", "pipelines", "pipelines.corpora"],
+    packages=find_packages(include=["model", "model.*", "pipelines", "pipelines.*"]),
     package_data={"pipelines.corpora": ["*.yaml"]},
     install_requires=[
         "apache-beam>=2.77,<2.78",

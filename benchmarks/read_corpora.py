@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from model.records import Document
-from pipelines.corpora import ReadOptions
-from pipelines.sentences import SentenceSplitter, split_document
-from pipelines.sources import match_sources, read_source
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sentences import SentenceSplitter, split_document
+from pipelines.corpora.sources import match_sources, read_source
 
 
 def main(argv: Sequence[str] | None = None) -> None:

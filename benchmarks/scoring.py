@@ -58,9 +58,9 @@ def overhead(options: argparse.Namespace, folder: Path) -> None:
     """Prints the share of the pipeline's wall time that is not the model's forward pass."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from model.engine import Engine
-    from pipelines.corpora import ReadOptions
-    from pipelines.score import ScoreSettings, score
+    from model.inference.predictor import Engine
+    from pipelines.corpora.options import ReadOptions
+    from pipelines.scoring.score import ScoreSettings, score
 
     spent = {"forward": 0.0, "load": 0.0}
     load = Engine.load
@@ -133,7 +133,9 @@ def resume(options: argparse.Namespace, folder: Path) -> None:
     seconds, _, _ = run(arguments)
     print(f"one part missing: done in {seconds:.1f} s", flush=True)
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-W", "ignore", "-c", "import pipelines.score"], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", "import pipelines.scoring.score"], check=True, capture_output=True
+    )
     print(f"importing alone: {time.perf_counter() - started:.1f} s")
 
 

@@ -20,13 +20,13 @@ import tensorflow as tf
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from model.config import EncoderSettings
-from model.encoder import load_vocabulary
+from model.encoders.encoder import load_vocabulary
 from model.records import Document
-from model.tokenization import Tokenizer
-from model.vocabulary import Vocabulary
-from pipelines.corpora import ReadOptions
-from pipelines.sentences import SentenceSplitter, split_document
-from pipelines.sources import match_sources, read_source
+from model.text.tokenization import Tokenizer
+from model.text.vocabulary import Vocabulary
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sentences import SentenceSplitter, split_document
+from pipelines.corpora.sources import match_sources, read_source
 
 BATCH = 2000
 

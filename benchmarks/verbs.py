@@ -64,10 +64,10 @@ def bare_seconds(scored: Path, model: str) -> float:
     import numpy as np
     import pyarrow.parquet as pq
 
-    from model.bundle import load_bundle
-    from model.engine import Engine
-    from model.tokenization import Tokenizer
-    from model.windowing import encode_windows
+    from model.bundles.bundle import load_bundle
+    from model.inference.predictor import Engine
+    from model.text.tokenization import Tokenizer
+    from model.text.windowing import encode_windows
 
     bundle = load_bundle(model)
     engine, tokenizer, vocabulary = Engine.load(bundle), Tokenizer(bundle.vocabulary), bundle.vocabulary

@@ -1,4 +1,4 @@
-"""How many documents a second model/windowing.py plans and encodes, on one core.
+"""How many documents a second model/text/windowing.py plans and encodes, on one core.
 
     python benchmarks/windows.py [--max-tokens N] [--context N] [--id-column NAME] [--text-column NAME] [PATH...]
 
@@ -17,7 +17,7 @@ from itertools import islice
 import numpy as np
 
 from model.config import EncoderSettings, WindowSettings
-from model.windowing import encode_windows, plan_windows
+from model.text.windowing import encode_windows, plan_windows
 
 ROUNDS = 5
 BATCH_DOCUMENTS = 200
@@ -39,12 +39,12 @@ def corpus_lengths(paths: Sequence[str], count: int, id_column: str, text_column
 def _corpus_lengths(paths: Sequence[str], id_column: str, text_column: str) -> Iterator[list[int]]:
     import tensorflow as tf
 
-    from model.encoder import load_vocabulary
+    from model.encoders.encoder import load_vocabulary
     from model.records import Document
-    from model.tokenization import Tokenizer
-    from pipelines.corpora import ReadOptions
-    from pipelines.sentences import SentenceSplitter, split_document
-    from pipelines.sources import match_sources, read_source
+    from model.text.tokenization import Tokenizer
+    from pipelines.corpora.options import ReadOptions
+    from pipelines.corpora.sentences import SentenceSplitter, split_document
+    from pipelines.corpora.sources import match_sources, read_source
 
     tokenizer, splitter = Tokenizer(load_vocabulary(EncoderSettings())), SentenceSplitter()
     options = ReadOptions(id_column=id_column, text_column=text_column)

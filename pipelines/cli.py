@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from model import __version__
 from model.errors import Interrupted, JobFailure, UserError
-from pipelines.quiet import quiet_imports
+from pipelines.runners.quiet_imports import quiet_imports
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from model.config import Settings
-    from pipelines.corpora import ReadOptions
-    from pipelines.score import ScoreSettings
+    from pipelines.corpora.options import ReadOptions
+    from pipelines.scoring.score import ScoreSettings
 
 _FORMATS = ("jsonl", "medline", "pubmed_rct", "csv", "tsv", "parquet")
 _INPUT_HELP = "files or globs; .gz, .bz2, .zst too"
@@ -139,7 +139,7 @@ def _inspect(options: argparse.Namespace) -> int:
 def _preprocess(options: argparse.Namespace) -> int:
     settings = _settings(options)
     with quiet_imports():
-        from pipelines.preprocess import preprocess
+        from pipelines.preprocessing.preprocess import preprocess
         from pipelines.terminal import show_training_data
     stats = preprocess(
         options.input or [],
@@ -160,7 +160,7 @@ def _preprocess(options: argparse.Namespace) -> int:
 def _encoder(options: argparse.Namespace) -> None:
     with quiet_imports():
         from model.config import EncoderSettings
-        from model.encoder import describe_encoder
+        from model.encoders.encoder import describe_encoder
         from pipelines.terminal import show_encoder
     description = describe_encoder(EncoderSettings(handle=options.handle))
     if options.json:
@@ -174,7 +174,7 @@ def _train(options: argparse.Namespace) -> None:
     _check_local("--output", options.output)
     data = _records(options, options.data)
     with quiet_imports():
-        from model.train import train_and_evaluate
+        from model.training.train import train_and_evaluate
         from pipelines.terminal import show_bundle
     with redirect_stdout(sys.stderr if options.json else sys.stdout):
         bundle = train_and_evaluate(settings, data, options.output, shares=options.shares, overwrite=options.overwrite)
@@ -188,8 +188,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     _check_local("--model", options.model)
     (data,) = _records(options, [options.data])
     with quiet_imports():
-        import model.input_pipeline  # noqa: F401  imports TensorFlow while it is quiet
-        from model.evaluate import evaluate_bundle
+        import model.training.input_pipeline  # noqa: F401  imports TensorFlow while it is quiet
+        from model.evaluation.evaluate import evaluate_bundle
         from pipelines.terminal import show_evaluation
     results = evaluate_bundle(options.model, data, options.split)
     if options.json:
@@ -201,8 +201,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _score(options: argparse.Namespace) -> int:
     _check_local("--model", options.model)
     with quiet_imports():
-        from pipelines.dry_run import estimate
-        from pipelines.score import score
+        from pipelines.scoring.dry_run import estimate
+        from pipelines.scoring.score import score
         from pipelines.terminal import show_estimate, show_scored
     settings = score_settings(options)
     reading = read_options(options)
@@ -238,13 +238,13 @@ def _score(options: argparse.Namespace) -> int:
 def _retrain(options: argparse.Namespace) -> int:
     import signal
 
-    from pipelines.retrain_settings import load_retrain_settings
+    from pipelines.retraining.settings import load_retrain_settings
 
     settings = load_retrain_settings(options.config, options.set)
     _check_local("retrain.workspace", settings.retrain.workspace)
     _check_local("retrain.registry", settings.retrain.registry)
     with quiet_imports():
-        from pipelines.retrain import retrain
+        from pipelines.retraining.retrain import retrain
         from pipelines.terminal_models import show_decision, show_result
     beam_options = _beam_options(options)
     # Lets go of the lock, where the default would not.
@@ -285,11 +285,11 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _is_local(path: str) -> bool:
-    """Returns what `storage.is_local` does, and loads Beam only for a path that may name another filesystem."""
+    """Returns what `objects.is_local` does, and loads Beam only for a path that may name another filesystem."""
     if "://" not in path:
         return True
     with quiet_imports():
-        from pipelines.storage import is_local
+        from pipelines.storage.objects import is_local
 
     return is_local(path)
 
@@ -308,7 +308,7 @@ def _records(options: argparse.Namespace, folders: Sequence[str]) -> Sequence[st
             )
         return folders
     with quiet_imports():
-        from pipelines.records import fetch_records
+        from pipelines.storage.local_copy import fetch_records
 
         _beam_options(options)
     return [fetch_records(folder) for folder in folders]
@@ -454,8 +454,8 @@ def _share(text: str) -> float:
 
 def score_settings(options: argparse.Namespace) -> ScoreSettings:
     """Returns what the parsed options of `sepline score` say of chunks, batches and rows."""
-    from pipelines.predictions import PartFormat
-    from pipelines.score import ScoreSettings
+    from pipelines.scoring.predictions import PartFormat
+    from pipelines.scoring.score import ScoreSettings
 
     given = {key: getattr(options, key) for key in ("chunk_records", "batch_tokens", "limit", "sample")}
     return ScoreSettings(
@@ -475,7 +475,8 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def read_options(options: argparse.Namespace) -> ReadOptions:
     """Returns what the parsed options of a verb say of how its inputs are read."""
-    from pipelines.corpora import LabelMap, ReadOptions
+    from pipelines.corpora.labels import LabelMap
+    from pipelines.corpora.options import ReadOptions
 
     given = {
         name: getattr(options, name)
@@ -486,7 +487,7 @@ def read_options(options: argparse.Namespace) -> ReadOptions:
 
 
 def _beam_options(options: argparse.Namespace) -> PipelineOptions:
-    from pipelines.runner_config import beam_options
+    from pipelines.runners.options import beam_options
 
     return beam_options(options.runner_config, options.beam_flags)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
-from model.downloads import fetch
+from model.encoders.downloads import fetch
 from model.errors import UserError
 
 T = TypeVar("T")

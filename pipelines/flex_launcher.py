@@ -15,11 +15,11 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from model.bundle import load_bundle
+from model.bundles.bundle import load_bundle
 from model.errors import UserError
 from pipelines.cli import build_parser, read_options, score_settings
-from pipelines.score import ChunkScorer, describe_job, plan_units, submit_units
-from pipelines.scored_folder import claim_folder
+from pipelines.scoring.score import ChunkScorer, describe_job, plan_units, submit_units
+from pipelines.scoring.scored_folder import claim_folder
 
 NOT_PARAMETERS = ("dry_run", "help", "json", "runner_config", "workers")
 """Options of `sepline score` that mean nothing to a job that someone else waits for."""

@@ -16,15 +16,15 @@ from typing import Any, Literal, NamedTuple
 import tensorflow as tf
 
 from model.config import Settings, WindowSettings
-from model.encoder import check_budget, load_vocabulary
+from model.encoders.encoder import check_budget, load_vocabulary
 from model.progress import ProgressReporter
 from model.records import Document, Reason, Reject
-from model.tokenization import Tokenizer
-from model.windowing import plan_windows
-from pipelines.corpora import ReadOptions
-from pipelines.duplicates import normalized_text
-from pipelines.sentences import SentenceSplitter, split_document
-from pipelines.sources import match_sources, read_source
+from model.text.tokenization import Tokenizer
+from model.text.windowing import plan_windows
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sentences import SentenceSplitter, split_document
+from pipelines.corpora.sources import match_sources, read_source
+from pipelines.preprocessing.duplicates import normalized_text
 
 _BATCH_CHARS = 300_000  # of scientific prose, about 2,000 sentences
 _SAMPLES = 3

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from model.bundles.registry import Registry
 from model.errors import UserError
-from model.registry import Registry
 
 
 def run_action(options: argparse.Namespace) -> None:

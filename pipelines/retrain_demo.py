@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from pipelines.demo import FETCHING, duration, timed, verb
-from pipelines.runs import EXIT_CODES, Outcome
+from pipelines.retraining.workspace import EXIT_CODES, Outcome
 
 _RECORDS = 3000
 _BEGIN, _END = b"<PubmedArticle>", b"</PubmedArticle>"

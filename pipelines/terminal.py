@@ -10,16 +10,16 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from model.evaluate import Metrics
+from model.evaluation.evaluate import Metrics
 from model.progress import show_seconds
 from model.schema import SPLITS
 
 if TYPE_CHECKING:  # so that what only prints does not load TensorFlow
-    from model.bundle import Bundle
-    from model.encoder import EncoderDescription
-    from model.score_metrics import ScoreMetrics
-    from pipelines.dry_run import Estimate
+    from model.bundles.bundle import Bundle
+    from model.encoders.encoder import EncoderDescription
+    from model.evaluation.score_metrics import ScoreMetrics
     from pipelines.inspection import Inspection, Sample, Summary
+    from pipelines.scoring.dry_run import Estimate
 
 _SHOWN_LABELS = 8
 _LABEL_FIGURES = {

@@ -20,7 +20,7 @@ WORKDIR /opt/sepline
 # Dependencies are a layer of their own: the code changes more often.
 COPY constraints.txt setup.py pyproject.toml README.md ./
 COPY model/__init__.py model/
-RUN mkdir -p pipelines/corpora && touch pipelines/__init__.py pipelines/corpora/__init__.py \
+RUN mkdir pipelines && touch pipelines/__init__.py \
     && pip install --constraint constraints.txt . \
     && if [ "$VARIANT" = gpu ]; then \
          pip install --constraint constraints.txt "tensorflow[and-cuda]"; \

@@ -186,7 +186,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """The folder of the real MiniLM checkpoint, downloaded into the user's cache on first use."""
-    from model.downloads import fetch
+    from model.encoders.downloads import fetch
     from model.errors import UserError
 
     try:
@@ -230,8 +230,8 @@ def tiny_records(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path, ti
     """
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from pipelines.corpora import ReadOptions
-    from pipelines.preprocess import preprocess
+    from pipelines.corpora.options import ReadOptions
+    from pipelines.preprocessing.preprocess import preprocess
 
     folder = tmp_path_factory.mktemp("records") / "tiny"
     preprocess(
@@ -258,6 +258,6 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_records: Path, ti
 
     Read-only: every test shares it.
     """
-    from model.train import train_and_evaluate
+    from model.training.train import train_and_evaluate
 
     return train_and_evaluate(tiny_settings, str(tiny_records), str(tmp_path_factory.mktemp("runs") / "tiny"))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from model.bundle import Bundle
-from model.training_data import open_training_data
+from model.bundles.bundle import Bundle
+from model.bundles.training_data import open_training_data
 from pipelines.cli import main
 
 

@@ -23,14 +23,15 @@ def test_model_never_imports_beam_or_pipelines() -> None:
         [sys.executable, "-c", IMPORT_MODEL], cwd=PROJECT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    files = [file for file in (PROJECT / "model").glob("*.py") if file.name != "__init__.py"]
+    files = [file for file in (PROJECT / "model").rglob("*.py") if file != PROJECT / "model" / "__init__.py"]
     assert result.stdout == f"{len(files)} []\n"
 
 
 IMPORT_LIGHT_MODULES = """
 import sys
-import model.config, model.downloads, model.errors, model.folders, model.records, model.schema, model.training_data
-import model.vocabulary, model.windowing
+import model.bundles.training_data, model.config, model.encoders.downloads, model.errors, model.folders
+import model.records, model.schema
+import model.text.vocabulary, model.text.windowing
 print("tensorflow" in sys.modules)
 """
 

@@ -1,6 +1,6 @@
 """A trained model as one folder: a SavedModel, its vocabulary, and `bundle.json` that says what it is.
 
-    saved_model.pb, variables/, ...   signatures `tokenize`, `classify`, `serving_default` (model/serving.py)
+    saved_model.pb, variables/, ...   signatures `tokenize`, `classify`, `serving_default` (model/inference/serving.py)
     vocab.txt                         the encoder's wordpieces
     bundle.json                       labels, windows, encoder, data and code versions, metrics, files, fingerprint
 
@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from model.bundles.registry import resolve_model
 from model.config import WindowSettings
 from model.errors import UserError
-from model.registry import resolve_model
-from model.vocabulary import Vocabulary
+from model.text.vocabulary import Vocabulary
 
 BUNDLE_FORMAT = 2
 _DESCRIPTION = "bundle.json"

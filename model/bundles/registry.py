@@ -30,7 +30,7 @@ from model.errors import UserError
 from model.folders import write_json
 
 if TYPE_CHECKING:
-    from model.bundle import Bundle
+    from model.bundles.bundle import Bundle
 
 _VERSIONS, _RECORDS, _PINS = "versions", "records", "pins"
 _POINTER, _CHANGES, _LOCK = "champion.json", "changes.jsonl", ".lock"

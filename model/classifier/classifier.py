@@ -11,9 +11,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from model.classifier.heads import CrfHead, LabelHead, ScoreHead
+from model.classifier.sentence_states import SentenceAttention, cls_states, sep_states
 from model.config import ModelSettings
-from model.heads import CrfHead, LabelHead, ScoreHead
-from model.sentence_states import SentenceAttention, cls_states, sep_states
 
 
 class SentenceClassifier(keras.Model):
@@ -24,7 +24,7 @@ class SentenceClassifier(keras.Model):
 
     Attributes:
         encoder: the injected layer.
-        head: what turns states into labels or scores, see `model/heads.py`.
+        head: what turns states into labels or scores, see `model/classifier/heads.py`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class SentenceClassifier(keras.Model):
 
     @property
     def _default_save_signature(self) -> None:
-        """No signature of Keras's own making, which would take floats; the bundle has its own (`model/serving.py`)."""
+        """No signature of Keras's own making, which would take floats; the bundle has its own (`model/inference/serving.py`)."""
         return
 
     def build_variables(self, features: int = 0) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from model import crf
+from model.classifier import crf
 
 
 class LabelHead(keras.layers.Layer):

@@ -10,14 +10,14 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from model.bert import BertConfig, BertEncoder
-from model.checkpoints import HuggingFaceCheckpoint
 from model.config import EncoderSettings, Settings
-from model.downloads import DOWNLOADS, fetch
+from model.encoders.bert import BertConfig, BertEncoder
+from model.encoders.downloads import DOWNLOADS, fetch
+from model.encoders.huggingface import HuggingFaceCheckpoint
+from model.encoders.tfhub import SAVED_MODEL, HubModule, download
+from model.encoders.wrapped import WrappedEncoder
 from model.errors import UserError
-from model.hub import SAVED_MODEL, HubModule, download
-from model.vocabulary import Vocabulary
-from model.wrapped import WrappedEncoder
+from model.text.vocabulary import Vocabulary
 
 _NATIVE_ONLY = ("layers", "frozen_layers", "mix_layers", "attention_dropout")
 _SHAPE = ("layers", "width", "heads", "intermediate_width", "positions", "segments", "activation")

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from model.bert import BertConfig
+from model.encoders.bert import BertConfig
 from model.errors import UserError
-from model.vocabulary import Vocabulary
+from model.text.vocabulary import Vocabulary
 
 _CONFIG, _VOCABULARY, _TOKENIZER = "config.json", "vocab.txt", "tokenizer_config.json"
 _WEIGHTS, _WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from model.bert import BertConfig
-from model.checkpoints import read_vocabulary
-from model.downloads import cache_root
+from model.encoders.bert import BertConfig
+from model.encoders.downloads import cache_root
+from model.encoders.huggingface import read_vocabulary
 from model.errors import UserError
-from model.vocabulary import Vocabulary
+from model.text.vocabulary import Vocabulary
 
 SAVED_MODEL = "saved_model.pb"
 _INPUTS = ("input_word_ids", "input_mask", "input_type_ids")

@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 
+from model.encoders.tfhub import HubModule
 from model.errors import UserError
-from model.hub import HubModule
 
 
 class WrappedEncoder(keras.layers.Layer):

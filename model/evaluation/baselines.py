@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.evaluate import LabelledSentences, Metrics, measure
-from model.score_metrics import ScoreMetrics, measure_scores, read_highlights
-from model.training_data import TrainingData
+from model.bundles.training_data import TrainingData
+from model.evaluation.evaluate import LabelledSentences, Metrics, measure
+from model.evaluation.score_metrics import ScoreMetrics, measure_scores, read_highlights
 
 _POSITION_BINS = 20
 

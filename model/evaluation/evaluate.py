@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from model.bundle import load_bundle
-from model.calibration import expected_calibration_error
-from model.engine import Engine, Outputs
+from model.bundles.bundle import load_bundle
+from model.bundles.training_data import open_training_data
 from model.errors import UserError
+from model.evaluation.calibration import expected_calibration_error
+from model.evaluation.score_metrics import ScoreMetrics, measure_scores, read_highlights
+from model.inference.predictor import Engine, Outputs
 from model.records import LabelledWindow
-from model.score_metrics import ScoreMetrics, measure_scores, read_highlights
-from model.training_data import open_training_data
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ def evaluate_bundle(bundle_dir: str, data_dir: str, split: str) -> dict[str, Met
     Raises:
         UserError: bundle or data can't be used, don't belong together, or the split is empty.
     """
-    from model.baselines import evaluate_baselines
-    from model.input_pipeline import read_windows
+    from model.evaluation.baselines import evaluate_baselines
+    from model.training.input_pipeline import read_windows
 
     bundle, data = load_bundle(bundle_dir), open_training_data(data_dir)
     if bundle.labels != data.labels or bundle.vocabulary.fingerprint != data.vocabulary_fingerprint:

@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.bundle import Bundle
-from model.document_windows import encode_documents
-from model.engine import Engine
+from model.bundles.bundle import Bundle
+from model.bundles.training_data import TrainingData
 from model.errors import DataError
-from model.tokenization import Tokenizer
-from model.training_data import TrainingData
+from model.inference.document_windows import encode_documents
+from model.inference.predictor import Engine
+from model.text.tokenization import Tokenizer
 
 _CHUNK_DOCUMENTS = 500
 _TIMED_DOCUMENTS = 64

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from model.training_data import TrainingData
+from model.bundles.training_data import TrainingData
 
 _CHOSEN_SENTENCES = 10
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from model.bundle import Bundle
+from model.bundles.bundle import Bundle
 from model.records import EncodedWindow
-from model.tokenization import Tokenizer
-from model.windowing import encode_windows
+from model.text.tokenization import Tokenizer
+from model.text.windowing import encode_windows
 
 
 def encode_documents(

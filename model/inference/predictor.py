@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.bundle import Bundle
+from model.bundles.bundle import Bundle
 from model.records import EncodedWindow
 
 _TOKEN_STEP = 16  # padded widths are multiples of this, so that the kernels see few shapes

@@ -20,10 +20,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from model.classifier import SentenceClassifier
+from model.classifier.classifier import SentenceClassifier
 from model.config import WindowSettings
 from model.schema import classify_signature
-from model.tokenization import Tokenizer
+from model.text.tokenization import Tokenizer
 
 
 class ServingModule(tf.Module):

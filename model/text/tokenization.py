@@ -10,7 +10,7 @@ from __future__ import annotations
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from model.vocabulary import Vocabulary
+from model.text.vocabulary import Vocabulary
 
 _MAX_BYTES_PER_WORD = 100
 _PLACEHOLDER = "BADSENTENCE"  # the word that the paper's code puts in the place of an outlier

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from model.bundles.training_data import TrainingData
 from model.records import EncodedWindow, LabelledWindow, Window
 from model.schema import training_spec
-from model.training_data import TrainingData
 
 _SHUFFLE_BUFFER = 16_384  # windows; a few kilobytes each
 _BY_TOKEN = ("token_ids", "segment_ids", "padding_mask")

@@ -14,11 +14,11 @@ import keras
 import tensorflow as tf
 
 from model.config import TrainingSettings
-from model.devices import Devices
 from model.folders import write_json
-from model.input_pipeline import Batching, TrainingSet, training_batches
 from model.progress import ProgressReporter
-from model.training_step import TrainableClassifier, count_steps, distribute, group
+from model.training.devices import Devices
+from model.training.input_pipeline import Batching, TrainingSet, training_batches
+from model.training.step import TrainableClassifier, count_steps, distribute, group
 
 BEST_WEIGHTS = "best.weights.h5"
 _HISTORY = "history.json"

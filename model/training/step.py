@@ -7,10 +7,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from model.classifier import SentenceClassifier, sentence_mask
+from model.classifier.classifier import SentenceClassifier, sentence_mask
 from model.config import TrainingSettings
-from model.devices import Devices
-from model.schedule import SlantedTriangle
+from model.training.devices import Devices
+from model.training.schedule import SlantedTriangle
 
 
 class TrainableClassifier(SentenceClassifier):

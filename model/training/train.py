@@ -21,26 +21,26 @@ import numpy as np
 import tensorflow as tf
 
 import model
-from model.bundle import Bundle, load_bundle, write_bundle
-from model.calibration import fit_temperature
-from model.classifier import SentenceClassifier
+from model.bundles.bundle import Bundle, load_bundle, write_bundle
+from model.bundles.training_data import TrainingData, open_training_data
+from model.classifier.classifier import SentenceClassifier
 from model.config import Settings, TrainingSettings
-from model.devices import Devices, choose_devices
-from model.encoder import describe_encoder, load_encoder, load_vocabulary
-from model.engine import Engine, Outputs
+from model.encoders.encoder import describe_encoder, load_encoder, load_vocabulary
 from model.errors import UserError
-from model.evaluate import measure_outputs, predict
-from model.fitting import BEST_WEIGHTS, Fit, best_epoch, run_epochs
+from model.evaluation.calibration import fit_temperature
+from model.evaluation.evaluate import measure_outputs, predict
 from model.folders import claim_folder
-from model.input_pipeline import Batching, plan_training_sets, read_windows
+from model.inference.predictor import Engine, Outputs
+from model.inference.serving import ServingModule
 from model.records import LabelledWindow
 from model.schema import classify_signature
-from model.serving import ServingModule
-from model.tokenization import Tokenizer
-from model.training_data import TrainingData, open_training_data
-from model.training_step import TrainableClassifier, compile_classifier, count_steps
-from model.vocabulary import Vocabulary
-from model.warm_start import warm_start
+from model.text.tokenization import Tokenizer
+from model.text.vocabulary import Vocabulary
+from model.training.devices import Devices, choose_devices
+from model.training.input_pipeline import Batching, plan_training_sets, read_windows
+from model.training.loop import BEST_WEIGHTS, Fit, best_epoch, run_epochs
+from model.training.step import TrainableClassifier, compile_classifier, count_steps
+from model.training.warm_start import warm_start
 
 
 def train_and_evaluate(

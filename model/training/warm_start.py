@@ -9,10 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model.bundle import Bundle
-from model.classifier import SentenceClassifier
+from model.bundles.bundle import Bundle
+from model.classifier.classifier import SentenceClassifier
+from model.classifier.heads import CrfHead, LabelHead
 from model.errors import UserError
-from model.heads import CrfHead, LabelHead
 
 _VALUE = ".ATTRIBUTES/VARIABLE_VALUE"
 

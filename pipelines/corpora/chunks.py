@@ -18,8 +18,10 @@ from itertools import groupby, islice
 from pathlib import PurePosixPath
 
 from model.records import Document, Reject
-from pipelines.corpora import START, Place, ReadOptions, find_places
-from pipelines.sources import open_source, read_source
+from pipelines.corpora.lines import START, Place
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.reader import find_places
+from pipelines.corpora.sources import open_source, read_source
 
 _HASHES = 1 << 64
 _PART_NAME = re.compile(r"(?P<prefix>part-.+-[0-9a-f]{12})-(?P<index>\d{6,})(?P<last>-last)?")

@@ -16,8 +16,10 @@ import zstandard
 
 from model.errors import UserError
 from model.records import Document, Reason, Reject
-from pipelines import filesystems
-from pipelines.corpora import START, Place, ReadOptions, read_records
+from pipelines.corpora.lines import START, Place
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.reader import read_records
+from pipelines.storage import filesystems
 
 _THREADS = 8
 _BLOCK_BYTES = 64 * 1024

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 
 from model.records import Document, Reason, Reject
 from model.schema import duplicate_schema
-from pipelines.parts import read_table, write_table
-from pipelines.storage import remove
+from pipelines.storage.objects import remove
+from pipelines.storage.parquet import read_table, write_table
 
 SAME_TEXT = "same_text"
 SAME_ID = "same_id"

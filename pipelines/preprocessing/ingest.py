@@ -17,13 +17,13 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from model.config import DataSettings
 from model.records import Document, Reason, Reject
 from model.schema import SPLITS, document_schema
-from pipelines.corpora import ReadOptions
 from pipelines.corpora.checks import wrong_features
-from pipelines.counts import read_counts, sum_counts, write_counts
-from pipelines.duplicates import Place, duplicate_keys, find_duplicates, revision_keys, write_duplicates
-from pipelines.parts import write_rejects, write_table
-from pipelines.sentences import SentenceSplitter, split_document
-from pipelines.units import Chunk, Unit, hash_share, part_prefix, read_chunks
+from pipelines.corpora.chunks import Chunk, Unit, hash_share, part_prefix, read_chunks
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sentences import SentenceSplitter, split_document
+from pipelines.preprocessing.counts import read_counts, sum_counts, write_counts
+from pipelines.preprocessing.duplicates import Place, duplicate_keys, find_duplicates, revision_keys, write_duplicates
+from pipelines.storage.parquet import write_rejects, write_table
 
 
 def ingest(

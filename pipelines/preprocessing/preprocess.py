@@ -27,25 +27,21 @@ import tensorflow_transform.beam as tft_beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 import model
+from model.bundles.training_data import COMPLETED, DATA_FORMAT, STATS, check_format
 from model.config import DataSettings, Settings
-from model.encoder import check_budget, load_vocabulary
+from model.encoders.encoder import check_budget, load_vocabulary
 from model.errors import DataError, JobFailure, UserError
 from model.folders import difference
 from model.schema import SPLITS, encode_training_record
-from model.training_data import COMPLETED, DATA_FORMAT, STATS, check_format
-from model.vocabulary import Vocabulary
-from model.windowing import encode_windows
-from pipelines import storage
-from pipelines.corpora import ReadOptions
-from pipelines.counts import read_counts, sum_counts, write_counts
-from pipelines.duplicates import drop_duplicates
-from pipelines.ingest import ingest
-from pipelines.parts import read_table
-from pipelines.runner_config import check_paths
-from pipelines.sources import fingerprint_source, match_sources
-from pipelines.stopping import breaking_off
-from pipelines.text_statistics import text_counts, text_statistics, write_vocabulary_use
-from pipelines.transform import (
+from model.text.vocabulary import Vocabulary
+from model.text.windowing import encode_windows
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sources import fingerprint_source, match_sources
+from pipelines.preprocessing.counts import read_counts, sum_counts, write_counts
+from pipelines.preprocessing.duplicates import drop_duplicates
+from pipelines.preprocessing.ingest import ingest
+from pipelines.preprocessing.statistics import text_counts, text_statistics, write_vocabulary_use
+from pipelines.preprocessing.transform import (
     PASSED_THROUGH,
     Statistics,
     adapter_config,
@@ -55,6 +51,10 @@ from pipelines.transform import (
     scratch_folder,
     scratch_place,
 )
+from pipelines.runners.failures import breaking_off
+from pipelines.runners.options import check_paths
+from pipelines.storage import objects
+from pipelines.storage.parquet import read_table
 
 MARK = "preprocess.json"
 GRAPH = "transform"
@@ -70,7 +70,7 @@ def preprocess(
     beam_options: PipelineOptions,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Makes a folder of training records (`model/training_data.py`) and returns what its `stats.json` holds.
+    """Makes a folder of training records (`model/bundles/training_data.py`) and returns what its `stats.json` holds.
 
     A finished folder made from the same inputs with the same settings stays as it is.
 
@@ -95,14 +95,14 @@ def preprocess(
     folder = output.rstrip("/")
     place = scratch_place(folder, beam_options)
     check_paths(beam_options, [folder, *([place] if place else []), *(source["path"] for source in sources)])
-    with storage.lock_folder(folder):
+    with objects.lock_folder(folder):
         if claim_folder(folder, mark, overwrite=overwrite):
-            return dict(storage.read_json(f"{folder}/{STATS}"))
+            return dict(objects.read_json(f"{folder}/{STATS}"))
         anew = "repeat the command, which begins anew"
         with breaking_off(lambda: anew, anew), scratch_folder(place) as scratch:
             run = Run(folder, scratch, vocabulary, settings, beam_options)
             _make_records(sources, mark, run, options)
-        return dict(storage.read_json(f"{folder}/{STATS}"))
+        return dict(objects.read_json(f"{folder}/{STATS}"))
 
 
 def _make_records(
@@ -119,12 +119,12 @@ def _make_records(
     if data.target == "labels":
         _check_labels(counts, statistics)
     counts.update(transform(parts, run))
-    storage.copy_tree(f"{run.scratch}/{GRAPH}", f"{folder}/{GRAPH}")
+    objects.copy_tree(f"{run.scratch}/{GRAPH}", f"{folder}/{GRAPH}")
     write_vocabulary_use(counts, run.vocabulary, folder)
-    storage.write_json(f"{folder}/{STATS}", _stats(mark, counts, statistics, run.settings, run.vocabulary))
+    objects.write_json(f"{folder}/{STATS}", _stats(mark, counts, statistics, run.settings, run.vocabulary))
     _check_written(folder, parts)
-    storage.remove_temporaries(folder)
-    storage.write_bytes(f"{folder}/{COMPLETED}", b"\n")
+    objects.remove_temporaries(folder)
+    objects.write_bytes(f"{folder}/{COMPLETED}", b"\n")
 
 
 def claim_folder(folder: str, mark: Mapping[str, Any], *, overwrite: bool = False) -> bool:
@@ -133,33 +133,33 @@ def claim_folder(folder: str, mark: Mapping[str, Any], *, overwrite: bool = Fals
     What a job has left unfinished is begun anew, whatever its settings were.
 
     Args:
-        folder: where the records lie or will lie. Call it under `storage.lock_folder`.
+        folder: where the records lie or will lie. Call it under `objects.lock_folder`.
         mark: JSON values that identify the job: settings, fingerprints of inputs.
         overwrite: True to replace what a finished job has left.
 
     Raises:
         UserError: the folder holds the finished result of another job, or anything that is not a job's.
     """
-    names = storage.list_names(folder)
+    names = objects.list_names(folder)
     if MARK in names:
         if COMPLETED in names and not overwrite:
-            there = storage.read_json(f"{folder}/{MARK}")
+            there = objects.read_json(f"{folder}/{MARK}")
             if there != json.loads(json.dumps(mark)):
                 what = difference(there, mark)
                 raise UserError(f"{folder}: was made with {what}; name another --output, or --overwrite this one")
-            check_format(storage.read_json(f"{folder}/{STATS}"), folder)
+            check_format(objects.read_json(f"{folder}/{STATS}"), folder)
             return True
-        storage.remove([f"{folder}/{COMPLETED}"])  # before anything changes that readers have been promised
-        storage.empty_folder(folder, keep=MARK)
-    elif not storage.is_empty(folder):
+        objects.remove([f"{folder}/{COMPLETED}"])  # before anything changes that readers have been promised
+        objects.empty_folder(folder, keep=MARK)
+    elif not objects.is_empty(folder):
         raise UserError(f"{folder}: is not empty and has no {MARK}; name another --output")
-    storage.write_json(f"{folder}/{MARK}", mark)
+    objects.write_json(f"{folder}/{MARK}", mark)
     return False
 
 
 def document_parts(folder: str) -> list[str]:
     """Returns the parts of documents in a folder of records, `SPLIT/NAME.parquet`, in order."""
-    return sorted(f"{split}/{name}" for split in SPLITS for name in storage.list_names(f"{folder}/documents/{split}"))
+    return sorted(f"{split}/{name}" for split in SPLITS for name in objects.list_names(f"{folder}/documents/{split}"))
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ def write_windows(
             for serialized in records:
                 writer.write(serialized)
         content = Path(scratch.name).read_bytes()
-    storage.write_bytes(f"{folder}/windows/{part.removesuffix('.parquet')}.tfrecord", content)
+    objects.write_bytes(f"{folder}/windows/{part.removesuffix('.parquet')}.tfrecord", content)
     return counts
 
 
@@ -324,7 +324,7 @@ def _check_labels(counts: Counter[str], statistics: Statistics) -> None:
 
 def _check_written(folder: str, parts: Sequence[str]) -> None:
     """Checks that every part of documents has its windows: another job may have emptied a folder that has no lock."""
-    written = {name.removesuffix(".tfrecord") for name in storage.list_tree(f"{folder}/windows")}
+    written = {name.removesuffix(".tfrecord") for name in objects.list_tree(f"{folder}/windows")}
     if document_parts(folder) != parts or written != {part.removesuffix(".parquet") for part in parts}:
         raise JobFailure(f"{folder}: parts are missing, though the job has ended; repeat the command, alone")
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from model.bundles.training_data import VOCABULARY
 from model.schema import SPLITS, vocabulary_schema
-from model.training_data import VOCABULARY
-from model.vocabulary import Vocabulary
-from pipelines.parts import write_table
+from model.text.vocabulary import Vocabulary
+from pipelines.storage.parquet import write_table
 
 _LENGTHS, _SENTENCES, _PIECES = "document_lengths", "document_sentences", "pieces"
 

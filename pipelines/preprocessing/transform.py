@@ -19,10 +19,10 @@ from tfx_bsl.tfxio.tensor_adapter import TensorAdapterConfig
 
 from model.config import DataSettings
 from model.errors import UserError
-from model.tokenization import Tokenizer, is_outlier
-from model.vocabulary import Vocabulary
-from pipelines.runner_config import workers_are_here
-from pipelines.storage import is_local
+from model.text.tokenization import Tokenizer, is_outlier
+from model.text.vocabulary import Vocabulary
+from pipelines.runners.options import workers_are_here
+from pipelines.storage.objects import is_local
 
 PASSED_THROUGH = ("part", "doc_id", "confidences")
 _LABEL_VOCABULARY = "labels"

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 import pyarrow.parquet as pq
 
+from model.bundles.training_data import TrainingData
 from model.records import Reason
 from model.schema import SPLITS
-from model.training_data import TrainingData
-from pipelines.drift import Profile, label_drift, length_drift, sentences_drift, vocabulary_drift
-from pipelines.retrain_settings import ChecksSection
-from pipelines.verdicts import Verdict, at_least, at_most
+from pipelines.retraining.drift import Profile, label_drift, length_drift, sentences_drift, vocabulary_drift
+from pipelines.retraining.settings import ChecksSection
+from pipelines.retraining.verdicts import Verdict, at_least, at_most
 
 _BROKEN_SOURCES = (Reason.UNREADABLE_SOURCE, Reason.BROKEN_SOURCE)
 _DAMAGE = (Reason.NO_ID, Reason.BROKEN_RECORD, Reason.WRONG_TYPE, Reason.WRONG_LENGTH, Reason.INVALID_ENCODING)

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy.spatial.distance import jensenshannon
 
-from model.training_data import STATS, VOCABULARY
+from model.bundles.training_data import STATS, VOCABULARY
 
 # The champion's wordpieces in the order of their frequency are cut here; what is beyond the last one is rare.
 _BANDS = (100, 1000, 5000)

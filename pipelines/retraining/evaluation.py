@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from model.bundle import Bundle
-from model.comparison import compare_slices, paired_bootstrap
+from model.bundles.bundle import Bundle
+from model.bundles.training_data import TrainingData
 from model.errors import UserError
-from model.evaluate import LabelledSentences, measure
-from model.held_out import HeldOut, Judge, measure_speed, read_held_out
-from model.training_data import TrainingData
-from pipelines.retrain_settings import GatesSection
+from model.evaluation.bootstrap import compare_slices, paired_bootstrap
+from model.evaluation.evaluate import LabelledSentences, measure
+from model.evaluation.held_out import HeldOut, Judge, measure_speed, read_held_out
+from pipelines.retraining.settings import GatesSection
 
 
 def evaluate_candidate(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.retrain_settings import GatesSection
-from pipelines.verdicts import Verdict, at_least, at_most
+from pipelines.retraining.settings import GatesSection
+from pipelines.retraining.verdicts import Verdict, at_least, at_most
 
 _NO_CHAMPION = "no champion to compare with"
 

@@ -2,7 +2,7 @@
 
     fingerprint -> preprocess -> check the data -> train -> evaluate -> gates -> publish -> record
 
-Each step leaves its result in the run's folder (`pipelines/runs.py`) and takes it from there when it is there already.
+Each step leaves its result in the run's folder (`pipelines/retraining/workspace.py`) and takes it from there when it is there already.
 So a call after a crash, at whatever moment, ends as one that nothing disturbed. The champion serves all the while.
 """
 
@@ -18,18 +18,19 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import model
-from model.bundle import Bundle, load_bundle
+from model.bundles.bundle import Bundle, load_bundle
+from model.bundles.registry import Registry
+from model.bundles.training_data import STATS, VOCABULARY, TrainingData, open_training_data
 from model.config import Settings
 from model.errors import DataError
 from model.folders import write_json
-from model.lock import LockHeldError, RunLock
-from model.registry import Registry
-from model.training_data import STATS, VOCABULARY, TrainingData, open_training_data
-from pipelines.corpora import LabelMap, ReadOptions
-from pipelines.hooks import run_hook
-from pipelines.retrain_settings import RetrainSettings
-from pipelines.runs import EXIT_CODES, Outcome, Run, Workspace, digest
-from pipelines.sources import fingerprint_source, match_sources
+from pipelines.corpora.labels import LabelMap
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sources import fingerprint_source, match_sources
+from pipelines.retraining.hooks import run_hook
+from pipelines.retraining.lock import LockHeldError, RunLock
+from pipelines.retraining.settings import RetrainSettings
+from pipelines.retraining.workspace import EXIT_CODES, Outcome, Run, Workspace, digest
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -164,8 +165,8 @@ def _run_to_its_end(
 
 def _import_steps() -> None:
     """Imports what takes long, in one place; every step imports what it needs again by itself."""
-    from model import train  # noqa: F401
-    from pipelines import judgement, preprocess  # noqa: F401
+    from model.training import train  # noqa: F401
+    from pipelines.retraining import evaluation  # noqa: F401
 
 
 def _steps(job: _Job, options: ReadOptions) -> dict[str, Any]:
@@ -191,7 +192,7 @@ def _steps(job: _Job, options: ReadOptions) -> dict[str, Any]:
 
 
 def _preprocess(job: _Job, options: ReadOptions) -> TrainingData:
-    from pipelines.preprocess import preprocess
+    from pipelines.preprocessing.preprocess import preprocess
 
     _say("preprocessing")
     folder = job.workspace.data_folder(job.run.facts["data"])
@@ -206,9 +207,9 @@ def _preprocess(job: _Job, options: ReadOptions) -> TrainingData:
 
 
 def _check(job: _Job, data: TrainingData) -> dict[str, Any]:
-    from pipelines.data_checks import check_data, count_new_documents
-    from pipelines.drift import read_profile
-    from pipelines.verdicts import failures
+    from pipelines.retraining.data_checks import check_data, count_new_documents
+    from pipelines.retraining.drift import read_profile
+    from pipelines.retraining.verdicts import failures
 
     recorded = job.registry.record_path(job.champion) if job.champion is not None else None
     champion = read_profile(recorded) if recorded is not None and (recorded / STATS).exists() else None
@@ -228,7 +229,7 @@ def _check(job: _Job, data: TrainingData) -> dict[str, Any]:
 
 
 def _train(job: _Job, data: TrainingData) -> Bundle:
-    from model.train import train_and_evaluate
+    from model.training.train import train_and_evaluate
 
     settings = job.settings.for_training()
     if job.settings.retrain.start == "champion" and job.champion is not None:
@@ -244,7 +245,7 @@ def _warm(settings: Settings, champion: Path) -> Settings:
 
 
 def _evaluate(job: _Job, data: TrainingData, bundle: Bundle) -> dict[str, Any]:
-    from pipelines.judgement import evaluate_candidate
+    from pipelines.retraining.evaluation import evaluate_candidate
 
     _say("evaluating")
     champion, facts = None, {}
@@ -266,8 +267,8 @@ def _published_accuracy(job: _Job) -> float | None:
 
 
 def _decide(evaluation: dict[str, Any], settings: RetrainSettings) -> dict[str, Any]:
-    from pipelines.gates import judge
-    from pipelines.verdicts import failures
+    from pipelines.retraining.gates import judge
+    from pipelines.retraining.verdicts import failures
 
     verdicts = judge(evaluation, settings.gates)
     return {"verdicts": [verdict.to_json() for verdict in verdicts], "failures": failures(verdicts)}

@@ -157,7 +157,7 @@ class LockSection(Section):
 
 
 class HooksSection(Section):
-    """Shell commands to run when a call has ended so; see `pipelines/hooks.py` for what they are told.
+    """Shell commands to run when a call has ended so; see `pipelines/retraining/hooks.py` for what they are told.
 
     Attributes:
         published, kept, nothing_new, invalid_data, locked, error: one for each outcome.

@@ -109,7 +109,7 @@ def _work(work: bytes, threads: int, sender: Connection) -> None:
     """What a process runs: it imports quietly, sees to it that it dies with its parent, and works."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
-        from pipelines.quiet import quiet_imports
+        from pipelines.runners.quiet_imports import quiet_imports
 
         with quiet_imports():
             import tensorflow as tf

@@ -23,7 +23,7 @@ from apache_beam.runners.runner import create_runner
 from apache_beam.transforms.environments import PythonLoopbackEnvironment
 
 from model.errors import UserError
-from pipelines.storage import is_local
+from pipelines.storage.objects import is_local
 
 _DEFAULTS = {
     "runner": "FnApiRunner",  # Beam's own default tries to download another runner first

@@ -8,16 +8,16 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
-from model.bundle import load_bundle
-from model.engine import Engine
+from model.bundles.bundle import load_bundle
+from model.inference.predictor import Engine
 from model.schema import prediction_schema
-from pipelines.corpora import ReadOptions
-from pipelines.parts import parquet_bytes
-from pipelines.predictions import ChunkInference, prediction_table, settle
-from pipelines.score import ChunkScorer, ScoreSettings, SplitAndTokenize, describe_job, plan_units
-from pipelines.score_progress import estimate_records
-from pipelines.scored_folder import finished_sources
-from pipelines.units import Chunk, Unit, read_chunks
+from pipelines.corpora.chunks import Chunk, Unit, read_chunks
+from pipelines.corpora.options import ReadOptions
+from pipelines.scoring.predictions import ChunkInference, prediction_table, settle
+from pipelines.scoring.progress import estimate_records
+from pipelines.scoring.score import ChunkScorer, ScoreSettings, SplitAndTokenize, describe_job, plan_units
+from pipelines.scoring.scored_folder import finished_sources
+from pipelines.storage.parquet import parquet_bytes
 
 _SAMPLE_SECONDS = 5.0
 _SAMPLE_CHUNK = 50

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import model
-from model.bundle import Bundle
-from model.engine import Outputs, WindowFailure
+from model.bundles.bundle import Bundle
+from model.inference.predictor import Outputs, WindowFailure
 from model.records import Document, EncodedWindow, Reason, Reject
 from model.schema import STATUSES, prediction_schema
-from pipelines.parts import write_rejects, write_table
-from pipelines.storage import open_object
+from pipelines.storage.objects import open_object
+from pipelines.storage.parquet import write_rejects, write_table
 
 REJECTS = "_rejects"
 COUNTS = (

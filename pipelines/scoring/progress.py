@@ -12,11 +12,11 @@ from typing import Any
 
 from model.errors import JobFailure, UserError
 from model.progress import ProgressReporter
-from pipelines.corpora import ReadOptions
-from pipelines.predictions import PartCounts
-from pipelines.scored_folder import Job, finished_parts
-from pipelines.sources import sample_records
-from pipelines.units import Unit, finished_chunks, prefix_of
+from pipelines.corpora.chunks import Unit, finished_chunks, prefix_of
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sources import sample_records
+from pipelines.scoring.predictions import PartCounts
+from pipelines.scoring.scored_folder import Job, finished_parts
 
 _POLL_SECONDS = 0.5
 _MOST_POLL_SECONDS = 30.0  # where looking takes long, as over a network

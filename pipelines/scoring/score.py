@@ -21,25 +21,25 @@ from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInf
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 import model
-from model.bundle import Bundle, load_bundle
-from model.document_windows import encode_documents
-from model.engine import DEFAULT_BATCH_TOKENS, Engine, EngineCounts
+from model.bundles.bundle import Bundle, load_bundle
 from model.errors import JobFailure, UserError
+from model.inference.document_windows import encode_documents
+from model.inference.predictor import DEFAULT_BATCH_TOKENS, Engine, EngineCounts
 from model.records import Document, Reason, Reject
 from model.schema import prediction_schema
-from model.tokenization import Tokenizer
-from pipelines import storage
-from pipelines.corpora import ReadOptions
+from model.text.tokenization import Tokenizer
 from pipelines.corpora.checks import wrong_features
-from pipelines.predictions import ChunkInference, PartCounts, PartFormat, TokenizedChunk, sum_counts, write_part
-from pipelines.runner_config import check_paths
-from pipelines.score_progress import ScoreProgress
-from pipelines.scored_folder import MANIFEST, Claim, Job, claim_folder, finished_parts, publish
-from pipelines.sentences import SentenceSplitter, split_document
-from pipelines.sources import fingerprint_sources
-from pipelines.stopping import breaking_off, quiet_expected_errors
-from pipelines.units import Chunk, Finished, Unit, cut_source, finished_chunks, hash_share, read_chunks
-from pipelines.workers import default_workers, run_in_processes, share_out
+from pipelines.corpora.chunks import Chunk, Finished, Unit, cut_source, finished_chunks, hash_share, read_chunks
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sentences import SentenceSplitter, split_document
+from pipelines.corpora.sources import fingerprint_sources
+from pipelines.runners.failures import breaking_off, quiet_expected_errors
+from pipelines.runners.local_processes import default_workers, run_in_processes, share_out
+from pipelines.runners.options import check_paths
+from pipelines.scoring.predictions import ChunkInference, PartCounts, PartFormat, TokenizedChunk, sum_counts, write_part
+from pipelines.scoring.progress import ScoreProgress
+from pipelines.scoring.scored_folder import MANIFEST, Claim, Job, claim_folder, finished_parts, publish
+from pipelines.storage import objects
 
 _ENGINE = "tensorflow"
 _LOCAL_RUNNERS = ("FnApiRunner", "apache_beam.runners.portability.fn_api_runner.FnApiRunner")
@@ -125,10 +125,10 @@ def score(
         raise UserError("--workers are processes of this machine; leave it out and set the runner's own option")
     job = describe_job(bundle, inputs, settings=settings, options=options)
     scorer = ChunkScorer(bundle, output, settings, options)
-    with storage.lock_folder(output):
+    with objects.lock_folder(output):
         claim = claim_folder(output, job, overwrite=overwrite, resume=resume)
         if claim.complete:
-            return dict(storage.read_json(f"{output}/{MANIFEST}"))
+            return dict(objects.read_json(f"{output}/{MANIFEST}"))
         units = plan_units(job, claim.finished, scorer)
         counts = PartCounts(output)
         if workers is None:

@@ -20,9 +20,9 @@ from typing import Any
 
 from model.errors import UserError
 from model.folders import difference
-from pipelines import storage
-from pipelines.predictions import REJECTS
-from pipelines.units import Finished, finished_chunks, part_prefix, prefix_of
+from pipelines.corpora.chunks import Finished, finished_chunks, part_prefix, prefix_of
+from pipelines.scoring.predictions import REJECTS
+from pipelines.storage import objects
 
 SUCCESS = "_SUCCESS"
 MANIFEST = "_manifest.json"
@@ -72,7 +72,7 @@ class Claim:
 def claim_folder(folder: str, job: Job, *, overwrite: bool = False, resume: bool = False) -> Claim:
     """Makes the folder the job's, or finds that it already is, and removes what does not belong there.
 
-    Files that the folder knows nothing of yet are simply to be done. Call it under `storage.lock_folder`.
+    Files that the folder knows nothing of yet are simply to be done. Call it under `objects.lock_folder`.
 
     Args:
         folder: where the parts lie or will lie.
@@ -84,7 +84,7 @@ def claim_folder(folder: str, job: Job, *, overwrite: bool = False, resume: bool
     Raises:
         UserError: the folder holds another job, or inputs or versions that differ without `resume`.
     """
-    names = storage.list_names(folder)
+    names = objects.list_names(folder)
     if overwrite and JOB in names:
         _empty(folder, names)
         there, names = None, set()
@@ -104,9 +104,9 @@ def claim_folder(folder: str, job: Job, *, overwrite: bool = False, resume: bool
         if there["versions"] != job.versions and parts:
             _check_versions(folder, there, job, resume=resume or whole)
             earlier_versions = [*earlier_versions, there["versions"]]
-    storage.remove_temporaries(folder)
+    objects.remove_temporaries(folder)
     # Before anything changes that readers have been promised.
-    storage.remove([f"{folder}/{name}" for name in (SUCCESS, MANIFEST) if name in names])
+    objects.remove([f"{folder}/{name}" for name in (SUCCESS, MANIFEST) if name in names])
     mark = {
         "format": JOB_FORMAT,
         "identity": job.identity,
@@ -114,22 +114,22 @@ def claim_folder(folder: str, job: Job, *, overwrite: bool = False, resume: bool
         "earlier_versions": earlier_versions,
         "inputs": job.inputs,
     }
-    storage.write_json(f"{folder}/{JOB}", mark)
+    objects.write_json(f"{folder}/{JOB}", mark)
     for place in (folder, f"{folder}/{REJECTS}"):
-        stale = [part for part in _parts(storage.list_names(place)) if prefix_of(part) not in expected]
-        storage.remove([f"{place}/{part}{_SUFFIX}" for part in stale])
+        stale = [part for part in _parts(objects.list_names(place)) if prefix_of(part) not in expected]
+        objects.remove([f"{place}/{part}{_SUFFIX}" for part in stale])
     return Claim(finished, complete=False, earlier_versions=tuple(earlier_versions))
 
 
 def finished_sources(folder: str, job: Job, names: Collection[str] | None = None) -> dict[str, Finished]:
     """Returns what is finished of each source of a job, by path; `names` of the folder's objects where known."""
-    parts = finished_chunks(_parts(storage.list_names(folder) if names is None else names))
+    parts = finished_chunks(_parts(objects.list_names(folder) if names is None else names))
     return {path: parts.get(prefix, Finished(set())) for path, prefix in job.prefixes().items()}
 
 
 def finished_parts(folder: str) -> set[str]:
     """Returns the names of the parts of predictions that are there, without suffix."""
-    return _parts(storage.list_names(folder))
+    return _parts(objects.list_names(folder))
 
 
 def publish(folder: str, manifest: Mapping[str, Any]) -> None:
@@ -137,9 +137,9 @@ def publish(folder: str, manifest: Mapping[str, Any]) -> None:
 
     An engine may have lost workers and gone on without them, so what those were writing goes first.
     """
-    storage.remove_temporaries(folder)
-    storage.write_json(f"{folder}/{MANIFEST}", manifest)
-    storage.write_bytes(f"{folder}/{SUCCESS}", b"\n")
+    objects.remove_temporaries(folder)
+    objects.write_json(f"{folder}/{MANIFEST}", manifest)
+    objects.write_bytes(f"{folder}/{SUCCESS}", b"\n")
 
 
 def _parts(names: Iterable[str]) -> set[str]:
@@ -148,19 +148,19 @@ def _parts(names: Iterable[str]) -> set[str]:
 
 def _empty(folder: str, names: Collection[str]) -> None:
     """Removes what a job has left: the promise first, and last what says whose folder it is."""
-    storage.remove([f"{folder}/{name}" for name in (SUCCESS, MANIFEST) if name in names])
+    objects.remove([f"{folder}/{name}" for name in (SUCCESS, MANIFEST) if name in names])
     for place in (folder, f"{folder}/{REJECTS}"):
-        storage.remove([f"{place}/{part}{_SUFFIX}" for part in _parts(storage.list_names(place))])
-    storage.remove_folder(f"{folder}/{REJECTS}")
-    storage.remove([f"{folder}/{JOB}"])
+        objects.remove([f"{place}/{part}{_SUFFIX}" for part in _parts(objects.list_names(place))])
+    objects.remove_folder(f"{folder}/{REJECTS}")
+    objects.remove([f"{folder}/{JOB}"])
 
 
 def _read_job(folder: str, names: Collection[str]) -> dict[str, Any] | None:
     if JOB not in names:
-        if not storage.is_empty(folder):
+        if not objects.is_empty(folder):
             raise UserError(f"{folder}: is not empty and has no {JOB}; name another --output")
         return None
-    job: dict[str, Any] = storage.read_json(f"{folder}/{JOB}")
+    job: dict[str, Any] = objects.read_json(f"{folder}/{JOB}")
     if job.get("format") != JOB_FORMAT:
         raise UserError(f"{folder}: was made by another version of sepline; name another --output, or --overwrite it")
     return job

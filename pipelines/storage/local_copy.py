@@ -7,10 +7,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from model.downloads import cache_root
+from model.bundles.training_data import COMPLETED, STATS
+from model.encoders.downloads import cache_root
 from model.errors import JobFailure, UserError
-from model.training_data import COMPLETED, STATS
-from pipelines import storage
+from pipelines.storage import objects
 
 
 def fetch_records(folder: str) -> str:
@@ -22,12 +22,12 @@ def fetch_records(folder: str) -> str:
         UserError: there are no finished records.
         JobFailure: they can't be copied, or have changed meanwhile.
     """
-    if storage.is_local(folder):
+    if objects.is_local(folder):
         return folder
     folder = folder.rstrip("/")
-    if not {COMPLETED, STATS} <= storage.list_names(folder):
+    if not {COMPLETED, STATS} <= objects.list_names(folder):
         raise UserError(f"{folder}: no finished training records ({COMPLETED} is missing); run `sepline preprocess`")
-    stats = storage.read_bytes(f"{folder}/{STATS}")
+    stats = objects.read_bytes(f"{folder}/{STATS}")
     copy = cache_root() / f"records-{hashlib.sha256(stats).hexdigest()[:12]}"
     if not copy.is_dir():
         print(f"copying {folder} to {copy}", file=sys.stderr, flush=True)
@@ -35,10 +35,10 @@ def fetch_records(folder: str) -> str:
         with tempfile.TemporaryDirectory(dir=copy.parent) as scratch:
             fresh = Path(scratch) / "records"
             try:
-                storage.copy_tree(folder, str(fresh))
+                objects.copy_tree(folder, str(fresh))
             except OSError as error:
                 raise JobFailure(f"{folder}: cannot be copied: {' '.join(str(error).split())}") from error
-            if COMPLETED not in storage.list_names(folder) or (fresh / STATS).read_bytes() != stats:
+            if COMPLETED not in objects.list_names(folder) or (fresh / STATS).read_bytes() != stats:
                 raise JobFailure(f"{folder}: has changed while it was copied; repeat the command")
             if not copy.is_dir():  # where another process was faster, its copy has the same bytes
                 fresh.rename(copy)

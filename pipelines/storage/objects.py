@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from model.errors import JobFailure, UserError
-from pipelines import filesystems
+from pipelines.storage import filesystems
 
 _TEMPORARY = ".writing"
 _THREADS = 8

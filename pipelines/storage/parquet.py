@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from model.records import Reject
 from model.schema import reject_schema
-from pipelines.storage import read_bytes, write_bytes
+from pipelines.storage.objects import read_bytes, write_bytes
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from model.bundle import BUNDLE_FORMAT, Bundle, load_bundle, write_bundle
+from model.bundles.bundle import BUNDLE_FORMAT, Bundle, load_bundle, write_bundle
 from model.config import WindowSettings
 from model.errors import UserError
-from model.vocabulary import Vocabulary
+from model.text.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a"), lower_case=False)
 

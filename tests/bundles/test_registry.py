@@ -14,18 +14,18 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 
-from model.bundle import Bundle, load_bundle
+from model.bundles.bundle import Bundle, load_bundle
+from model.bundles.registry import Registry
 from model.config import WindowSettings
 from model.errors import UserError
-from model.registry import Registry
-from model.vocabulary import Vocabulary
+from model.text.vocabulary import Vocabulary
 from pipelines.cli import main
 
 
 @pytest.fixture
 def bundles(tmp_path: Path) -> list[Bundle]:
     """Five bundles that differ in one file; nothing here runs their models."""
-    from model.bundle import write_bundle
+    from model.bundles.bundle import write_bundle
 
     vocabulary = Vocabulary(("[PAD]", "[UNK]", "[CLS]", "[SEP]"), lower_case=True)
 
@@ -166,8 +166,8 @@ def test_a_change_that_was_cut_short_is_completed(bundles: list[Bundle], tmp_pat
 
 CHANGE_FOREVER = """
 import itertools, sys
-from model.bundle import load_bundle
-from model.registry import Registry
+from model.bundles.bundle import load_bundle
+from model.bundles.registry import Registry
 registry, bundles = Registry(sys.argv[1]), [load_bundle(path) for path in sys.argv[2:]]
 for number in itertools.count():
     version = registry.add(bundles[number % len(bundles)], why=str(number))

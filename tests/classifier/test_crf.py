@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.crf import Potentials, best_path, log_likelihood, log_partition, marginals
+from model.classifier.crf import Potentials, best_path, log_likelihood, log_partition, marginals
 
 LABELS = 3
 

@@ -16,13 +16,13 @@ import pytest
 from conftest import PROJECT, TINY_SHAPE, tiny_weights
 from test_bert import bert_forward
 
-from model.classifier import SentenceClassifier
+from model.classifier.classifier import SentenceClassifier
+from model.classifier.heads import CrfHead, LabelHead, ScoreHead
+from model.classifier.sentence_states import SentenceAttention, cls_states
 from model.config import EncoderSettings, ModelSettings, SentenceAttentionSettings
-from model.encoder import load_encoder
-from model.engine import pad_batch
-from model.heads import CrfHead, LabelHead, ScoreHead
+from model.encoders.encoder import load_encoder
+from model.inference.predictor import pad_batch
 from model.records import EncodedWindow, Window
-from model.sentence_states import SentenceAttention, cls_states
 
 ATTENTION = SentenceAttentionSettings(layers=2, width=16, feedforward_width=10, heads=2)
 VARIANTS = {

@@ -20,9 +20,18 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from model.records import Document, Reason, Reject
-from pipelines.corpora import ReadOptions
-from pipelines.sources import read_source
-from pipelines.units import Chunk, Finished, Unit, cut_source, finished_chunks, part_prefix, prefix_of, read_chunks
+from pipelines.corpora.chunks import (
+    Chunk,
+    Finished,
+    Unit,
+    cut_source,
+    finished_chunks,
+    part_prefix,
+    prefix_of,
+    read_chunks,
+)
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sources import read_source
 
 NOTHING = Finished(set())
 
@@ -268,8 +277,8 @@ def test_the_scan_is_no_second_parser(tmp_path: Path) -> None:
 
 _READ = """
 import resource, sys
-from pipelines.corpora import ReadOptions
-from pipelines.units import Unit, read_chunks
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.chunks import Unit, read_chunks
 sizes = []
 for chunk in read_chunks(Unit(sys.argv[1], "p"), ReadOptions(), size=500):
     sizes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)

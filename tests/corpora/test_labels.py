@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from model.errors import UserError
-from pipelines.corpora import LabelMap
+from pipelines.corpora.labels import LabelMap
 
 FIVE = ("background", "objective", "methods", "results", "conclusions")
 EXAMPLES = Path(__file__).parent.parent / "docs" / "label_maps"

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from model.records import Document, Reason, Reject, Section
-from pipelines.corpora import LabelMap, ReadOptions, read_records
+from pipelines.corpora.labels import LabelMap
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.reader import read_records
 
 
 def article(pmid: object, abstract: str, *, more: str = "") -> str:
@@ -227,7 +229,8 @@ def test_a_text_over_the_limit_is_one_reject() -> None:
 
 MEASURE = """
 import io, resource, sys
-from pipelines.corpora import ReadOptions, read_records
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.reader import read_records
 record = open(sys.argv[1], "rb").read()
 
 class Records(io.RawIOBase):

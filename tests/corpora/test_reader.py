@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from model.errors import UserError
 from model.records import Document, Reason, Reject, Section
-from pipelines.corpora import FORMATS, LabelMap, ReadOptions, detect_format, read_records
 from pipelines.corpora.checks import is_blank
+from pipelines.corpora.labels import LabelMap
+from pipelines.corpora.options import FORMATS, ReadOptions
+from pipelines.corpora.reader import detect_format, read_records
 
 
 def read(content: bytes, source: str = "a.jsonl", **options: Any) -> list[Document | Reject]:

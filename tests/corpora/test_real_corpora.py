@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from model.records import Document, Reject
-from pipelines.corpora import LabelMap, ReadOptions
-from pipelines.sentences import SentenceSplitter
-from pipelines.sources import match_sources, read_source
+from pipelines.corpora.labels import LabelMap
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sentences import SentenceSplitter
+from pipelines.corpora.sources import match_sources, read_source
 
 PROJECT = Path(__file__).parent.parent
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from model.records import Document, Reason, Reject, Section
 from pipelines.corpora.checks import is_blank
-from pipelines.sentences import SentenceSplitter, split_document
+from pipelines.corpora.sentences import SentenceSplitter, split_document
 
 
 @pytest.fixture(scope="module")

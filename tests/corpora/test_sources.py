@@ -12,8 +12,8 @@ import zstandard
 
 from model.errors import UserError
 from model.records import Document, Reason, Reject
-from pipelines.corpora import ReadOptions
-from pipelines.sources import Source, match_sources, open_source, read_source
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sources import Source, match_sources, open_source, read_source
 
 LINES = b"".join(b'{"doc_id": "%d", "text": "Some words, %d of them."}\n' % (i, i * i) for i in range(3000))
 

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.records import Document, Reason, Reject, Section
-from pipelines.corpora import ReadOptions, read_records
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.reader import read_records
 
 
 def read(content: bytes, source: str = "a.csv", **options: Any) -> list[Document | Reject]:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from conftest import SPECIAL_TOKENS, TINY_SHAPE, TINY_VOCABULARY, tiny_weights, write_checkpoint
 
-from model.bert import BertEncoder
 from model.config import EncoderSettings
-from model.encoder import describe_encoder, load_encoder, load_vocabulary
+from model.encoders.bert import BertEncoder
+from model.encoders.encoder import describe_encoder, load_encoder, load_vocabulary
 from model.errors import UserError
 
 Weights = dict[str, np.ndarray]

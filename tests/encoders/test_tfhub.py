@@ -17,21 +17,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import TINY_SHAPE, TINY_VOCABULARY, real_data, tiny_weights
-from hub_modules import write_hub_bag, write_hub_bert, write_hub_module
+from support.hub_modules import write_hub_bag, write_hub_bert, write_hub_module
 from test_bert import bert_forward, encode, padded_batch, refusal
 
-from model.bert import BertEncoder
-from model.bundle import load_bundle, write_bundle
-from model.classifier import SentenceClassifier
+from model.bundles.bundle import load_bundle, write_bundle
+from model.classifier.classifier import SentenceClassifier
 from model.config import EncoderSettings, WindowSettings, settings_from_dict
-from model.encoder import check_budget, describe_encoder, load_encoder, load_vocabulary
-from model.engine import Engine, pad_batch
+from model.encoders.bert import BertEncoder
+from model.encoders.encoder import check_budget, describe_encoder, load_encoder, load_vocabulary
+from model.encoders.wrapped import WrappedEncoder
 from model.errors import UserError
-from model.serving import ServingModule
-from model.tokenization import Tokenizer
-from model.train import train_and_evaluate
-from model.windowing import encode_windows
-from model.wrapped import WrappedEncoder
+from model.inference.predictor import Engine, pad_batch
+from model.inference.serving import ServingModule
+from model.text.tokenization import Tokenizer
+from model.text.windowing import encode_windows
+from model.training.train import train_and_evaluate
 
 TANH_SHAPE = {**TINY_SHAPE, "hidden_act": "gelu_new"}
 WEIGHTS = tiny_weights(TANH_SHAPE, seed=2)

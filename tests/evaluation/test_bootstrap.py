@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from model.comparison import SliceComparison, compare_slices, paired_bootstrap
+from model.evaluation.bootstrap import SliceComparison, compare_slices, paired_bootstrap
 
 
 def some_predictions(
@@ -73,7 +73,7 @@ def test_the_interval_covers_the_true_difference() -> None:
 def test_blocks_of_draws_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     truth, first, second, documents = some_predictions(40, first=0.8, second=0.6)
     whole = paired_bootstrap(truth, first, second, documents=documents, samples=100)
-    monkeypatch.setattr("model.comparison._CELLS_A_BLOCK", 40 * 7)
+    monkeypatch.setattr("model.evaluation.bootstrap._CELLS_A_BLOCK", 40 * 7)
     assert paired_bootstrap(truth, first, second, documents=documents, samples=100) == whole
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.calibration import expected_calibration_error, fit_temperature
+from model.evaluation.calibration import expected_calibration_error, fit_temperature
 
 
 def test_error_by_hand() -> None:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from model.engine import Engine, Outputs
-from model.evaluate import LabelledSentences, LabelMetrics, measure, predict
+from model.evaluation.evaluate import LabelledSentences, LabelMetrics, measure, predict
+from model.inference.predictor import Engine, Outputs
 from model.records import EncodedWindow, LabelledWindow, Window
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.score_metrics import choose_sentences, measure_scores
+from model.evaluation.score_metrics import choose_sentences, measure_scores
 
 SENTENCES = [f"word{number} is said of thing{number}" for number in range(14)]
 

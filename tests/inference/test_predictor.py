@@ -13,11 +13,20 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from model.bundle import Bundle
+from model.bundles.bundle import Bundle
 from model.config import WindowSettings
-from model.engine import BATCH_COST, BatchError, Engine, EngineCounts, Outputs, WindowFailure, micro_batches, pad_batch
+from model.inference.predictor import (
+    BATCH_COST,
+    BatchError,
+    Engine,
+    EngineCounts,
+    Outputs,
+    WindowFailure,
+    micro_batches,
+    pad_batch,
+)
 from model.records import EncodedWindow
-from model.windowing import encode_windows
+from model.text.windowing import encode_windows
 
 
 def windows_of(

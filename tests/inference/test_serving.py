@@ -14,14 +14,14 @@ import tensorflow as tf
 import tensorflow_text  # noqa: F401  registers the tokenizer's operations
 from conftest import FILLERS
 
-from model.bundle import Bundle, load_bundle, write_bundle
-from model.classifier import SentenceClassifier
+from model.bundles.bundle import Bundle, load_bundle, write_bundle
+from model.classifier.classifier import SentenceClassifier
 from model.config import EncoderSettings, WindowSettings
-from model.encoder import load_encoder, load_vocabulary
-from model.engine import Engine, Outputs, pad_batch
-from model.serving import ServingModule, _plan_windows
-from model.tokenization import Tokenizer
-from model.windowing import encode_windows, plan_windows
+from model.encoders.encoder import load_encoder, load_vocabulary
+from model.inference.predictor import Engine, Outputs, pad_batch
+from model.inference.serving import ServingModule, _plan_windows
+from model.text.tokenization import Tokenizer
+from model.text.windowing import encode_windows, plan_windows
 
 LABELS = ("one", "two", "three")
 

@@ -10,14 +10,14 @@ import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
 from apache_beam.options.pipeline_options import PipelineOptions
-from warm_jobs import WarmJobs
+from support.warm_jobs import WarmJobs
 
+from model.bundles.training_data import open_training_data
 from model.errors import UserError
 from model.schema import training_spec
-from model.training_data import open_training_data
 from pipelines.cli import main
-from pipelines.ingest import assign_split
-from pipelines.transform import scratch_folder, scratch_place
+from pipelines.preprocessing.ingest import assign_split
+from pipelines.preprocessing.transform import scratch_folder, scratch_place
 
 MEDLINE = """<?xml version="1.0"?>
 <PubmedArticleSet>{records}</PubmedArticleSet>

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import tensorflow as tf
 import test_object_store
-from engine_servers import free_port, install_sdist, prism_binary, server, without_checkout
+from support.engine_servers import free_port, install_sdist, prism_binary, server, without_checkout
 from test_object_store import Store
 
-from model.bundle import load_bundle
-from model.training_data import open_training_data
+from model.bundles.bundle import load_bundle
+from model.bundles.training_data import open_training_data
 from pipelines.cli import main
 
 pytestmark = pytest.mark.engines

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from model.training_data import TrainingData, open_training_data
+from model.bundles.training_data import TrainingData, open_training_data
 from pipelines.cli import main
-from pipelines.duplicates import Place, find_duplicates, write_duplicates
+from pipelines.preprocessing.duplicates import Place, find_duplicates, write_duplicates
 
 ARTICLE = """<PubmedArticle><MedlineCitation><PMID Version="{version}">{pmid}</PMID><Article><Abstract>
 <AbstractText Label="METHODS" NlmCategory="METHODS">We measured {text}.</AbstractText>

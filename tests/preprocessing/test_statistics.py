@@ -13,9 +13,9 @@ import pytest
 import tensorflow as tf
 from conftest import TINY_VOCABULARY
 
+from model.bundles.training_data import open_training_data
 from model.schema import training_spec
-from model.training_data import open_training_data
-from pipelines.drift import (
+from pipelines.retraining.drift import (
     Profile,
     distance,
     label_drift,

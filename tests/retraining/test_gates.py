@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.data_checks import check_data
-from pipelines.drift import Profile
-from pipelines.gates import judge
-from pipelines.retrain_settings import ChecksSection, GatesSection
+from pipelines.retraining.data_checks import check_data
+from pipelines.retraining.drift import Profile
+from pipelines.retraining.gates import judge
+from pipelines.retraining.settings import ChecksSection, GatesSection
 
 
 def profile(**changes: Any) -> Profile:

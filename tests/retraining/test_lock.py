@@ -15,12 +15,12 @@ import pytest
 from conftest import PROJECT
 
 from model.errors import UserError
-from model.lock import LockHeldError, RunLock
+from pipelines.retraining.lock import LockHeldError, RunLock
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from model.lock import RunLock
+from pipelines.retraining.lock import RunLock
 with RunLock(Path(sys.argv[1]), expiry=3600, take_over=False):
     print("held", flush=True)
     time.sleep(600)

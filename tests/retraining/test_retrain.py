@@ -18,12 +18,12 @@ import pytest
 import tensorflow as tf
 import yaml
 from conftest import PROJECT, tiny_documents
-from zygote import Zygote
+from support.zygote import Zygote
 
-from model.bundle import Bundle, load_bundle
-from model.registry import Registry
+from model.bundles.bundle import Bundle, load_bundle
+from model.bundles.registry import Registry
 from pipelines.cli import main
-from pipelines.runs import Outcome, Workspace
+from pipelines.retraining.workspace import Outcome, Workspace
 
 FIRST, SECOND, THIRD = 160, 240, 300
 """How many documents the pool has after each of three deliveries."""
@@ -459,7 +459,7 @@ def test_a_champion_that_changed_meanwhile_ends_the_run(
 
 
 def test_the_shipped_settings_are_valid_and_complete() -> None:
-    from pipelines.retrain_settings import RetrainSettings, load_retrain_settings
+    from pipelines.retraining.settings import RetrainSettings, load_retrain_settings
 
     file = PROJECT / "runner_configs" / "retrain.yaml"
     settings = load_retrain_settings(str(file), [])
@@ -482,7 +482,7 @@ def test_the_shipped_schedules_parse() -> None:
     assert len(entry.split(maxsplit=5)) == 6
     source = (folder / "retrain_airflow.py").read_text(encoding="utf-8")
     tree = ast.parse(source)
-    from pipelines.runs import EXIT_CODES
+    from pipelines.retraining.workspace import EXIT_CODES
 
     names = {
         target.id: value.value

@@ -13,16 +13,16 @@ import pytest
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 from conftest import PROJECT
-from engine_servers import install_sdist, without_checkout
+from support.engine_servers import install_sdist, without_checkout
 
-from model.bundle import Bundle
+from model.bundles.bundle import Bundle
 from model.config import Settings
-from model.encoder import load_vocabulary
-from pipelines.corpora import ReadOptions
-from pipelines.ingest import ingest
-from pipelines.preprocess import Run, analyze, document_parts, transform
-from pipelines.runner_config import beam_options
-from pipelines.score import ScoreSettings, score
+from model.encoders.encoder import load_vocabulary
+from pipelines.corpora.options import ReadOptions
+from pipelines.preprocessing.ingest import ingest
+from pipelines.preprocessing.preprocess import Run, analyze, document_parts, transform
+from pipelines.runners.options import beam_options
+from pipelines.scoring.score import ScoreSettings, score
 
 IMAGE = "us-central1-docker.pkg.dev/my-project/sepline/worker"
 GPU = "worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 from conftest import PROJECT, tiny_documents
-from engine_clusters import flink_cluster, job_server_jar, spark_cluster
-from engine_servers import children, free_port, install_sdist, kill, prism_binary, server, without_checkout
+from support.engine_clusters import flink_cluster, job_server_jar, spark_cluster
+from support.engine_servers import children, free_port, install_sdist, kill, prism_binary, server, without_checkout
 
-from model.bundle import Bundle
+from model.bundles.bundle import Bundle
 from pipelines.cli import main
 
 pytestmark = pytest.mark.engines

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 
-from model.bundle import Bundle
+from model.bundles.bundle import Bundle
 from pipelines.cli import main
 from pipelines.flex_launcher import command_line, parameters
 from pipelines.flex_launcher import main as launch

@@ -9,7 +9,7 @@ import pytest
 from conftest import PROJECT
 
 from model.errors import UserError
-from pipelines.runner_config import beam_options, check_paths
+from pipelines.runners.options import beam_options, check_paths
 
 CONFIGS = sorted((PROJECT / "runner_configs").glob("*.yaml"))
 

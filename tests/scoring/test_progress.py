@@ -10,9 +10,9 @@ import pytest
 
 from model import progress
 from model.progress import ProgressReporter, show_seconds
-from pipelines.corpora import ReadOptions
-from pipelines.score_progress import estimate_records
-from pipelines.units import Finished, cut_source, part_prefix
+from pipelines.corpora.chunks import Finished, cut_source, part_prefix
+from pipelines.corpora.options import ReadOptions
+from pipelines.scoring.progress import estimate_records
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import FILLERS, PROJECT, tiny_documents
-from warm_jobs import WarmJobs
+from support.warm_jobs import WarmJobs
 
-from model.bundle import Bundle
+from model.bundles.bundle import Bundle
 from pipelines.cli import main
 
 KILLS = 12

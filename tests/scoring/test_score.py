@@ -18,15 +18,15 @@ from conftest import real_data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model.bundle import Bundle, write_bundle
-from model.engine import Engine
+from model.bundles.bundle import Bundle, write_bundle
+from model.inference.predictor import Engine
 from model.schema import classify_signature
-from model.tokenization import Tokenizer
-from model.windowing import encode_windows
+from model.text.tokenization import Tokenizer
+from model.text.windowing import encode_windows
 from pipelines.cli import main
-from pipelines.corpora import ReadOptions
-from pipelines.score import ChunkScorer, ScoreSettings, score_units
-from pipelines.units import Unit
+from pipelines.corpora.chunks import Unit
+from pipelines.corpora.options import ReadOptions
+from pipelines.scoring.score import ChunkScorer, ScoreSettings, score_units
 
 CORPUS: list[dict[str, Any]] = [
     {"doc_id": "a", "text": "Little is known of cells. We measured the patients. The increase was significant."},

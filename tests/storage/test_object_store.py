@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import tiny_documents
-from engine_servers import free_port, server, versitygw_binary
+from support.engine_servers import free_port, server, versitygw_binary
 
-from model.bundle import Bundle
-from pipelines import filesystems
+from model.bundles.bundle import Bundle
 from pipelines.cli import main
+from pipelines.storage import filesystems
 
 pytestmark = pytest.mark.engines
 

@@ -16,10 +16,10 @@ import pytest
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
 from conftest import PROJECT, tiny_documents
 
-from model.bundle import Bundle
+from model.bundles.bundle import Bundle
 from model.errors import JobFailure, UserError
-from pipelines import storage
 from pipelines.cli import main
+from pipelines.storage import objects
 
 
 class _Upload(io.BytesIO):
@@ -144,88 +144,88 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, store: str) -> str:
 
 
 def test_objects_are_written_listed_read_and_removed(folder: str) -> None:
-    assert storage.list_names(folder) == set()
-    assert storage.is_empty(folder)
+    assert objects.list_names(folder) == set()
+    assert objects.is_empty(folder)
     for name, content in (("one", b"1"), ("two", b"2"), ("below/three", b"3"), ("one", b"1 again")):
-        storage.write_bytes(f"{folder}/{name}", content)
-    assert storage.list_names(folder) - {"below"} == {"one", "two"}  # some list folders too
-    assert storage.list_names(f"{folder}/below") == {"three"}
-    assert not storage.is_empty(folder)
-    assert storage.read_bytes(f"{folder}/one") == b"1 again"
-    with storage.open_object(f"{folder}/one") as stream:
+        objects.write_bytes(f"{folder}/{name}", content)
+    assert objects.list_names(folder) - {"below"} == {"one", "two"}  # some list folders too
+    assert objects.list_names(f"{folder}/below") == {"three"}
+    assert not objects.is_empty(folder)
+    assert objects.read_bytes(f"{folder}/one") == b"1 again"
+    with objects.open_object(f"{folder}/one") as stream:
         stream.seek(2)
         assert stream.read() == b"again"
-    storage.remove([f"{folder}/one", f"{folder}/gone"])
-    storage.remove([])
-    assert storage.list_names(folder) - {"below"} == {"two"}
+    objects.remove([f"{folder}/one", f"{folder}/gone"])
+    objects.remove([])
+    assert objects.list_names(folder) - {"below"} == {"two"}
     with pytest.raises(OSError, match="one"):
-        storage.read_bytes(f"{folder}/one")
+        objects.read_bytes(f"{folder}/one")
     with pytest.raises(ValueError, match="at least one byte"):
-        storage.write_bytes(f"{folder}/nothing", b"")
+        objects.write_bytes(f"{folder}/nothing", b"")
 
 
 def test_folders_are_copied_and_emptied_with_all_that_is_below(folder: str, tmp_path: Path) -> None:
-    assert storage.list_tree(folder) == set()
+    assert objects.list_tree(folder) == set()
     content = {"one": b"1", "below/two": b"2", "below/it/three": b"3"}
     for name, written in content.items():
-        storage.write_bytes(f"{folder}/{name}", written)
-    storage.write_bytes(f"{folder}-beside/four", b"4")
-    assert storage.list_tree(folder) == set(content)
+        objects.write_bytes(f"{folder}/{name}", written)
+    objects.write_bytes(f"{folder}-beside/four", b"4")
+    assert objects.list_tree(folder) == set(content)
     copy = str(tmp_path / "copy")
-    storage.copy_tree(folder, copy)
-    assert {name: storage.read_bytes(f"{copy}/{name}") for name in storage.list_tree(copy)} == content
-    storage.empty_folder(folder, keep="one")
-    assert storage.list_tree(folder) == {"one"}
-    assert storage.list_tree(f"{folder}-beside") == {"four"}
+    objects.copy_tree(folder, copy)
+    assert {name: objects.read_bytes(f"{copy}/{name}") for name in objects.list_tree(copy)} == content
+    objects.empty_folder(folder, keep="one")
+    assert objects.list_tree(folder) == {"one"}
+    assert objects.list_tree(f"{folder}-beside") == {"four"}
 
 
 def test_what_is_only_below_makes_a_folder_not_empty(folder: str) -> None:
-    storage.write_bytes(f"{folder}/below/it/three", b"3")
-    assert not storage.is_empty(folder)
+    objects.write_bytes(f"{folder}/below/it/three", b"3")
+    assert not objects.is_empty(folder)
 
 
 def test_what_is_half_written_is_never_seen_and_can_be_cleared(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / ".part.parquet.0a1b.writing").write_bytes(b"half")
-    assert storage.is_empty(str(folder))
-    assert storage.list_names(str(folder)) == set()
-    storage.remove_temporaries(str(folder))
+    assert objects.is_empty(str(folder))
+    assert objects.list_names(str(folder)) == set()
+    objects.remove_temporaries(str(folder))
     assert not list(folder.iterdir())
 
 
 def test_what_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(JobFailure, match=r"file/below/part: cannot be written: Not a directory$"):
-        storage.write_bytes(str(tmp_path / "file" / "below" / "part"), b"x")
+        objects.write_bytes(str(tmp_path / "file" / "below" / "part"), b"x")
     (tmp_path / "taken").mkdir()
     with pytest.raises(JobFailure, match=r"taken: cannot be written: Is a directory$"):
-        storage.write_bytes(str(tmp_path / "taken"), b"x")
+        objects.write_bytes(str(tmp_path / "taken"), b"x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "taken"]
 
 
 def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(UserError, match="is a file; name a folder"):
-        storage.list_names(str(tmp_path / "file"))
-    with pytest.raises(UserError, match="is a file; name a folder"), storage.lock_folder(str(tmp_path / "file")):
+        objects.list_names(str(tmp_path / "file"))
+    with pytest.raises(UserError, match="is a file; name a folder"), objects.lock_folder(str(tmp_path / "file")):
         pass
 
 
 def test_a_lock_holds_against_other_processes_and_dies_with_its_own(tmp_path: Path) -> None:
     folder = str(tmp_path / "out")
-    code = "import sys, time; from pipelines.storage import lock_folder\n"
+    code = "import sys, time; from pipelines.storage.objects import lock_folder\n"
     code += "with lock_folder(sys.argv[1]): print('locked', flush=True); time.sleep(600)"
     other = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", code, folder], cwd=PROJECT, stdout=subprocess.PIPE, text=True
     )
     assert other.stdout is not None
     assert other.stdout.readline() == "locked\n"
-    with pytest.raises(UserError, match="another sepline is writing there"), storage.lock_folder(folder):
+    with pytest.raises(UserError, match="another sepline is writing there"), objects.lock_folder(folder):
         pass
     other.kill()
     other.communicate()
-    with storage.lock_folder(folder):
+    with objects.lock_folder(folder):
         assert os.listdir(folder) == []
 
 

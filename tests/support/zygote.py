@@ -47,7 +47,10 @@ class Zygote:
         self._log = log
 
     def __enter__(self) -> Zygote:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "tests"), os.environ.get("PYTHONPATH", "")]),
+        }
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(self._log)],
             env=environment,
@@ -87,9 +90,9 @@ def _runs(pid: int) -> bool:
 
 def _serve(log: str) -> None:
     import pipelines.cli
-    import pipelines.judgement
-    import pipelines.preprocess
-    import pipelines.retrain
+    import pipelines.preprocessing.preprocess
+    import pipelines.retraining.evaluation
+    import pipelines.retraining.retrain
     import pipelines.terminal_models
 
     print("ready", flush=True)

@@ -13,10 +13,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from model.config import EncoderSettings
-from model.encoder import load_vocabulary
+from model.encoders.encoder import load_vocabulary
 from model.errors import UserError
-from model.tokenization import Tokenizer
-from model.vocabulary import Vocabulary
+from model.text.tokenization import Tokenizer
+from model.text.vocabulary import Vocabulary
 
 NINE_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "drug", "work", "##s", ".")
 PAD, UNK, CLS, SEP, THE, DRUG, WORK, S, STOP = range(9)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from model.config import WindowSettings
 from model.records import EncodedWindow, Window
-from model.windowing import encode_windows, plan_windows
+from model.text.windowing import encode_windows, plan_windows
 
 CLS, SEP = 101, 102
 UNREACHABLE = 10**9

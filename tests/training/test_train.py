@@ -17,19 +17,19 @@ import pytest
 import tensorflow as tf
 from conftest import PROJECT, write_checkpoint
 
-from model.bundle import Bundle, load_bundle
+from model.bundles.bundle import Bundle, load_bundle
+from model.bundles.training_data import open_training_data
 from model.config import EncoderSettings, ModelSettings, Settings, load_settings, settings_from_dict
-from model.devices import Devices
-from model.encoder import load_encoder
-from model.engine import Engine
+from model.encoders.encoder import load_encoder
 from model.errors import UserError
-from model.evaluate import predict
-from model.fitting import best_epoch, has_stopped, read_history
-from model.input_pipeline import count_batches, read_windows
-from model.schedule import SlantedTriangle
-from model.train import train_and_evaluate
-from model.training_data import open_training_data
-from model.training_step import TrainableClassifier, compile_classifier
+from model.evaluation.evaluate import predict
+from model.inference.predictor import Engine
+from model.training.devices import Devices
+from model.training.input_pipeline import count_batches, read_windows
+from model.training.loop import best_epoch, has_stopped, read_history
+from model.training.schedule import SlantedTriangle
+from model.training.step import TrainableClassifier, compile_classifier
+from model.training.train import train_and_evaluate
 
 
 def changed(settings: Settings, **sections: dict[str, Any]) -> Settings:
@@ -240,7 +240,7 @@ def test_unfinished_records_are_refused(tiny_settings: Settings, tmp_path: Path)
 TRAIN = """
 import sys
 from model.config import load_settings
-from model.train import train_and_evaluate
+from model.training.train import train_and_evaluate
 settings, data, run = sys.argv[1:]
 train_and_evaluate(load_settings(settings), data, run)
 """

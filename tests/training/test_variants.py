@@ -19,20 +19,20 @@ from conftest import PROJECT, TINY_SHAPE, tiny_documents, write_checkpoint
 from test_input_pipeline import read_batches
 from test_train import changed, compiled
 
-from model.bundle import Bundle, load_bundle
-from model.classifier import SentenceClassifier
+from model.bundles.bundle import Bundle, load_bundle
+from model.bundles.training_data import TrainingData, open_training_data
+from model.classifier.classifier import SentenceClassifier
 from model.config import EncoderSettings, ModelSettings, Settings
-from model.encoder import load_encoder
-from model.engine import Engine, pad_batch
+from model.encoders.encoder import load_encoder
 from model.errors import UserError
-from model.evaluate import evaluate_bundle, predict
-from model.fitting import read_history
-from model.input_pipeline import read_windows
-from model.score_metrics import ScoreMetrics
-from model.train import label_weights, train_and_evaluate
-from model.training_data import TrainingData, open_training_data
-from model.training_step import group
-from model.warm_start import warm_start
+from model.evaluation.evaluate import evaluate_bundle, predict
+from model.evaluation.score_metrics import ScoreMetrics
+from model.inference.predictor import Engine, pad_batch
+from model.training.input_pipeline import read_windows
+from model.training.loop import read_history
+from model.training.step import group
+from model.training.train import label_weights, train_and_evaluate
+from model.training.warm_start import warm_start
 from pipelines.cli import main
 
 STILL = {**TINY_SHAPE, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -62,8 +62,8 @@ def rich_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def preprocessed(corpus: Path, settings: Settings, folder: Path, **data: Any) -> Path:
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from pipelines.corpora import ReadOptions
-    from pipelines.preprocess import preprocess
+    from pipelines.corpora.options import ReadOptions
+    from pipelines.preprocessing.preprocess import preprocess
 
     preprocess(
         [str(corpus)],
@@ -335,7 +335,7 @@ count, settings, records, run = int(sys.argv[1]), *sys.argv[2:]
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
 from model.config import load_settings
-from model.train import train_and_evaluate
+from model.training.train import train_and_evaluate
 train_and_evaluate(load_settings(settings), records, run)
 """
 

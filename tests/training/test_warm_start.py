@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.bundle import Bundle, write_bundle
-from model.classifier import SentenceClassifier
+from model.bundles.bundle import Bundle, write_bundle
+from model.classifier.classifier import SentenceClassifier
 from model.config import EncoderSettings, ModelSettings, SentenceAttentionSettings
-from model.encoder import load_encoder
-from model.serving import ServingModule
-from model.tokenization import Tokenizer
-from model.warm_start import warm_start
+from model.encoders.encoder import load_encoder
+from model.inference.serving import ServingModule
+from model.text.tokenization import Tokenizer
+from model.training.warm_start import warm_start
 
 STACK = SentenceAttentionSettings(layers=2, width=8, feedforward_width=6, heads=2)
 
