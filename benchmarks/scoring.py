@@ -58,17 +58,17 @@ def overhead(options: argparse.Namespace, folder: Path) -> None:
     """Prints the share of the pipeline's wall time that is not the model's forward pass."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from model.inference.predictor import Engine
+    from model.inference.predictor import Predictor
     from pipelines.corpora.options import ReadOptions
     from pipelines.scoring.score import ScoreSettings, score
 
     spent = {"forward": 0.0, "load": 0.0}
-    load = Engine.load
+    load = Predictor.load
 
-    def timed_load(*arguments: Any, **keywords: Any) -> Engine:
+    def timed_load(*arguments: Any, **keywords: Any) -> Predictor:
         started = time.perf_counter()
-        engine = load(*arguments, **keywords)
-        forward = engine._classify
+        predictor = load(*arguments, **keywords)
+        forward = predictor._classify
 
         def timed_forward(arrays: Any) -> Any:
             started = time.perf_counter()
@@ -77,11 +77,11 @@ def overhead(options: argparse.Namespace, folder: Path) -> None:
             finally:
                 spent["forward"] += time.perf_counter() - started
 
-        engine._classify = timed_forward
+        predictor._classify = timed_forward
         spent["load"] += time.perf_counter() - started
-        return engine
+        return predictor
 
-    Engine.load = timed_load  # type: ignore[method-assign]
+    Predictor.load = timed_load  # type: ignore[method-assign]
     corpus = write_corpus(options, options.records[0], folder)
     started = time.perf_counter()
     manifest = score(

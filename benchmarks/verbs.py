@@ -60,17 +60,17 @@ def score(inputs: list[str], model: str, limit: int | None, scratch: Path) -> No
 
 
 def bare_seconds(scored: Path, model: str) -> float:
-    """Returns how long the engine alone takes for the sentences of a scored folder, as windows a part."""
+    """Returns how long the predictor alone takes for the sentences of a scored folder, as windows a part."""
     import numpy as np
     import pyarrow.parquet as pq
 
     from model.bundles.bundle import load_bundle
-    from model.inference.predictor import Engine
+    from model.inference.predictor import Predictor
     from model.text.tokenization import Tokenizer
     from model.text.windowing import encode_windows
 
     bundle = load_bundle(model)
-    engine, tokenizer, vocabulary = Engine.load(bundle), Tokenizer(bundle.vocabulary), bundle.vocabulary
+    predictor, tokenizer, vocabulary = Predictor.load(bundle), Tokenizer(bundle.vocabulary), bundle.vocabulary
     total = 0.0
     for part in sorted(scored.glob("part-*.parquet")):
         rows = pq.read_table(part, columns=["sentence", "record_index"], partitioning=None).to_pydict()
@@ -83,7 +83,7 @@ def bare_seconds(scored: Path, model: str) -> float:
             for window in encode_windows(ids, bundle.window, cls_id=vocabulary.cls_id, sep_id=vocabulary.sep_id)
         ]
         started = time.perf_counter()
-        engine.run(windows)
+        predictor.run(windows)
         total += time.perf_counter() - started
     return total
 

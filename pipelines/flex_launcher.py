@@ -18,8 +18,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from model.bundles.bundle import load_bundle
 from model.errors import UserError
 from pipelines.cli import build_parser, read_options, score_settings
-from pipelines.scoring.score import ChunkScorer, describe_job, plan_units, submit_units
-from pipelines.scoring.scored_folder import claim_folder
+from pipelines.scoring.score import ScoringContext, describe_job, plan_units, submit_units
+from pipelines.scoring.scored_folder import claim_scored_folder
 
 NOT_PARAMETERS = ("dry_run", "help", "json", "runner_config", "workers")
 """Options of `sepline score` that mean nothing to a job that someone else waits for."""
@@ -47,9 +47,9 @@ def submit(options: argparse.Namespace, beam_options: PipelineOptions) -> Any:
     bundle, output = load_bundle(options.model), options.output.rstrip("/")
     settings, reading = score_settings(options), read_options(options)
     job = describe_job(bundle, options.input, settings=settings, options=reading)
-    claim = claim_folder(output, job, overwrite=options.overwrite, resume=options.resume)
-    scorer = ChunkScorer(bundle, output, settings, reading)
-    return submit_units(plan_units(job, claim.finished, scorer), scorer, beam_options)
+    claim = claim_scored_folder(output, job, overwrite=options.overwrite, resume=options.resume)
+    context = ScoringContext(bundle, output, settings, reading)
+    return submit_units(plan_units(job, claim.finished, context), context, beam_options)
 
 
 def parameters() -> dict[str, argparse.Action]:

@@ -56,7 +56,7 @@ class SentenceClassifier(keras.Model):
 
     @property
     def _default_save_signature(self) -> None:
-        """No signature of Keras's own making, which would take floats; the bundle has its own (`model/inference/serving.py`)."""
+        """No signature of Keras's own making, which would take floats; the bundle has its own."""
         return
 
     def build_variables(self, features: int = 0) -> None:

@@ -13,7 +13,7 @@ from model.bundles.training_data import open_training_data
 from model.errors import UserError
 from model.evaluation.calibration import expected_calibration_error
 from model.evaluation.score_metrics import ScoreMetrics, measure_scores, read_highlights
-from model.inference.predictor import Engine, Outputs
+from model.inference.predictor import Outputs, Predictor
 from model.records import LabelledWindow
 
 
@@ -70,10 +70,10 @@ class LabelledSentences:
     targets: np.ndarray
 
 
-def predict(engine: Engine, windows: Iterable[LabelledWindow]) -> tuple[LabelledSentences, Outputs]:
+def predict(predictor: Predictor, windows: Iterable[LabelledWindow]) -> tuple[LabelledSentences, Outputs]:
     """Returns the sentences and what the model says of each, `[sentences, ...]`, taken from the window that owns it."""
     windows = list(windows)
-    outputs = engine.run([window.encoded for window in windows])
+    outputs = predictor.run([window.encoded for window in windows])
     doc_ids: list[str] = []
     indices, targets = [], []
     own: dict[str, list[np.ndarray]] = {name: [] for name in outputs[0]}
@@ -161,7 +161,7 @@ def evaluate_bundle(bundle_dir: str, data_dir: str, split: str) -> dict[str, Met
         )
     if not data.window_lengths.get(split):
         raise UserError(f"{data_dir}: the {split} split is empty; name another --split")
-    sentences, outputs = predict(Engine.load(bundle), read_windows(data, split))
+    sentences, outputs = predict(Predictor.load(bundle), read_windows(data, split))
     highlights = read_highlights(data, split) if "scores" in outputs else ()
     metrics = measure_outputs(sentences, outputs, labels=bundle.labels, highlights=highlights)
     return {"sepline": metrics, **evaluate_baselines(data, split)}

@@ -20,7 +20,7 @@ from model.bundles.bundle import Bundle
 from model.bundles.training_data import TrainingData
 from model.errors import DataError
 from model.inference.document_windows import encode_documents
-from model.inference.predictor import Engine
+from model.inference.predictor import Predictor
 from model.text.tokenization import Tokenizer
 
 _CHUNK_DOCUMENTS = 500
@@ -72,15 +72,15 @@ def read_held_out(data: TrainingData, split: str, *, max_documents: int) -> Held
     )
 
 
-class Judge:
+class DocumentClassifier:
     """A bundle loaded to read documents as text."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self._engine = Engine.load(bundle)
+        self._predictor = Predictor.load(bundle)
         self._tokenizer = Tokenizer(bundle.vocabulary, mask_outliers=bundle.mask_outliers)
 
-    def read(self, held_out: HeldOut, *, first: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def classify(self, held_out: HeldOut, *, first: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Returns label ids `[sentences]` and probabilities `[sentences, labels]` of the documents' sentences in a row.
 
         Both follow the bundle's order of labels.
@@ -94,20 +94,20 @@ class Judge:
         for start in range(0, len(documents), _CHUNK_DOCUMENTS):
             chunk = encode_documents(documents[start : start + _CHUNK_DOCUMENTS], self.bundle, self._tokenizer)
             windows = list(chain.from_iterable(chunk))
-            for encoded, outputs in zip(windows, self._engine.run(windows), strict=True):
+            for encoded, outputs in zip(windows, self._predictor.run(windows), strict=True):
                 label_ids.append(outputs["label_ids"][encoded.window.owned])
                 probabilities.append(outputs["probabilities"][encoded.window.owned])
         return np.concatenate(label_ids), np.concatenate(probabilities)
 
 
-def measure_speed(judges: Sequence[Judge], held_out: HeldOut) -> list[float]:
-    """Returns each judge's sentences a second on the same few documents: the best of some rounds, taken in turn."""
+def measure_speed(classifiers: Sequence[DocumentClassifier], held_out: HeldOut) -> list[float]:
+    """Returns each classifier's sentences a second on the same few documents: the best of some rounds, taken in turn."""
     sentences = sum(len(one) for one in held_out.sentences[:_TIMED_DOCUMENTS])
-    best = [float("inf")] * len(judges)
+    best = [float("inf")] * len(classifiers)
     for timed in [False] + [True] * _TIMED_ROUNDS:  # the first round compiles
-        for index, judge in enumerate(judges):
+        for index, classifier in enumerate(classifiers):
             started = time.perf_counter()
-            judge.read(held_out, first=_TIMED_DOCUMENTS)
+            classifier.classify(held_out, first=_TIMED_DOCUMENTS)
             if timed:
                 best[index] = min(best[index], time.perf_counter() - started)
     return [sentences / seconds for seconds in best]

@@ -24,8 +24,8 @@ Outputs = Mapping[str, np.ndarray]
 
 
 @dataclass(slots=True)
-class EngineCounts:
-    """What an engine has run: windows, and wordpieces with and without padding."""
+class PredictorCounts:
+    """What a predictor has run: windows, and wordpieces with and without padding."""
 
     windows: int = 0
     tokens: int = 0
@@ -47,7 +47,7 @@ class WindowFailure:
     message: str
 
 
-class Engine:
+class Predictor:
     """A loaded classifier. The same windows in the same order give the same bits; threads may share it."""
 
     def __init__(
@@ -66,7 +66,7 @@ class Engine:
         self._batch_tokens = batch_tokens
 
     @classmethod
-    def load(cls, bundle: Bundle, *, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> Engine:
+    def load(cls, bundle: Bundle, *, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> Predictor:
         """Loads the bundle's SavedModel into this process."""
         import tensorflow as tf
         import tensorflow_text  # noqa: F401  registers the operations of the tokenizer in the SavedModel
@@ -98,19 +98,19 @@ class Engine:
         return [result for result in results if not isinstance(result, WindowFailure)]
 
     def results(
-        self, windows: Sequence[EncodedWindow], counts: EngineCounts | None = None
+        self, windows: Sequence[EncodedWindow], counts: PredictorCounts | None = None
     ) -> list[Outputs | WindowFailure]:
         """Returns what `run` does, with a `WindowFailure` in place of each window that cannot be read.
 
         What is run is added to `counts`.
         """
-        counts = EngineCounts() if counts is None else counts
+        counts = PredictorCounts() if counts is None else counts
         results: dict[int, Outputs | WindowFailure] = {}
         for members in micro_batches([len(window.token_ids) for window in windows], self._batch_tokens):
             results.update(zip(members, self._run_batch([windows[index] for index in members], counts), strict=True))
         return [results[index] for index in range(len(windows))]
 
-    def _run_batch(self, batch: Sequence[EncodedWindow], counts: EngineCounts) -> list[Outputs | WindowFailure]:
+    def _run_batch(self, batch: Sequence[EncodedWindow], counts: PredictorCounts) -> list[Outputs | WindowFailure]:
         """Returns the results of one micro-batch; one that fails is halved down to the windows that fail alone."""
         arrays = pad_batch(batch, pad_id=self._pad_id)
         try:

@@ -30,7 +30,7 @@ from model.errors import UserError
 from model.evaluation.calibration import fit_temperature
 from model.evaluation.evaluate import measure_outputs, predict
 from model.folders import claim_folder
-from model.inference.predictor import Engine, Outputs
+from model.inference.predictor import Outputs, Predictor
 from model.inference.serving import ServingModule
 from model.records import LabelledWindow
 from model.schema import classify_signature
@@ -97,10 +97,10 @@ def train_and_evaluate(
             warm_start(classifier, initial, labels)
     dev = list(read_windows(data, "dev")) if data.window_lengths.get("dev") else []
 
-    engine = _engine(classifier.outputs, data, vocabulary, training.batch_tokens)
+    predictor = _predictor(classifier.outputs, data, vocabulary, training.batch_tokens)
 
     def evaluate_dev() -> dict[str, Any]:
-        return measure_outputs(*predict(engine, dev), labels=labels).to_json()
+        return measure_outputs(*predict(predictor, dev), labels=labels).to_json()
 
     history = run_epochs(
         classifier,
@@ -133,8 +133,10 @@ def train_and_evaluate(
     )
     dev_figures = None
     if dev:
-        engine = _engine(lambda batch: exported.outputs(batch, temperature), data, vocabulary, training.batch_tokens)
-        dev_figures = measure_outputs(*predict(engine, dev), labels=labels).to_json()
+        predictor = _predictor(
+            lambda batch: exported.outputs(batch, temperature), data, vocabulary, training.batch_tokens
+        )
+        dev_figures = measure_outputs(*predict(predictor, dev), labels=labels).to_json()
     facts = {
         "sepline": model.__version__,
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
@@ -196,8 +198,8 @@ def calibrate(
     batch_tokens: int,
 ) -> float:
     """Returns the temperature that makes the probabilities of the dev labels greatest."""
-    engine = _engine(lambda batch: {"logits": classifier(batch, training=False)}, data, vocabulary, batch_tokens)
-    shown = [outputs["logits"] for outputs in engine.run([window.encoded for window in dev])]
+    predictor = _predictor(lambda batch: {"logits": classifier(batch, training=False)}, data, vocabulary, batch_tokens)
+    shown = [outputs["logits"] for outputs in predictor.run([window.encoded for window in dev])]
     most = max(map(len, shown))
     logits = np.stack([np.pad(rows, [(0, most - len(rows)), (0, 0)]) for rows in shown])
     mask = np.arange(most)[None, :] < np.array([len(rows) for rows in shown])[:, None]
@@ -267,16 +269,16 @@ def _plain_classifier(
     return plain
 
 
-def _engine(
+def _predictor(
     outputs: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]],
     data: TrainingData,
     vocabulary: Vocabulary,
     batch_tokens: int,
-) -> Engine:
+) -> Predictor:
     run = tf.function(outputs, input_signature=[classify_signature(len(data.features))])
 
     def classify(batch: Any) -> Outputs:
         found = run({name: tf.constant(array) for name, array in batch.items()})
         return {name: output.numpy() for name, output in found.items()}
 
-    return Engine(classify, pad_id=vocabulary.pad_id, batch_tokens=batch_tokens)
+    return Predictor(classify, pad_id=vocabulary.pad_id, batch_tokens=batch_tokens)

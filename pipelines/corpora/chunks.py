@@ -18,9 +18,9 @@ from itertools import groupby, islice
 from pathlib import PurePosixPath
 
 from model.records import Document, Reject
-from pipelines.corpora.lines import START, Place
+from pipelines.corpora.lines import START, RecordPosition
 from pipelines.corpora.options import ReadOptions
-from pipelines.corpora.reader import find_places
+from pipelines.corpora.reader import find_positions
 from pipelines.corpora.sources import open_source, read_source
 
 _HASHES = 1 << 64
@@ -44,7 +44,7 @@ class Unit:
     source: str
     prefix: str
     split: str | None = None
-    start: Place = START
+    start: RecordPosition = START
     records: int | None = None
     ends: bool = True
     done: frozenset[int] = frozenset()
@@ -143,21 +143,23 @@ def cut_source(
     stream_unit = Unit(source, prefix, done=frozenset(finished.chunks))
     try:
         with open_source(source) as stream:
-            found = find_places(stream, source, options, every=size, limit=limit)
+            found = find_positions(stream, source, options, every=size, limit=limit)
     except (OSError, ValueError):  # reading it will be a reject with the reason
         return [stream_unit]
     if found is None:
         return [stream_unit]
-    places, records = found
+    positions, records = found
     units = []
-    for place, next_index in zip(places, [*(place.record_index for place in places[1:]), records], strict=True):
-        chunks = range(place.record_index // size, -(-next_index // size))
+    for position, next_index in zip(
+        positions, [*(position.record_index for position in positions[1:]), records], strict=True
+    ):
+        chunks = range(position.record_index // size, -(-next_index // size))
         missing = [index for index in chunks if index not in finished.chunks]
         for _, run in groupby(enumerate(missing), key=lambda item: item[1] - item[0]):  # neighbours
             indices = [index for _, index in run]
             first, end = indices[0] * size, min((indices[-1] + 1) * size, records)
-            # Only Parquet, where a record's number is all that its place says, has several chunks between two places.
-            start = place if first == place.record_index else Place(first)
+            # Only Parquet, where a record's number is all that its position says, has several chunks between two positions.
+            start = position if first == position.record_index else RecordPosition(first)
             units.append(Unit(source, prefix, start=start, records=end - first, ends=end == records))
     return units
 

@@ -8,11 +8,11 @@ from typing import BinaryIO
 
 from model.records import MAX_EXCERPT_BYTES, Reason
 from pipelines.corpora.checks import Problem, RawRecord
-from pipelines.corpora.lines import START, Line, Place, bounded_lines
+from pipelines.corpora.lines import START, Line, RecordPosition, bounded_lines
 from pipelines.corpora.options import ReadOptions
 
 
-def read_jsonl(stream: BinaryIO, options: ReadOptions, start: Place = START) -> Iterator[RawRecord | Problem]:
+def read_jsonl(stream: BinaryIO, options: ReadOptions, start: RecordPosition = START) -> Iterator[RawRecord | Problem]:
     """Yields an item for every line from `start` on that is not blank."""
     if start.offset:
         stream.seek(start.offset)
@@ -24,13 +24,13 @@ def read_jsonl(stream: BinaryIO, options: ReadOptions, start: Place = START) -> 
             yield _parse_line(line.number, line.data, options)
 
 
-def jsonl_places(stream: BinaryIO, options: ReadOptions) -> Iterator[Place]:
+def jsonl_positions(stream: BinaryIO, options: ReadOptions) -> Iterator[RecordPosition]:
     """Yields where each record begins, without parsing it."""
     for index, line in enumerate(_record_lines(stream, options, START)):
-        yield Place(index, line.number, line.start)
+        yield RecordPosition(index, line.number, line.start)
 
 
-def _record_lines(stream: BinaryIO, options: ReadOptions, start: Place) -> Iterator[Line]:
+def _record_lines(stream: BinaryIO, options: ReadOptions, start: RecordPosition) -> Iterator[Line]:
     lines = bounded_lines(stream, options.max_record_bytes, start=start)
     return (line for line in lines if line.too_long or line.data.strip())
 

@@ -1,4 +1,4 @@
-"""Lines of a binary stream, none longer than a limit, and places among them from which reading can start."""
+"""Lines of a binary stream, none longer than a limit, and positions among them from which reading can start."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from model.records import MAX_EXCERPT_BYTES
 _DRAIN_BYTES = 1024 * 1024
 
 
-class Place(NamedTuple):
+class RecordPosition(NamedTuple):
     """Where in a source a record begins; reading can start there as if all before it had been read.
 
     Attributes:
@@ -24,7 +24,7 @@ class Place(NamedTuple):
     offset: int = 0
 
 
-START = Place()
+START = RecordPosition()
 """The beginning of a source."""
 
 
@@ -45,7 +45,7 @@ class Line(NamedTuple):
     end: int
 
 
-def bounded_lines(stream: BinaryIO, max_bytes: int, *, start: Place = START) -> Iterator[Line]:
+def bounded_lines(stream: BinaryIO, max_bytes: int, *, start: RecordPosition = START) -> Iterator[Line]:
     """Yields every line of `stream`, without a byte order mark; never holds more than `max_bytes` of one in memory.
 
     Args:

@@ -17,15 +17,24 @@ from zstandard import ZstdError
 
 from model.records import Document, Reason, Reject
 from pipelines.corpora.checks import Problem, RawRecord, check_record
-from pipelines.corpora.jsonl import jsonl_places, read_jsonl
+from pipelines.corpora.jsonl import jsonl_positions, read_jsonl
 from pipelines.corpora.labels import LabelMap
-from pipelines.corpora.lines import START, Place
+from pipelines.corpora.lines import START, RecordPosition
 from pipelines.corpora.medline import read_medline
 from pipelines.corpora.options import FORMATS, ReadOptions
 from pipelines.corpora.pubmed_rct import read_pubmed_rct
-from pipelines.corpora.tables import csv_places, parquet_groups, read_csv, read_parquet, read_tsv, tsv_places
+from pipelines.corpora.tables import csv_positions, parquet_groups, read_csv, read_parquet, read_tsv, tsv_positions
 
-__all__ = ["FORMATS", "START", "LabelMap", "Place", "ReadOptions", "detect_format", "find_places", "read_records"]
+__all__ = [
+    "FORMATS",
+    "START",
+    "LabelMap",
+    "ReadOptions",
+    "RecordPosition",
+    "detect_format",
+    "find_positions",
+    "read_records",
+]
 
 _COMPRESSION_SUFFIXES = {".gz", ".bz2", ".zst"}
 _SUFFIX_FORMATS = {
@@ -40,16 +49,16 @@ _STREAM_PARSERS: dict[str, Callable[[io.BufferedReader, ReadOptions], Iterator[R
     "medline": read_medline,
     "pubmed_rct": read_pubmed_rct,
 }
-_RANGE_PARSERS: dict[str, Callable[[io.BufferedReader, ReadOptions, Place], Iterator[RawRecord | Problem]]] = {
+_RANGE_PARSERS: dict[str, Callable[[io.BufferedReader, ReadOptions, RecordPosition], Iterator[RawRecord | Problem]]] = {
     "jsonl": read_jsonl,
     "csv": read_csv,
     "tsv": read_tsv,
     "parquet": read_parquet,
 }
-_PLACES: dict[str, Callable[[io.BufferedReader, ReadOptions], Iterator[Place]]] = {
-    "jsonl": jsonl_places,
-    "csv": csv_places,
-    "tsv": tsv_places,
+_POSITIONS: dict[str, Callable[[io.BufferedReader, ReadOptions], Iterator[RecordPosition]]] = {
+    "jsonl": jsonl_positions,
+    "csv": csv_positions,
+    "tsv": tsv_positions,
 }
 
 
@@ -78,7 +87,7 @@ def detect_format(path: str, head: bytes) -> str | None:
 
 
 def read_records(
-    stream: BinaryIO, source: str, options: ReadOptions, start: Place = START
+    stream: BinaryIO, source: str, options: ReadOptions, start: RecordPosition = START
 ) -> Iterator[Document | Reject]:
     """Yields one document or reject for every record of a source from `start` on, numbered in file order.
 
@@ -89,7 +98,7 @@ def read_records(
         stream: the content, decompressed. Read forwards only, but Parquet needs it seekable. It stays open.
         source: the name that documents and rejects carry.
         options: what to read and where to stop.
-        start: where to begin: the beginning, or a place that `find_places` found.
+        start: where to begin: the beginning, or a position that `find_positions` found.
     """
     record_index = start.record_index
     try:
@@ -104,18 +113,18 @@ def read_records(
         yield Reject(source, record_index, Reason.BROKEN_SOURCE, message)
 
 
-def find_places(
+def find_positions(
     stream: io.BufferedReader, source: str, options: ReadOptions, *, every: int, limit: int | None = None
-) -> tuple[list[Place], int] | None:
-    """Returns places from which parts of a source can be read by themselves, and how many records it has in all.
+) -> tuple[list[RecordPosition], int] | None:
+    """Returns positions from which parts of a source can be read by themselves, and how many records it has in all.
 
-    None where it can only be read from its beginning: it is compressed, of a format without such places, has no
+    None where it can only be read from its beginning: it is compressed, of a format without such positions, has no
     records, or can't be read.
 
     Args:
         stream: the content, at its beginning.
         source, options: as `read_records` takes them.
-        every: records from one place to the next. In Parquet, places lie near the beginnings of row groups, at
+        every: records from one position to the next. In Parquet, positions lie near the beginnings of row groups, at
             multiples of this.
         limit: how many records at most are counted, all when None.
 
@@ -129,18 +138,20 @@ def find_places(
         groups = parquet_groups(stream)
         records = min(sum(groups), limit or sum(groups))
         starts = {-(-end // every) * every for end in (0, *accumulate(groups))}
-        return ([Place(index) for index in sorted(starts) if index < records], records) if records else None
-    if format not in _PLACES:
+        return ([RecordPosition(index) for index in sorted(starts) if index < records], records) if records else None
+    if format not in _POSITIONS:
         return None
-    places, records = [], 0
-    for place in islice(_PLACES[format](stream, options), limit):
-        if place.record_index % every == 0:
-            places.append(place)
+    positions, records = [], 0
+    for position in islice(_POSITIONS[format](stream, options), limit):
+        if position.record_index % every == 0:
+            positions.append(position)
         records += 1
-    return (places, records) if records else None
+    return (positions, records) if records else None
 
 
-def _read_items(stream: BinaryIO, source: str, options: ReadOptions, start: Place) -> Iterator[RawRecord | Problem]:
+def _read_items(
+    stream: BinaryIO, source: str, options: ReadOptions, start: RecordPosition
+) -> Iterator[RawRecord | Problem]:
     buffered = stream if hasattr(stream, "peek") else io.BufferedReader(cast(io.RawIOBase, stream))
     try:
         reader = cast(io.BufferedReader, buffered)

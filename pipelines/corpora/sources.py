@@ -16,7 +16,7 @@ import zstandard
 
 from model.errors import UserError
 from model.records import Document, Reason, Reject
-from pipelines.corpora.lines import START, Place
+from pipelines.corpora.lines import START, RecordPosition
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.reader import read_records
 from pipelines.storage import filesystems
@@ -76,7 +76,7 @@ def open_source(path: str) -> io.BufferedReader:
     return _decompressed(filesystems.open_stream(path))
 
 
-def read_source(path: str, options: ReadOptions, start: Place = START) -> Iterator[Document | Reject]:
+def read_source(path: str, options: ReadOptions, start: RecordPosition = START) -> Iterator[Document | Reject]:
     """Yields one document or reject for every record of a file, as `pipelines.corpora.read_records` does.
 
     Never raises for the file: one that is gone or cannot be opened is one reject.

@@ -14,31 +14,31 @@ import pyarrow.parquet as pq
 
 from model.records import Reason
 from pipelines.corpora.checks import Problem, RawRecord
-from pipelines.corpora.lines import START, Place, bounded_lines
+from pipelines.corpora.lines import START, RecordPosition, bounded_lines
 from pipelines.corpora.options import ReadOptions
 
 _BATCH_ROWS = 256
 _PARQUET_EXTRAS = ("confidences", "scores", "features", "highlights")
 
 
-def read_csv(stream: BinaryIO, options: ReadOptions, start: Place = START) -> Iterator[RawRecord | Problem]:
+def read_csv(stream: BinaryIO, options: ReadOptions, start: RecordPosition = START) -> Iterator[RawRecord | Problem]:
     """Yields an item for every row of comma-separated values under a header, from `start` on."""
     return _read_delimited(stream, options, start, delimiter=",")
 
 
-def read_tsv(stream: BinaryIO, options: ReadOptions, start: Place = START) -> Iterator[RawRecord | Problem]:
+def read_tsv(stream: BinaryIO, options: ReadOptions, start: RecordPosition = START) -> Iterator[RawRecord | Problem]:
     """Yields an item for every row of tab-separated values under a header, from `start` on."""
     return _read_delimited(stream, options, start, delimiter="\t")
 
 
-def csv_places(stream: BinaryIO, options: ReadOptions) -> Iterator[Place]:
+def csv_positions(stream: BinaryIO, options: ReadOptions) -> Iterator[RecordPosition]:
     """Yields where each row of comma-separated values begins, wherever line ends stand inside of quotes."""
-    return _delimited_places(stream, options, delimiter=",")
+    return _delimited_positions(stream, options, delimiter=",")
 
 
-def tsv_places(stream: BinaryIO, options: ReadOptions) -> Iterator[Place]:
+def tsv_positions(stream: BinaryIO, options: ReadOptions) -> Iterator[RecordPosition]:
     """Yields where each row of tab-separated values begins."""
-    return _delimited_places(stream, options, delimiter="\t")
+    return _delimited_positions(stream, options, delimiter="\t")
 
 
 class _TextLines:
@@ -50,7 +50,7 @@ class _TextLines:
         beginning: the current record's first line, cut short.
     """
 
-    def __init__(self, stream: BinaryIO, max_record_bytes: int, start: Place = START) -> None:
+    def __init__(self, stream: BinaryIO, max_record_bytes: int, start: RecordPosition = START) -> None:
         self._lines = bounded_lines(stream, max_record_bytes, start=start)
         self._max_record_bytes = max_record_bytes
         self._next_line, self._next_offset = start.line, start.offset
@@ -79,7 +79,7 @@ class _TextLines:
 
 
 def _read_delimited(
-    stream: BinaryIO, options: ReadOptions, start: Place, *, delimiter: str
+    stream: BinaryIO, options: ReadOptions, start: RecordPosition, *, delimiter: str
 ) -> Iterator[RawRecord | Problem]:
     lines = _TextLines(stream, options.max_record_bytes)
     rows = _read_rows(lines, delimiter)
@@ -102,12 +102,12 @@ def _read_delimited(
             yield RawRecord(lambda: lines.beginning, doc_id=row[id_position], text=row[text_position])
 
 
-def _delimited_places(stream: BinaryIO, options: ReadOptions, *, delimiter: str) -> Iterator[Place]:
+def _delimited_positions(stream: BinaryIO, options: ReadOptions, *, delimiter: str) -> Iterator[RecordPosition]:
     lines = _TextLines(stream, options.max_record_bytes)
     rows = _read_rows(lines, delimiter)
     if not isinstance(_read_header(rows, options), Problem):
         for index, _ in enumerate(rows):
-            yield Place(index, lines.record_line, lines.record_offset)
+            yield RecordPosition(index, lines.record_line, lines.record_offset)
 
 
 def _read_header(rows: Iterator[list[str] | Problem], options: ReadOptions) -> list[str] | Problem:
@@ -140,7 +140,7 @@ def _read_rows(lines: _TextLines, delimiter: str) -> Iterator[list[str] | Proble
 
 
 def read_parquet(
-    stream: io.BufferedReader, options: ReadOptions, start: Place = START
+    stream: io.BufferedReader, options: ReadOptions, start: RecordPosition = START
 ) -> Iterator[RawRecord | Problem]:
     """Yields an item for every row from `start` on. Lists of sentences go before text where a row has both."""
     table = _open_parquet(stream)

@@ -30,7 +30,7 @@ _FILE = "duplicates.parquet"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Occurrence:
     """Where a record stands, and where its document has been written.
 
     Attributes:
@@ -55,29 +55,29 @@ class Duplicate:
     Attributes:
         kind: `SAME_TEXT`, `SAME_ID`, `SUPERSEDED` or `DELETED`.
         group: the same for all documents that are alike.
-        place: where it is.
+        occurrence: where it is.
         dropped: True where it left its split for that.
     """
 
     kind: str
     group: str
-    place: Place
+    occurrence: Occurrence
     dropped: bool
 
 
-def duplicate_keys(document: Document, *, split: str, part: str, revisions: str) -> Iterator[tuple[str, Place]]:
+def duplicate_keys(document: Document, *, split: str, part: str, revisions: str) -> Iterator[tuple[str, Occurrence]]:
     """Yields the keys under which documents that are alike meet: by their normalized text, and by their id."""
-    place = Place(split, part, document.doc_id, document.source, document.record_index)
-    yield _key(SAME_TEXT, normalized_text(document)), place
-    yield _key(VERSIONS if revisions == "latest" else SAME_ID, document.doc_id), place
+    occurrence = Occurrence(split, part, document.doc_id, document.source, document.record_index)
+    yield _key(SAME_TEXT, normalized_text(document)), occurrence
+    yield _key(VERSIONS if revisions == "latest" else SAME_ID, document.doc_id), occurrence
 
 
-def revision_keys(reject: Reject, *, part: str) -> Iterator[tuple[str, Place]]:
+def revision_keys(reject: Reject, *, part: str) -> Iterator[tuple[str, Occurrence]]:
     """Yields the key under which a record that can't be used meets the earlier versions that it takes the place of."""
     if reject.doc_id is not None:
         deletes = reject.reason == Reason.DELETION
-        place = Place("", part, reject.doc_id, reject.source, reject.record_index, deletes)
-        yield _key(VERSIONS, reject.doc_id), place
+        occurrence = Occurrence("", part, reject.doc_id, reject.source, reject.record_index, deletes)
+        yield _key(VERSIONS, reject.doc_id), occurrence
 
 
 def normalized_text(document: Document) -> str:
@@ -85,28 +85,31 @@ def normalized_text(document: Document) -> str:
     return " ".join(" ".join(document.sentences).casefold().split())
 
 
-def find_duplicates(key: str, places: Iterable[Place]) -> list[Duplicate]:
+def find_duplicates(key: str, occurrences: Iterable[Occurrence]) -> list[Duplicate]:
     """Returns the members of a group that has to be reported: a text in several splits, or an id of several records."""
     kind, _, group = key.partition("/")
     if kind == VERSIONS:
-        return _find_superseded(group, set(places))
-    members = sorted(set(places), key=lambda place: (place.source, place.record_index))
-    splits = {place.split for place in members}
+        return _find_superseded(group, set(occurrences))
+    members = sorted(set(occurrences), key=lambda occurrence: (occurrence.source, occurrence.record_index))
+    splits = {occurrence.split for occurrence in members}
     if len(members) < 2 or (kind == SAME_TEXT and len(splits) < 2):
         return []
-    return [Duplicate(kind, group, place, dropped=kind == SAME_TEXT and place.split == "train") for place in members]
+    return [
+        Duplicate(kind, group, occurrence, dropped=kind == SAME_TEXT and occurrence.split == "train")
+        for occurrence in members
+    ]
 
 
-def _find_superseded(group: str, versions: set[Place]) -> list[Duplicate]:
+def _find_superseded(group: str, versions: set[Occurrence]) -> list[Duplicate]:
     """Returns the written documents among the versions of a record that are not its latest."""
     *earlier, latest = sorted(versions, key=_version_order)
     kind = DELETED if latest.deletes else SUPERSEDED
-    return [Duplicate(kind, group, place, dropped=True) for place in earlier if place.split]
+    return [Duplicate(kind, group, occurrence, dropped=True) for occurrence in earlier if occurrence.split]
 
 
-def _version_order(place: Place) -> tuple[str, str, int]:
+def _version_order(occurrence: Occurrence) -> tuple[str, str, int]:
     """Returns what versions are ordered by: the file's name first, so that files of several folders follow on."""
-    return PurePosixPath(place.source).name, place.source, place.record_index
+    return PurePosixPath(occurrence.source).name, occurrence.source, occurrence.record_index
 
 
 def _key(kind: str, content: str) -> str:
@@ -115,16 +118,18 @@ def _key(kind: str, content: str) -> str:
 
 def _settle(duplicates: Iterable[Duplicate]) -> list[Duplicate]:
     """Returns the duplicates without those whose text is no more in several splits, once old versions have left."""
-    gone = {(one.place.source, one.place.record_index) for one in duplicates if one.kind in (SUPERSEDED, DELETED)}
+    gone = {
+        (one.occurrence.source, one.occurrence.record_index) for one in duplicates if one.kind in (SUPERSEDED, DELETED)
+    }
     texts: dict[str, list[Duplicate]] = defaultdict(list)
     settled = []
     for one in duplicates:
         if one.kind != SAME_TEXT:
             settled.append(one)
-        elif (one.place.source, one.place.record_index) not in gone:
+        elif (one.occurrence.source, one.occurrence.record_index) not in gone:
             texts[one.group].append(one)
     for members in texts.values():
-        if len({one.place.split for one in members}) > 1:
+        if len({one.occurrence.split for one in members}) > 1:
             settled += members
     return settled
 
@@ -132,9 +137,9 @@ def _settle(duplicates: Iterable[Duplicate]) -> list[Duplicate]:
 def write_duplicates(duplicates: Sequence[Duplicate], folder: str) -> None:
     """Writes the list, one row a duplicate, in an order that depends on its content alone."""
     settled = _settle(duplicates)
-    ordered = sorted(settled, key=lambda one: (one.kind, one.group, one.place.source, one.place.record_index))
+    ordered = sorted(settled, key=lambda one: (one.kind, one.group, one.occurrence.source, one.occurrence.record_index))
     schema = duplicate_schema()
-    rows = [{"kind": one.kind, "group": one.group, **asdict(one.place), "dropped": one.dropped} for one in ordered]
+    rows = [{"kind": one.kind, "group": one.group, **asdict(one.occurrence), "dropped": one.dropped} for one in ordered]
     write_table(f"{folder}/{_FILE}", pa.Table.from_pylist(rows, schema=schema))
 
 

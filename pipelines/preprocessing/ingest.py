@@ -22,7 +22,13 @@ from pipelines.corpora.chunks import Chunk, Unit, hash_share, part_prefix, read_
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sentences import SentenceSplitter, split_document
 from pipelines.preprocessing.counts import read_counts, sum_counts, write_counts
-from pipelines.preprocessing.duplicates import Place, duplicate_keys, find_duplicates, revision_keys, write_duplicates
+from pipelines.preprocessing.duplicates import (
+    Occurrence,
+    duplicate_keys,
+    find_duplicates,
+    revision_keys,
+    write_duplicates,
+)
 from pipelines.storage.parquet import write_rejects, write_table
 
 
@@ -102,7 +108,7 @@ class WriteDocuments(beam.DoFn):
         write_rejects(f"{self._folder}/rejects/{chunk.name}.parquet", rejects, {})
         yield counts
 
-    def _tagged(self, keys: Iterator[tuple[str, Place]]) -> Iterator[beam.pvalue.TaggedOutput]:
+    def _tagged(self, keys: Iterator[tuple[str, Occurrence]]) -> Iterator[beam.pvalue.TaggedOutput]:
         return (beam.pvalue.TaggedOutput(self.KEYS, keyed) for keyed in keys)
 
     def _trainable(self, document: Document) -> Document | Reject:

@@ -96,38 +96,38 @@ def preprocess(
     place = scratch_place(folder, beam_options)
     check_paths(beam_options, [folder, *([place] if place else []), *(source["path"] for source in sources)])
     with objects.lock_folder(folder):
-        if claim_folder(folder, mark, overwrite=overwrite):
+        if claim_records_folder(folder, mark, overwrite=overwrite):
             return dict(objects.read_json(f"{folder}/{STATS}"))
         anew = "repeat the command, which begins anew"
         with breaking_off(lambda: anew, anew), scratch_folder(place) as scratch:
-            run = Run(folder, scratch, vocabulary, settings, beam_options)
-            _make_records(sources, mark, run, options)
+            job = RecordsJob(folder, scratch, vocabulary, settings, beam_options)
+            _make_records(sources, mark, job, options)
         return dict(objects.read_json(f"{folder}/{STATS}"))
 
 
 def _make_records(
-    sources: Sequence[Mapping[str, Any]], mark: Mapping[str, Any], run: Run, options: ReadOptions
+    sources: Sequence[Mapping[str, Any]], mark: Mapping[str, Any], job: RecordsJob, options: ReadOptions
 ) -> None:
     """Fills the folder: documents, then the transform graph, then windows; its mark of completion comes last."""
-    folder, data = run.folder, run.settings.data
-    counts = ingest(sources, folder, data=data, options=options, beam_options=run.beam_options)
+    folder, data = job.folder, job.settings.data
+    counts = ingest(sources, folder, data=data, options=options, beam_options=job.beam_options)
     counts.update(drop_duplicates(folder))
     counts = +counts  # without the labels that have left a split
     _check_ingested(counts)
     parts = document_parts(folder)
-    statistics = analyze(parts, run)
+    statistics = analyze(parts, job)
     if data.target == "labels":
         _check_labels(counts, statistics)
-    counts.update(transform(parts, run))
-    objects.copy_tree(f"{run.scratch}/{GRAPH}", f"{folder}/{GRAPH}")
-    write_vocabulary_use(counts, run.vocabulary, folder)
-    objects.write_json(f"{folder}/{STATS}", _stats(mark, counts, statistics, run.settings, run.vocabulary))
+    counts.update(transform(parts, job))
+    objects.copy_tree(f"{job.scratch}/{GRAPH}", f"{folder}/{GRAPH}")
+    write_vocabulary_use(counts, job.vocabulary, folder)
+    objects.write_json(f"{folder}/{STATS}", _stats(mark, counts, statistics, job.settings, job.vocabulary))
     _check_written(folder, parts)
     objects.remove_temporaries(folder)
     objects.write_bytes(f"{folder}/{COMPLETED}", b"\n")
 
 
-def claim_folder(folder: str, mark: Mapping[str, Any], *, overwrite: bool = False) -> bool:
+def claim_records_folder(folder: str, mark: Mapping[str, Any], *, overwrite: bool = False) -> bool:
     """Makes the folder this job's, and returns whether it holds the finished result of this job already.
 
     What a job has left unfinished is begun anew, whatever its settings were.
@@ -163,7 +163,7 @@ def document_parts(folder: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Run:
+class RecordsJob:
     """What the pipelines with tf.Transform in them share.
 
     Attributes:
@@ -181,32 +181,32 @@ class Run:
     beam_options: PipelineOptions
 
 
-def analyze(parts: Sequence[str], run: Run) -> Statistics:
+def analyze(parts: Sequence[str], job: RecordsJob) -> Statistics:
     """Returns the statistics of the train documents; the transform graph is in the scratch folder by then."""
-    data, graph = run.settings.data, f"{run.scratch}/{GRAPH}"
-    preprocessing_fn = make_preprocessing_fn(run.vocabulary, data)
+    data, graph = job.settings.data, f"{job.scratch}/{GRAPH}"
+    preprocessing_fn = make_preprocessing_fn(job.vocabulary, data)
     train = [part for part in parts if part.startswith("train/")]
-    with tft_beam.Context(temp_dir=run.scratch), beam.Pipeline(options=run.beam_options) as pipeline:
-        raw = pipeline | "ReadTrain" >> ReadDocuments(train, run.folder, data)
+    with tft_beam.Context(temp_dir=job.scratch), beam.Pipeline(options=job.beam_options) as pipeline:
+        raw = pipeline | "ReadTrain" >> ReadDocuments(train, job.folder, data)
         transform = (raw, adapter_config(data)) | "Analyze" >> tft_beam.AnalyzeDataset(preprocessing_fn)
         transform | "WriteGraph" >> tft_beam.WriteTransformFn(graph)
     return read_statistics(graph, data)
 
 
-def transform(parts: Sequence[str], run: Run) -> Counter[str]:
+def transform(parts: Sequence[str], job: RecordsJob) -> Counter[str]:
     """Returns the counts of the windows that it wrote, by the graph in the scratch folder."""
-    summary, data = f"{run.folder}/transform.json", run.settings.data
+    summary, data = f"{job.folder}/transform.json", job.settings.data
     with (
-        tft_beam.Context(temp_dir=run.scratch, passthrough_keys=set(PASSED_THROUGH)),
-        beam.Pipeline(options=run.beam_options) as pipeline,
+        tft_beam.Context(temp_dir=job.scratch, passthrough_keys=set(PASSED_THROUGH)),
+        beam.Pipeline(options=job.beam_options) as pipeline,
     ):
-        graph = pipeline | "ReadGraph" >> tft_beam.ReadTransformFn(f"{run.scratch}/{GRAPH}")
-        raw = pipeline | "ReadAll" >> ReadDocuments(parts, run.folder, data)
+        graph = pipeline | "ReadGraph" >> tft_beam.ReadTransformFn(f"{job.scratch}/{GRAPH}")
+        raw = pipeline | "ReadAll" >> ReadDocuments(parts, job.folder, data)
         dataset = ((raw, adapter_config(data)), graph)
         ids, _ = dataset | "Transform" >> tft_beam.TransformDataset(output_record_batches=True)
         (
             ids
-            | "WriteWindows" >> beam.Map(write_windows, run.folder, run.vocabulary, run.settings)
+            | "WriteWindows" >> beam.Map(write_windows, job.folder, job.vocabulary, job.settings)
             | "Sum" >> beam.CombineGlobally(sum_counts)
             | "WriteSummary" >> beam.Map(write_counts, summary)
         )

@@ -14,7 +14,7 @@ from model.bundles.training_data import TrainingData
 from model.errors import UserError
 from model.evaluation.bootstrap import compare_slices, paired_bootstrap
 from model.evaluation.evaluate import LabelledSentences, measure
-from model.evaluation.held_out import HeldOut, Judge, measure_speed, read_held_out
+from model.evaluation.held_out import DocumentClassifier, HeldOut, measure_speed, read_held_out
 from pipelines.retraining.settings import GatesSection
 
 
@@ -46,19 +46,21 @@ def evaluate_candidate(
             f"{data.settings.data.features}; retrain under another retrain.name"
         )
     held_out = read_held_out(data, split, max_documents=settings.max_documents)
-    judges = [Judge(bundle) for bundle in (candidate, champion) if bundle is not None]
-    labels = list(dict.fromkeys([*data.labels, *(label for judge in judges for label in judge.bundle.labels)]))
+    classifiers = [DocumentClassifier(bundle) for bundle in (candidate, champion) if bundle is not None]
+    labels = list(
+        dict.fromkeys([*data.labels, *(label for classifier in classifiers for label in classifier.bundle.labels)])
+    )
     truth = np.array([labels.index(label) for document in held_out.labels for label in document])
-    readings = [_read(judge, held_out, labels) for judge in judges]
-    speeds = measure_speed(judges, held_out)
+    readings = [_read(classifier, held_out, labels) for classifier in classifiers]
+    speeds = measure_speed(classifiers, held_out)
     figures = [
         {
-            "fingerprint": judge.bundle.fingerprint,
+            "fingerprint": classifier.bundle.fingerprint,
             "metrics": _measure(held_out, truth, *reading, labels=labels),
-            "size_mb": round(_size(judge.bundle) / 1e6, 3),
+            "size_mb": round(_size(classifier.bundle) / 1e6, 3),
             "speed": round(speed, 1),
         }
-        for judge, reading, speed in zip(judges, readings, speeds, strict=True)
+        for classifier, reading, speed in zip(classifiers, readings, speeds, strict=True)
     ]
     evaluation: dict[str, Any] = {
         "split": split,
@@ -84,10 +86,10 @@ def evaluate_candidate(
     return evaluation
 
 
-def _read(judge: Judge, held_out: HeldOut, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _read(classifier: DocumentClassifier, held_out: HeldOut, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Returns label ids and probabilities in the order of `labels`: 0 for those that the model does not know."""
-    label_ids, probabilities = judge.read(held_out)
-    places = np.array([labels.index(label) for label in judge.bundle.labels])
+    label_ids, probabilities = classifier.classify(held_out)
+    places = np.array([labels.index(label) for label in classifier.bundle.labels])
     placed = np.zeros((len(probabilities), len(labels)), np.float32)
     placed[:, places] = probabilities
     return places[label_ids], placed

@@ -11,7 +11,7 @@ from pipelines.retraining.verdicts import Verdict, at_least, at_most
 _NO_CHAMPION = "no champion to compare with"
 
 
-def judge(evaluation: Mapping[str, Any], settings: GatesSection) -> list[Verdict]:
+def apply_gates(evaluation: Mapping[str, Any], settings: GatesSection) -> list[Verdict]:
     """Returns the verdict of every gate.
 
     Args:

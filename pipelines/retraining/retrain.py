@@ -2,7 +2,7 @@
 
     fingerprint -> preprocess -> check the data -> train -> evaluate -> gates -> publish -> record
 
-Each step leaves its result in the run's folder (`pipelines/retraining/workspace.py`) and takes it from there when it is there already.
+Each step leaves its result in the run's folder (`workspace.py`) and takes it from there when it is there already.
 So a call after a crash, at whatever moment, ends as one that nothing disturbed. The champion serves all the while.
 """
 
@@ -267,10 +267,10 @@ def _published_accuracy(job: _Job) -> float | None:
 
 
 def _decide(evaluation: dict[str, Any], settings: RetrainSettings) -> dict[str, Any]:
-    from pipelines.retraining.gates import judge
+    from pipelines.retraining.gates import apply_gates
     from pipelines.retraining.verdicts import failures
 
-    verdicts = judge(evaluation, settings.gates)
+    verdicts = apply_gates(evaluation, settings.gates)
     return {"verdicts": [verdict.to_json() for verdict in verdicts], "failures": failures(verdicts)}
 
 

@@ -9,13 +9,13 @@ from itertools import islice
 from typing import Any
 
 from model.bundles.bundle import load_bundle
-from model.inference.predictor import Engine
+from model.inference.predictor import Predictor
 from model.schema import prediction_schema
 from pipelines.corpora.chunks import Chunk, Unit, read_chunks
 from pipelines.corpora.options import ReadOptions
 from pipelines.scoring.predictions import ChunkInference, prediction_table, settle
 from pipelines.scoring.progress import estimate_records
-from pipelines.scoring.score import ChunkScorer, ScoreSettings, SplitAndTokenize, describe_job, plan_units
+from pipelines.scoring.score import ScoreSettings, ScoringContext, SplitAndTokenize, describe_job, plan_units
 from pipelines.scoring.scored_folder import finished_sources
 from pipelines.storage.parquet import parquet_bytes
 
@@ -66,20 +66,20 @@ def estimate(
     """
     bundle = load_bundle(bundle_dir)
     schema = prediction_schema(bundle.labels, {}, **asdict(settings.format))
-    scorer = ChunkScorer(bundle, output, settings, options)
+    context = ScoringContext(bundle, output, settings, options)
     job = describe_job(bundle, inputs, settings=settings, options=options)
     finished = finished_sources(output, job)
-    units = plan_units(job, finished, scorer)
+    units = plan_units(job, finished, context)
     records = sum(estimate_records(job.inputs, units, options, limit=settings.limit).values())
 
-    split_and_tokenize = SplitAndTokenize(scorer)
+    split_and_tokenize = SplitAndTokenize(context)
     split_and_tokenize.setup()
-    engine = Engine.load(bundle, batch_tokens=settings.batch_tokens)
+    predictor = Predictor.load(bundle, batch_tokens=settings.batch_tokens)
     sampled, seconds, size = 0, 0.0, 0
     for number, chunk in enumerate(_sample(units, options, limit=settings.limit)):
         started = time.perf_counter()
         (tokenized,) = split_and_tokenize.process(chunk)
-        results = engine.results([window for windows in tokenized.windows for window in windows])
+        results = predictor.results([window for windows in tokenized.windows for window in windows])
         scored, _ = settle(tokenized, ChunkInference(tuple(results), tokens=0, padded_tokens=0))
         table = prediction_table(scored, schema, labels=bundle.labels, layout=settings.format.layout)
         written = len(parquet_bytes(table))

@@ -237,7 +237,7 @@ def read_part_counts(path: str) -> Counter[str]:
         return Counter(json.loads(pq.read_schema(stream).metadata[_COUNTS_KEY]))
 
 
-class PartCounts:
+class PartCountsReader:
     """The counts of the parts of a folder, each part's read once."""
 
     def __init__(self, folder: str) -> None:
@@ -253,7 +253,7 @@ class PartCounts:
         return {part: self._by_part[part] for part in parts}
 
 
-def sum_counts(parts: Iterable[Counter[str]]) -> dict[str, Any]:
+def total_counts(parts: Iterable[Counter[str]]) -> dict[str, Any]:
     """Returns the sums of `COUNTS` over all parts, and `rejects` by reason."""
     total: Counter[str] = Counter()
     for counts in parts:

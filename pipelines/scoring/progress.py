@@ -15,7 +15,7 @@ from model.progress import ProgressReporter
 from pipelines.corpora.chunks import Unit, finished_chunks, prefix_of
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sources import sample_records
-from pipelines.scoring.predictions import PartCounts
+from pipelines.scoring.predictions import PartCountsReader
 from pipelines.scoring.scored_folder import Job, finished_parts
 
 _POLL_SECONDS = 0.5
@@ -57,7 +57,7 @@ class ScoreProgress:
         *,
         limit: int | None,
         folder: str,
-        counts: PartCounts,
+        counts: PartCountsReader,
     ) -> None:
         self._job, self._units, self._options, self._limit = job, units, options, limit
         self._folder, self._counts = folder, counts

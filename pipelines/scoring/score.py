@@ -24,7 +24,7 @@ import model
 from model.bundles.bundle import Bundle, load_bundle
 from model.errors import JobFailure, UserError
 from model.inference.document_windows import encode_documents
-from model.inference.predictor import DEFAULT_BATCH_TOKENS, Engine, EngineCounts
+from model.inference.predictor import DEFAULT_BATCH_TOKENS, Predictor, PredictorCounts
 from model.records import Document, Reason, Reject
 from model.schema import prediction_schema
 from model.text.tokenization import Tokenizer
@@ -36,9 +36,16 @@ from pipelines.corpora.sources import fingerprint_sources
 from pipelines.runners.failures import breaking_off, quiet_expected_errors
 from pipelines.runners.local_processes import default_workers, run_in_processes, share_out
 from pipelines.runners.options import check_paths
-from pipelines.scoring.predictions import ChunkInference, PartCounts, PartFormat, TokenizedChunk, sum_counts, write_part
+from pipelines.scoring.predictions import (
+    ChunkInference,
+    PartCountsReader,
+    PartFormat,
+    TokenizedChunk,
+    total_counts,
+    write_part,
+)
 from pipelines.scoring.progress import ScoreProgress
-from pipelines.scoring.scored_folder import MANIFEST, Claim, Job, claim_folder, finished_parts, publish
+from pipelines.scoring.scored_folder import MANIFEST, Claim, Job, claim_scored_folder, finished_parts, publish
 from pipelines.storage import objects
 
 _ENGINE = "tensorflow"
@@ -69,7 +76,7 @@ class ScoreSettings:
 
 
 @dataclass(frozen=True)
-class ChunkScorer:
+class ScoringContext:
     """All that a worker needs to score chunks; it travels to the workers.
 
     Attributes:
@@ -110,7 +117,7 @@ def score(
         beam_options: of the pipeline.
         workers: processes of this machine, for Beam's local runner only; as many as it takes well when None.
         overwrite: True to replace what the folder holds.
-        resume: True to go on in spite of changes, see `scored_folder.claim_folder`.
+        resume: True to go on in spite of changes, see `scored_folder.claim_scored_folder`.
 
     Raises:
         UserError: bundle, inputs or folder can't be used.
@@ -124,20 +131,20 @@ def score(
     if workers is not None and not local:
         raise UserError("--workers are processes of this machine; leave it out and set the runner's own option")
     job = describe_job(bundle, inputs, settings=settings, options=options)
-    scorer = ChunkScorer(bundle, output, settings, options)
+    context = ScoringContext(bundle, output, settings, options)
     with objects.lock_folder(output):
-        claim = claim_folder(output, job, overwrite=overwrite, resume=resume)
+        claim = claim_scored_folder(output, job, overwrite=overwrite, resume=resume)
         if claim.complete:
             return dict(objects.read_json(f"{output}/{MANIFEST}"))
-        units = plan_units(job, claim.finished, scorer)
-        counts = PartCounts(output)
+        units = plan_units(job, claim.finished, context)
+        counts = PartCountsReader(output)
         if workers is None:
             workers = min(default_workers(bundle.path), len(units) // 2) if local else 1
         progress = ScoreProgress(job, units, options, limit=settings.limit, folder=output, counts=counts)
         repeat = "what is finished stays, and the same command goes on from it"
         with progress, breaking_off(lambda: f"{progress.describe()}. Repeat the command to go on from there", repeat):
-            _run(units, scorer, beam_options, workers=workers)
-        manifest = _manifest(bundle_dir, bundle, job, claim, sum_counts(_counts_of(job, output, counts)))
+            _run(units, context, beam_options, workers=workers)
+        manifest = _manifest(bundle_dir, bundle, job, claim, total_counts(_counts_of(job, output, counts)))
         publish(output, manifest)
     return manifest
 
@@ -160,36 +167,36 @@ def describe_job(bundle: Bundle, inputs: Sequence[str], *, settings: ScoreSettin
     )
 
 
-def plan_units(job: Job, finished: Mapping[str, Finished], scorer: ChunkScorer) -> list[Unit]:
+def plan_units(job: Job, finished: Mapping[str, Finished], context: ScoringContext) -> list[Unit]:
     """Returns the units of all sources that are not finished; reads through plain files to find their records."""
-    size, limit = scorer.settings.chunk_records, scorer.settings.limit
+    size, limit = context.settings.chunk_records, context.settings.limit
     return [
         unit
         for path, prefix in job.prefixes().items()
-        for unit in cut_source(path, prefix, scorer.options, size=size, limit=limit, finished=finished[path])
+        for unit in cut_source(path, prefix, context.options, size=size, limit=limit, finished=finished[path])
     ]
 
 
-def score_units(units: Sequence[Unit], scorer: ChunkScorer, beam_options: PipelineOptions) -> Any:
+def score_units(units: Sequence[Unit], context: ScoringContext, beam_options: PipelineOptions) -> Any:
     """Runs the pipeline over units and returns Beam's result, which has the metrics."""
-    result = submit_units(units, scorer, beam_options)
+    result = submit_units(units, context, beam_options)
     result.wait_until_finish()
     return result
 
 
-def submit_units(units: Sequence[Unit], scorer: ChunkScorer, beam_options: PipelineOptions) -> Any:
+def submit_units(units: Sequence[Unit], context: ScoringContext, beam_options: PipelineOptions) -> Any:
     """Starts the pipeline over units and returns Beam's result; a runner of its own process goes on meanwhile."""
     quiet_expected_errors()
     pipeline = beam.Pipeline(options=beam_options)
-    settings = scorer.settings
+    settings = context.settings
     (
         pipeline
         | "Units" >> beam.Create(units)
         | "SpreadUnits" >> beam.Reshuffle()
-        | "ReadChunks" >> beam.FlatMap(read_chunks, scorer.options, size=settings.chunk_records, limit=settings.limit)
-        | "SplitAndTokenize" >> beam.ParDo(SplitAndTokenize(scorer))
-        | "Classify" >> RunInference(ClassifierHandler(scorer.bundle, batch_tokens=settings.batch_tokens))
-        | "WriteParts" >> beam.ParDo(WriteParts(scorer))
+        | "ReadChunks" >> beam.FlatMap(read_chunks, context.options, size=settings.chunk_records, limit=settings.limit)
+        | "SplitAndTokenize" >> beam.ParDo(SplitAndTokenize(context))
+        | "Classify" >> RunInference(ClassifierHandler(context.bundle, batch_tokens=settings.batch_tokens))
+        | "WriteParts" >> beam.ParDo(WriteParts(context))
     )
     return pipeline.run()
 
@@ -197,9 +204,9 @@ def submit_units(units: Sequence[Unit], scorer: ChunkScorer, beam_options: Pipel
 class SplitAndTokenize(beam.DoFn):
     """Chunks of documents to chunks of windows; tokenizes a whole chunk in one call."""
 
-    def __init__(self, scorer: ChunkScorer) -> None:
-        self._bundle, self._settings = scorer.bundle, scorer.settings
-        self._max_sentences = scorer.options.max_sentences
+    def __init__(self, context: ScoringContext) -> None:
+        self._bundle, self._settings = context.bundle, context.settings
+        self._max_sentences = context.options.max_sentences
 
     def setup(self) -> None:
         self._splitter = SentenceSplitter()
@@ -250,21 +257,21 @@ class SplitAndTokenize(beam.DoFn):
         return split_document(document, self._splitter, max_sentences=self._max_sentences)
 
 
-class ClassifierHandler(ModelHandler[TokenizedChunk, PredictionResult, Engine]):
+class ClassifierHandler(ModelHandler[TokenizedChunk, PredictionResult, Predictor]):
     """Runs a bundle's `classify` signature on whole chunks; batches by length within a chunk, one model a process."""
 
     def __init__(self, bundle: Bundle, *, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> None:
         super().__init__(max_batch_size=1)
         self._bundle, self._batch_tokens = bundle, batch_tokens
 
-    def load_model(self) -> Engine:
-        return Engine.load(self._bundle, batch_tokens=self._batch_tokens)
+    def load_model(self) -> Predictor:
+        return Predictor.load(self._bundle, batch_tokens=self._batch_tokens)
 
     def run_inference(
-        self, batch: Sequence[TokenizedChunk], model: Engine, inference_args: dict[str, Any] | None = None
+        self, batch: Sequence[TokenizedChunk], model: Predictor, inference_args: dict[str, Any] | None = None
     ) -> Iterator[PredictionResult]:
         for chunk in batch:
-            counts = EngineCounts()
+            counts = PredictorCounts()
             results = model.results([window for windows in chunk.windows for window in windows], counts)
             yield PredictionResult(
                 chunk, ChunkInference(tuple(results), tokens=counts.tokens, padded_tokens=counts.padded_tokens)
@@ -278,13 +285,13 @@ class ClassifierHandler(ModelHandler[TokenizedChunk, PredictionResult, Engine]):
 class WriteParts(beam.DoFn):
     """Writes each scored chunk's parts and counts what is in them, as Beam metrics of the namespace `sepline`."""
 
-    def __init__(self, scorer: ChunkScorer) -> None:
-        self._scorer = scorer
+    def __init__(self, context: ScoringContext) -> None:
+        self._context = context
 
     def process(self, result: PredictionResult) -> None:
-        scorer = self._scorer
+        context = self._context
         counts = write_part(
-            result.example, result.inference, scorer.folder, bundle=scorer.bundle, format=scorer.settings.format
+            result.example, result.inference, context.folder, bundle=context.bundle, format=context.settings.format
         )
         for name, count in counts.items():
             Metrics.counter("sepline", name).inc(count)
@@ -296,15 +303,15 @@ def is_labelled(document: Document) -> bool:
     return document.labels is not None or any(labelled)
 
 
-def _run(units: Sequence[Unit], scorer: ChunkScorer, beam_options: PipelineOptions, *, workers: int) -> None:
+def _run(units: Sequence[Unit], context: ScoringContext, beam_options: PipelineOptions, *, workers: int) -> None:
     """Scores the units, in this process or in several."""
     if workers > 1 and len(units) > 1:
-        run_in_processes(score_units, [(share, scorer, beam_options) for share in share_out(units, workers)])
+        run_in_processes(score_units, [(share, context, beam_options) for share in share_out(units, workers)])
     elif units:
-        score_units(units, scorer, beam_options)
+        score_units(units, context, beam_options)
 
 
-def _counts_of(job: Job, folder: str, counts: PartCounts) -> list[Any]:
+def _counts_of(job: Job, folder: str, counts: PartCountsReader) -> list[Any]:
     """Returns the counts of all parts of the job.
 
     Raises:

@@ -56,7 +56,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Claim:
-    """A folder that is a job's, from `claim_folder`.
+    """A folder that is a job's, from `claim_scored_folder`.
 
     Attributes:
         finished: what is finished of each source, by path.
@@ -69,7 +69,7 @@ class Claim:
     earlier_versions: tuple[Mapping[str, str], ...] = ()
 
 
-def claim_folder(folder: str, job: Job, *, overwrite: bool = False, resume: bool = False) -> Claim:
+def claim_scored_folder(folder: str, job: Job, *, overwrite: bool = False, resume: bool = False) -> Claim:
     """Makes the folder the job's, or finds that it already is, and removes what does not belong there.
 
     Files that the folder knows nothing of yet are simply to be done. Call it under `objects.lock_folder`.

@@ -27,7 +27,7 @@ from model.encoders.bert import BertEncoder
 from model.encoders.encoder import check_budget, describe_encoder, load_encoder, load_vocabulary
 from model.encoders.wrapped import WrappedEncoder
 from model.errors import UserError
-from model.inference.predictor import Engine, pad_batch
+from model.inference.predictor import Predictor, pad_batch
 from model.inference.serving import ServingModule
 from model.text.tokenization import Tokenizer
 from model.text.windowing import encode_windows
@@ -165,8 +165,8 @@ def test_a_wrapped_encoder_in_a_bundle(hub_bag: Path, tmp_path: Path) -> None:
 
     module = ServingModule(classifier, Tokenizer(vocabulary), labels=("a", "b", "c"), window=window)
     write_bundle(tmp_path / "b", module.export, labels=("a", "b", "c"), window=window, vocabulary=vocabulary, facts={})
-    engine = Engine.load(load_bundle(tmp_path / "b"))
-    for row, outputs in enumerate(engine.run(windows)):
+    predictor = Predictor.load(load_bundle(tmp_path / "b"))
+    for row, outputs in enumerate(predictor.run(windows)):
         shown = outputs["probabilities"]
         np.testing.assert_allclose(shown, expected[row, : len(shown)], atol=1e-5)
 
@@ -188,10 +188,10 @@ def test_a_wrapped_encoder_trains_and_resumes(hub_bag: Path, tiny_records: Path,
     assert first.description["encoder"] == describe_encoder(settings.encoder).facts()
     assert (first.description["encoder"]["kind"], "folder" in first.description["encoder"]) == ("wrapped", False)
     windows = encode_windows([np.arange(10, 30, dtype=np.int32)], first.window, cls_id=2, sep_id=3)
-    (before,) = Engine.load(first).run(windows)
+    (before,) = Predictor.load(first).run(windows)
     shutil.rmtree(first.path)
     again = train_and_evaluate(settings, str(tiny_records), str(tmp_path / "run"))
-    (after,) = Engine.load(again).run(windows)
+    (after,) = Predictor.load(again).run(windows)
     np.testing.assert_allclose(after["probabilities"], before["probabilities"], atol=1e-6)
 
 

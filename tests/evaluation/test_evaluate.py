@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from model.evaluation.evaluate import LabelledSentences, LabelMetrics, measure, predict
-from model.inference.predictor import Engine, Outputs
+from model.inference.predictor import Outputs, Predictor
 from model.records import EncodedWindow, LabelledWindow, Window
 
 
@@ -84,7 +84,7 @@ def test_each_sentence_is_judged_by_its_own_window() -> None:
         window(20, (2, 7), (3, 7), [9, 3, 4, 5, 6]),
         window(30, (0, 2), (0, 2), [7, 8]),
     ]
-    labelled, outputs = predict(Engine(classify, pad_id=0), windows)
+    labelled, outputs = predict(Predictor(classify, pad_id=0), windows)
     probabilities = outputs["probabilities"]
     assert labelled.doc_ids == ["long"] * 7 + ["short"] * 2
     assert labelled.sentence_indices.tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 1]

@@ -18,9 +18,9 @@ from model.config import WindowSettings
 from model.inference.predictor import (
     BATCH_COST,
     BatchError,
-    Engine,
-    EngineCounts,
     Outputs,
+    Predictor,
+    PredictorCounts,
     WindowFailure,
     micro_batches,
     pad_batch,
@@ -104,8 +104,8 @@ def test_padded_widths_are_few() -> None:
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_bundle: Bundle) -> Engine:
-    return Engine.load(tiny_bundle, batch_tokens=400)
+def predictor(tiny_bundle: Bundle) -> Predictor:
+    return Predictor.load(tiny_bundle, batch_tokens=400)
 
 
 def some_windows(tiny_bundle: Bundle, *, count: int = 60) -> list[EncodedWindow]:
@@ -114,79 +114,79 @@ def some_windows(tiny_bundle: Bundle, *, count: int = 60) -> list[EncodedWindow]
     return windows_of(*documents, settings=tiny_bundle.window)
 
 
-def probabilities(engine: Engine, windows: list[EncodedWindow]) -> list[np.ndarray]:
-    return [outputs["probabilities"] for outputs in engine.run(windows)]
+def probabilities(predictor: Predictor, windows: list[EncodedWindow]) -> list[np.ndarray]:
+    return [outputs["probabilities"] for outputs in predictor.run(windows)]
 
 
-def test_a_window_gets_what_it_gets_alone(tiny_bundle: Bundle, engine: Engine) -> None:
+def test_a_window_gets_what_it_gets_alone(tiny_bundle: Bundle, predictor: Predictor) -> None:
     windows = some_windows(tiny_bundle)
     assert len({len(window.token_ids) for window in windows}) > 20
-    together = engine.run(windows)
+    together = predictor.run(windows)
     for window, outputs in zip(windows, together, strict=True):
         rows = outputs["probabilities"]
         assert rows.shape == (len(window.sep_positions), len(tiny_bundle.labels))
         assert rows.dtype == np.float32
-        (alone,) = engine.run([window])
+        (alone,) = predictor.run([window])
         np.testing.assert_allclose(rows, alone["probabilities"], atol=1e-5)
         assert outputs["label_ids"].tolist() == rows.argmax(axis=1).tolist() == alone["label_ids"].tolist()
         np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-5)
 
 
-def test_results_keep_the_order_of_the_windows(tiny_bundle: Bundle, engine: Engine) -> None:
+def test_results_keep_the_order_of_the_windows(tiny_bundle: Bundle, predictor: Predictor) -> None:
     windows = some_windows(tiny_bundle)
-    forward = probabilities(engine, windows)
-    backward = probabilities(engine, windows[::-1])[::-1]
+    forward = probabilities(predictor, windows)
+    backward = probabilities(predictor, windows[::-1])[::-1]
     differing = {rows.tobytes() for rows in forward}
     assert len(differing) > len(windows) * 0.9  # otherwise the order could not be seen
     for one, other in zip(forward, backward, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_the_same_windows_give_the_same_bits(tiny_bundle: Bundle, engine: Engine) -> None:
+def test_the_same_windows_give_the_same_bits(tiny_bundle: Bundle, predictor: Predictor) -> None:
     windows = some_windows(tiny_bundle)
-    again = Engine.load(tiny_bundle, batch_tokens=400)
-    for one, other in zip(probabilities(engine, windows), probabilities(again, windows), strict=True):
+    again = Predictor.load(tiny_bundle, batch_tokens=400)
+    for one, other in zip(probabilities(predictor, windows), probabilities(again, windows), strict=True):
         assert one.tobytes() == other.tobytes()
 
 
-def test_micro_batch_budgets_agree(tiny_bundle: Bundle, engine: Engine) -> None:
+def test_micro_batch_budgets_agree(tiny_bundle: Bundle, predictor: Predictor) -> None:
     windows = some_windows(tiny_bundle, count=25)
-    single = Engine.load(tiny_bundle, batch_tokens=1)
-    for one, other in zip(probabilities(engine, windows), probabilities(single, windows), strict=True):
+    single = Predictor.load(tiny_bundle, batch_tokens=1)
+    for one, other in zip(probabilities(predictor, windows), probabilities(single, windows), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_counts(tiny_bundle: Bundle) -> None:
-    engine, counts = Engine.load(tiny_bundle, batch_tokens=64), EngineCounts()
+    predictor, counts = Predictor.load(tiny_bundle, batch_tokens=64), PredictorCounts()
     windows = windows_of([10, 8], [3], [30], settings=tiny_bundle.window)
     assert [len(window.token_ids) for window in windows] == [21, 5, 32]
-    engine.results(windows, counts)
+    predictor.results(windows, counts)
     # Widths: the first batch holds 32 and 21 padded to 32, the second 5 padded to 16.
     assert (counts.windows, counts.tokens, counts.padded_tokens) == (3, 58, 80)
-    engine.results(windows[1:2], counts)
+    predictor.results(windows[1:2], counts)
     assert (counts.windows, counts.tokens, counts.padded_tokens) == (4, 63, 96)
 
 
-def test_threads_share_an_engine(tiny_bundle: Bundle, engine: Engine) -> None:
-    """An engine of Beam may run several chunks at once; each gets the results and the counts that it gets alone."""
+def test_threads_share_a_predictor(tiny_bundle: Bundle, predictor: Predictor) -> None:
+    """A runner of Beam's may run several chunks at once; each gets the results and the counts that it gets alone."""
     windows = some_windows(tiny_bundle)
     chunks = [windows[start : start + 9] for start in range(0, len(windows), 3)]
 
-    def run(chunk: list[EncodedWindow]) -> tuple[EngineCounts, list[bytes]]:
-        counts = EngineCounts()
-        results = engine.results(chunk, counts)
+    def run(chunk: list[EncodedWindow]) -> tuple[PredictorCounts, list[bytes]]:
+        counts = PredictorCounts()
+        results = predictor.results(chunk, counts)
         return counts, [row["probabilities"].tobytes() for row in results if not isinstance(row, WindowFailure)]
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(run, chunks)) == [run(chunk) for chunk in chunks]
 
 
-def test_no_windows_no_results(engine: Engine) -> None:
-    assert engine.run([]) == []
+def test_no_windows_no_results(predictor: Predictor) -> None:
+    assert predictor.run([]) == []
 
 
-def failing_on(bad: set[int], tiny_bundle: Bundle, sizes: list[int]) -> Engine:
-    """Returns an engine that fails on batches with any of the token ids; `sizes` collects those of its batches."""
+def failing_on(bad: set[int], tiny_bundle: Bundle, sizes: list[int]) -> Predictor:
+    """Returns a predictor that fails on batches with any of the token ids; `sizes` collects those of its batches."""
 
     def classify(arrays: Mapping[str, np.ndarray]) -> Outputs:
         sizes.append(len(arrays["token_ids"]))
@@ -194,16 +194,16 @@ def failing_on(bad: set[int], tiny_bundle: Bundle, sizes: list[int]) -> Engine:
             raise BatchError("that id")
         return {"scores": arrays["sep_positions"].astype(np.float32)}
 
-    return Engine(classify, pad_id=tiny_bundle.vocabulary.pad_id, batch_tokens=16 * 16)
+    return Predictor(classify, pad_id=tiny_bundle.vocabulary.pad_id, batch_tokens=16 * 16)
 
 
 def test_a_batch_that_fails_is_halved_down_to_the_windows_that_fail(tiny_bundle: Bundle) -> None:
     windows = windows_of(*[[4, 3]] * 16, vocabulary_size=60)
     windows[5].token_ids[2] = windows[12].token_ids[2] = 77
     sizes: list[int] = []
-    engine = failing_on({77}, tiny_bundle, sizes)
-    counts = EngineCounts()
-    results = engine.results(windows, counts)
+    predictor = failing_on({77}, tiny_bundle, sizes)
+    counts = PredictorCounts()
+    results = predictor.results(windows, counts)
     assert [index for index, result in enumerate(results) if result == WindowFailure("that id")] == [5, 12]
     for result, window in zip(results, windows, strict=True):
         if not isinstance(result, WindowFailure):
@@ -211,4 +211,4 @@ def test_a_batch_that_fails_is_halved_down_to_the_windows_that_fail(tiny_bundle:
     assert sizes == [16, 8, 4, 4, 2, 1, 1, 2, 8, 4, 4, 2, 1, 1, 2]
     assert counts.windows == 14
     with pytest.raises(BatchError, match="that id"):
-        engine.run(windows)
+        predictor.run(windows)

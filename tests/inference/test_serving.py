@@ -1,4 +1,4 @@
-"""The exported signatures against the ordinary path: tokenizer, `encode_windows` and `Engine`."""
+"""The exported signatures against the ordinary path: tokenizer, `encode_windows` and `Predictor`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from model.bundles.bundle import Bundle, load_bundle, write_bundle
 from model.classifier.classifier import SentenceClassifier
 from model.config import EncoderSettings, WindowSettings
 from model.encoders.encoder import load_encoder, load_vocabulary
-from model.inference.predictor import Engine, Outputs, pad_batch
+from model.inference.predictor import Outputs, Predictor, pad_batch
 from model.inference.serving import ServingModule, _plan_windows
 from model.text.tokenization import Tokenizer
 from model.text.windowing import encode_windows, plan_windows
@@ -52,14 +52,14 @@ def random_documents(count: int, *, most_sentences: int, seed: int) -> list[list
 
 
 def expected_probabilities(
-    document: list[str], tokenizer: Tokenizer, engine: Engine, window: WindowSettings
+    document: list[str], tokenizer: Tokenizer, predictor: Predictor, window: WindowSettings
 ) -> np.ndarray:
     """Returns `[sentences, labels]` by the path that the scoring job takes."""
     tokens = [np.array(ids, np.int32) for ids in tokenizer.tokenize(tf.constant(document)).to_list()]
     vocabulary = tokenizer.vocabulary
     windows = encode_windows(tokens, window, cls_id=vocabulary.cls_id, sep_id=vocabulary.sep_id)
     rows = []
-    for encoded, shown in zip(windows, engine.run(windows), strict=True):
+    for encoded, shown in zip(windows, predictor.run(windows), strict=True):
         first = encoded.window.start
         rows.append(shown["probabilities"][encoded.window.owned_start - first : encoded.window.owned_end - first])
     return np.concatenate(rows)
@@ -75,7 +75,7 @@ def check_serving(
     documents: list[list[str]],
     *,
     tokenizer: Tokenizer,
-    engine: Engine,
+    predictor: Predictor,
     window: WindowSettings,
     labels: Sequence[str],
 ) -> None:
@@ -85,7 +85,7 @@ def check_serving(
     assert probabilities.shape == (*names.shape, len(labels))
     for document, rows, row_names in zip(documents, probabilities, names, strict=True):
         count = len(document)
-        expected = expected_probabilities(document, tokenizer, engine, window)
+        expected = expected_probabilities(document, tokenizer, predictor, window)
         np.testing.assert_allclose(rows[:count], expected, atol=1e-5)
         chosen = [labels[label].encode() for label in rows[:count].argmax(axis=1)]
         assert row_names[:count].tolist() == chosen
@@ -104,12 +104,12 @@ def test_raw_documents_get_what_the_scoring_job_gives(tiny_encoder: Path, contex
     def classify(batch: Any) -> Outputs:
         return {name: output.numpy() for name, output in module.classify(**batch).items()}
 
-    engine = Engine(classify, pad_id=tokenizer.vocabulary.pad_id)
+    predictor = Predictor(classify, pad_id=tokenizer.vocabulary.pad_id)
     serve = tf.function(module.serve)
     documents = random_documents(12, most_sentences=20, seed=context)
     plans = [len(plan_windows([len(s.split()) + 1 for s in document], window)) for document in documents]
     assert min(plans) == 1 and max(plans) > 4
-    check_serving(serve, documents, tokenizer=tokenizer, engine=engine, window=window, labels=LABELS)
+    check_serving(serve, documents, tokenizer=tokenizer, predictor=predictor, window=window, labels=LABELS)
 
 
 def test_export_and_reload(tiny_encoder: Path, tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def test_export_and_reload(tiny_encoder: Path, tmp_path: Path) -> None:
     assert sorted(loaded.signatures) == ["classify", "serving_default", "tokenize"]
     documents = random_documents(10, most_sentences=15, seed=9)
     serve = loaded.signatures["serving_default"]
-    tokenizer, engine = Tokenizer(bundle.vocabulary), Engine.load(bundle)
-    check_serving(serve, documents, tokenizer=tokenizer, engine=engine, window=window, labels=LABELS)
+    tokenizer, predictor = Tokenizer(bundle.vocabulary), Predictor.load(bundle)
+    check_serving(serve, documents, tokenizer=tokenizer, predictor=predictor, window=window, labels=LABELS)
 
 
 @pytest.fixture(scope="module")
@@ -149,17 +149,17 @@ def test_classify_signature(loaded: Any, tiny_bundle: Bundle) -> None:
     probabilities = outputs["probabilities"].numpy()
     assert probabilities.shape == (*arrays["sep_positions"].shape, 4)
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-6)
-    np.testing.assert_array_equal(probabilities[0, :2], Engine.load(tiny_bundle).run(windows)[0]["probabilities"])
+    np.testing.assert_array_equal(probabilities[0, :2], Predictor.load(tiny_bundle).run(windows)[0]["probabilities"])
 
 
 @pytest.fixture(scope="module")
 def check_bundle(loaded: Any, tiny_bundle: Bundle) -> Callable[[list[list[str]]], None]:
-    """Checks documents as `check_serving` does, with one engine for all tests."""
+    """Checks documents as `check_serving` does, with one predictor for all tests."""
     return partial(
         check_serving,
         loaded.signatures["serving_default"],
         tokenizer=Tokenizer(tiny_bundle.vocabulary),
-        engine=Engine.load(tiny_bundle),
+        predictor=Predictor.load(tiny_bundle),
         window=tiny_bundle.window,
         labels=tiny_bundle.labels,
     )

@@ -11,7 +11,7 @@ import pytest
 
 from model.bundles.training_data import TrainingData, open_training_data
 from pipelines.cli import main
-from pipelines.preprocessing.duplicates import Place, find_duplicates, write_duplicates
+from pipelines.preprocessing.duplicates import Occurrence, find_duplicates, write_duplicates
 
 ARTICLE = """<PubmedArticle><MedlineCitation><PMID Version="{version}">{pmid}</PMID><Article><Abstract>
 <AbstractText Label="METHODS" NlmCategory="METHODS">We measured {text}.</AbstractText>
@@ -119,18 +119,20 @@ def test_plain_corpora_keep_every_record(updates: Path, tiny_encoder: Path) -> N
     assert (counts["superseded"], counts["deleted"], counts["repeated_ids"]) == (0, 0, 4)
 
 
-def place(split: str, doc_id: str, record_index: int) -> Place:
-    return Place(split, f"part-{split}", doc_id, "a.xml", record_index)
+def occurrence(split: str, doc_id: str, record_index: int) -> Occurrence:
+    return Occurrence(split, f"part-{split}", doc_id, "a.xml", record_index)
 
 
 def test_a_text_is_no_duplicate_of_a_version_that_has_left(tmp_path: Path) -> None:
     """The trained text was also that of a held-out document, which has been revised since."""
-    keyed: dict[str, list[Place]] = {
-        "same_text/1": [place("train", "a", 0), place("test", "b", 1)],
-        "versions/2": [place("test", "b", 1), place("test", "b", 2)],
-        "same_text/3": [place("train", "c", 3), place("dev", "d", 4)],
+    keyed: dict[str, list[Occurrence]] = {
+        "same_text/1": [occurrence("train", "a", 0), occurrence("test", "b", 1)],
+        "versions/2": [occurrence("test", "b", 1), occurrence("test", "b", 2)],
+        "same_text/3": [occurrence("train", "c", 3), occurrence("dev", "d", 4)],
     }
-    write_duplicates([one for key, places in keyed.items() for one in find_duplicates(key, places)], str(tmp_path))
+    write_duplicates(
+        [one for key, occurrences in keyed.items() for one in find_duplicates(key, occurrences)], str(tmp_path)
+    )
     listed: list[Any] = pq.read_table(tmp_path / "duplicates.parquet").to_pylist()
     assert [(row["kind"], row["doc_id"], row["dropped"]) for row in listed] == [
         ("same_text", "c", True),

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.retraining.data_checks import check_data
 from pipelines.retraining.drift import Profile
-from pipelines.retraining.gates import judge
+from pipelines.retraining.gates import apply_gates
 from pipelines.retraining.settings import ChecksSection, GatesSection
 
 
@@ -96,7 +96,7 @@ def evaluation(candidate: dict[str, Any], *, low: float = 0.001, **changes: Any)
 
 
 def verdicts_of_model(found: dict[str, Any], **settings: Any) -> dict[str, tuple[str, str]]:
-    return {one.name: (one.verdict, one.words) for one in judge(found, GatesSection(**settings))}
+    return {one.name: (one.verdict, one.words) for one in apply_gates(found, GatesSection(**settings))}
 
 
 def test_a_better_model_passes_every_gate() -> None:

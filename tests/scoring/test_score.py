@@ -19,14 +19,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.bundles.bundle import Bundle, write_bundle
-from model.inference.predictor import Engine
+from model.inference.predictor import Predictor
 from model.schema import classify_signature
 from model.text.tokenization import Tokenizer
 from model.text.windowing import encode_windows
 from pipelines.cli import main
 from pipelines.corpora.chunks import Unit
 from pipelines.corpora.options import ReadOptions
-from pipelines.scoring.score import ChunkScorer, ScoreSettings, score_units
+from pipelines.scoring.score import ScoreSettings, ScoringContext, score_units
 
 CORPUS: list[dict[str, Any]] = [
     {"doc_id": "a", "text": "Little is known of cells. We measured the patients. The increase was significant."},
@@ -100,7 +100,7 @@ def test_truncated_sentences_say_so(scored: Path) -> None:
 
 def test_probabilities_are_those_of_the_bundle(scored: Path, tiny_bundle: Bundle) -> None:
     """An independent computation: each document alone, window by window."""
-    bundle, engine = tiny_bundle, Engine.load(tiny_bundle)
+    bundle, predictor = tiny_bundle, Predictor.load(tiny_bundle)
     tokenizer = Tokenizer(bundle.vocabulary)
     rows = defaultdict(list)
     for row in pq.read_table(scored).to_pylist():
@@ -109,7 +109,7 @@ def test_probabilities_are_those_of_the_bundle(scored: Path, tiny_bundle: Bundle
         tokens = [np.array(ids) for ids in tokenizer.tokenize([row["sentence"] for row in document]).to_list()]
         vocabulary = bundle.vocabulary
         for window in encode_windows(tokens, bundle.window, cls_id=vocabulary.cls_id, sep_id=vocabulary.sep_id):
-            (outputs,) = engine.run([window])
+            (outputs,) = predictor.run([window])
             for index in range(window.window.owned_start, window.window.owned_end):
                 expected = outputs["probabilities"][index - window.window.start]
                 np.testing.assert_allclose(document[index]["probabilities"], expected, atol=1e-5)
@@ -320,9 +320,9 @@ def test_workers_are_for_the_local_runner(
 
 
 def test_what_is_counted_is_a_beam_metric_too(tiny_bundle: Bundle, tmp_path: Path, scored: Path) -> None:
-    scorer = ChunkScorer(tiny_bundle, str(tmp_path), ScoreSettings(chunk_records=3), ReadOptions())
+    context = ScoringContext(tiny_bundle, str(tmp_path), ScoreSettings(chunk_records=3), ReadOptions())
     units = [Unit(str(scored.parent / "corpus.jsonl"), "part-a-0123456789ab")]
-    result = score_units(units, scorer, PipelineOptions(["--runner=FnApiRunner"]))
+    result = score_units(units, context, PipelineOptions(["--runner=FnApiRunner"]))
     counters = {
         counter.key.metric.name: counter.committed
         for counter in result.metrics().query()["counters"]

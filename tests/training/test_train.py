@@ -23,7 +23,7 @@ from model.config import EncoderSettings, ModelSettings, Settings, load_settings
 from model.encoders.encoder import load_encoder
 from model.errors import UserError
 from model.evaluation.evaluate import predict
-from model.inference.predictor import Engine
+from model.inference.predictor import Predictor
 from model.training.devices import Devices
 from model.training.input_pipeline import count_batches, read_windows
 from model.training.loop import best_epoch, has_stopped, read_history
@@ -157,7 +157,7 @@ def test_training_learns(tiny_bundle: Bundle, tiny_records: Path) -> None:
     best = best_epoch(history)
     assert best["dev"]["accuracy"] > max(counts) / sum(counts) + 0.2
     assert tiny_bundle.description["best_epoch"] == best["epoch"]
-    sentences, outputs = predict(Engine.load(tiny_bundle), read_windows(data, "dev"))
+    sentences, outputs = predict(Predictor.load(tiny_bundle), read_windows(data, "dev"))
     accuracy = float(np.mean(outputs["label_ids"] == sentences.targets))
     assert accuracy == pytest.approx(best["dev"]["accuracy"])
     assert all(figures["tokens_per_second"] > 0 for figures in history)
@@ -286,7 +286,7 @@ def test_a_killed_run_goes_on(tiny_records: Path, tiny_settings: Settings, tmp_p
     for one, other in zip(read_history(killed), read_history(unbroken), strict=True):
         assert one["dev"] == other["dev"]
     windows = [window.encoded for window in read_windows(data, "dev")]
-    both = [Engine.load(bundle).run(windows) for bundle in (resumed, whole)]
+    both = [Predictor.load(bundle).run(windows) for bundle in (resumed, whole)]
     for one, other in zip(*both, strict=True):
         np.testing.assert_array_equal(one["probabilities"], other["probabilities"])
     weights = [tf.train.load_checkpoint(str(bundle.path / "variables" / "variables")) for bundle in (resumed, whole)]

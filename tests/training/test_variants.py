@@ -27,7 +27,7 @@ from model.encoders.encoder import load_encoder
 from model.errors import UserError
 from model.evaluation.evaluate import evaluate_bundle, predict
 from model.evaluation.score_metrics import ScoreMetrics
-from model.inference.predictor import Engine, pad_batch
+from model.inference.predictor import Predictor, pad_batch
 from model.training.input_pipeline import read_windows
 from model.training.loop import read_history
 from model.training.step import group
@@ -164,7 +164,7 @@ def test_scores_from_corpus_to_predictions(
     assert set(results) == {"sepline", "position", "tfidf"}
     metrics = results["sepline"]
     assert isinstance(metrics, ScoreMetrics) and metrics.rouge_l is not None and 0 < metrics.rouge_l <= 1
-    sentences, outputs = predict(Engine.load(bundle), read_windows(open_training_data(score_records), "test"))
+    sentences, outputs = predict(Predictor.load(bundle), read_windows(open_training_data(score_records), "test"))
     assert metrics.mse == pytest.approx(float(np.mean((outputs["scores"] - sentences.targets) ** 2)), rel=1e-5)
     assert main(["evaluate", "--model", str(bundle.path), "--data", str(score_records)]) == 0
     assert "Spearman" in capsys.readouterr().out
@@ -198,7 +198,7 @@ def test_variants_train_and_serve(
     bundle = train_and_evaluate(settings, str(feature_records), str(tmp_path / "run"))
     dev = bundle.description["dev"]
     data = open_training_data(feature_records)
-    sentences, outputs = predict(Engine.load(bundle), read_windows(data, "dev"))
+    sentences, outputs = predict(Predictor.load(bundle), read_windows(data, "dev"))
     assert float(np.mean(outputs["label_ids"] == sentences.targets)) == pytest.approx(dev["accuracy"])
     np.testing.assert_allclose(outputs["probabilities"].sum(axis=1), 1, atol=1e-4)
     served = tf.saved_model.load(str(bundle.path)).signatures["serving_default"]
@@ -223,7 +223,7 @@ def test_variants_train_and_serve(
 def test_calibration_does_not_raise_the_error_of_dev(tiny_bundle: Bundle, tiny_records: Path) -> None:
     """The temperature makes the labels of dev as likely as any: a little colder or warmer they are less so."""
     data = open_training_data(tiny_records)
-    sentences, outputs = predict(Engine.load(tiny_bundle), read_windows(data, "dev"))
+    sentences, outputs = predict(Predictor.load(tiny_bundle), read_windows(data, "dev"))
     logits = np.log(np.maximum(outputs["probabilities"], 1e-12))  # at the temperature found
 
     def negative_log_likelihood(factor: float) -> float:
@@ -381,7 +381,7 @@ def test_warm_start_on_the_same_and_on_other_labels(
     tiny_bundle: Bundle, tiny_encoder: Path, tiny_records: Path
 ) -> None:
     windows = [window.encoded for window in read_windows(open_training_data(tiny_records), "dev")][:5]
-    expected = [outputs["label_ids"] for outputs in Engine.load(tiny_bundle).run(windows)]
+    expected = [outputs["label_ids"] for outputs in Predictor.load(tiny_bundle).run(windows)]
 
     def started(labels: tuple[str, ...]) -> SentenceClassifier:
         keras.utils.set_random_seed(9)
