@@ -101,7 +101,7 @@ class DocumentClassifier:
 
 
 def measure_speed(classifiers: Sequence[DocumentClassifier], held_out: HeldOut) -> list[float]:
-    """Returns each classifier's sentences a second on the same few documents: the best of some rounds, taken in turn."""
+    """Returns each classifier's sentences a second on the same documents: the best of some rounds, taken in turn."""
     sentences = sum(len(one) for one in held_out.sentences[:_TIMED_DOCUMENTS])
     best = [float("inf")] * len(classifiers)
     for timed in [False] + [True] * _TIMED_ROUNDS:  # the first round compiles

@@ -158,7 +158,7 @@ def cut_source(
         for _, run in groupby(enumerate(missing), key=lambda item: item[1] - item[0]):  # neighbours
             indices = [index for _, index in run]
             first, end = indices[0] * size, min((indices[-1] + 1) * size, records)
-            # Only Parquet, where a record's number is all that its position says, has several chunks between two positions.
+            # Only Parquet has several chunks between two positions; there, a record's number is all that one says.
             start = position if first == position.record_index else RecordPosition(first)
             units.append(Unit(source, prefix, start=start, records=end - first, ends=end == records))
     return units
