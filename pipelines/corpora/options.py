@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from model.errors import UserError
+from pipelines.corpora.formats import FORMATS, SourceFormat
 from pipelines.corpora.labels import LabelMap
-
-FORMATS = ("jsonl", "medline", "pubmed_rct", "csv", "tsv", "parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +14,7 @@ class ReadOptions:
     """What to read from a source and where to stop.
 
     Attributes:
-        format: one of `FORMATS`; None to tell it from the file's name and content.
+        format: of every source; None to detect it from each file's name and content.
         id_column, text_column, sentences_column, labels_column: the columns of tables and the keys of JSON lines.
         label_map: renames labels; None keeps the labels of JSON lines, PubMed-RCT and tables as they are, and reads
             MEDLINE headings by the map that comes with sepline.
@@ -29,7 +28,7 @@ class ReadOptions:
         UserError: a format that is unknown, a column without a name, or a limit below 1.
     """
 
-    format: str | None = None
+    format: SourceFormat | None = None
     id_column: str = "doc_id"
     text_column: str = "text"
     sentences_column: str = "sentences"

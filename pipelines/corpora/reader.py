@@ -17,11 +17,12 @@ from zstandard import ZstdError
 
 from model.records import Document, Reason, Reject
 from pipelines.corpora.checks import Problem, RawRecord, check_record
+from pipelines.corpora.formats import FORMATS, SourceFormat
 from pipelines.corpora.jsonl import jsonl_positions, read_jsonl
 from pipelines.corpora.labels import LabelMap
 from pipelines.corpora.lines import START, RecordPosition
 from pipelines.corpora.medline import read_medline
-from pipelines.corpora.options import FORMATS, ReadOptions
+from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.pubmed_rct import read_pubmed_rct
 from pipelines.corpora.tables import csv_positions, parquet_groups, read_csv, read_parquet, read_tsv, tsv_positions
 
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 _COMPRESSION_SUFFIXES = {".gz", ".bz2", ".zst"}
-_SUFFIX_FORMATS = {
+_SUFFIX_FORMATS: dict[str, SourceFormat] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".xml": "medline",
@@ -62,7 +63,7 @@ _POSITIONS: dict[str, Callable[[io.BufferedReader, ReadOptions], Iterator[Record
 }
 
 
-def detect_format(path: str, head: bytes) -> str | None:
+def detect_format(path: str, head: bytes) -> SourceFormat | None:
     """Returns which of `FORMATS` a source has, by its suffix or else by its first bytes; None if neither tells.
 
     Args:

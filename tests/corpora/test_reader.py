@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from model.errors import UserError
 from model.records import Document, Reason, Reject, Section
 from pipelines.corpora.checks import is_blank
+from pipelines.corpora.formats import FORMATS
 from pipelines.corpora.labels import LabelMap
-from pipelines.corpora.options import FORMATS, ReadOptions
+from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.reader import detect_format, read_records
 
 
