@@ -6,12 +6,13 @@ import pickle
 from pathlib import Path
 
 import pytest
+from conftest import PROJECT
 
 from model.errors import UserError
 from pipelines.corpora.labels import LabelMap
 
 FIVE = ("background", "objective", "methods", "results", "conclusions")
-EXAMPLES = Path(__file__).parent.parent / "docs" / "label_maps"
+EXAMPLES = PROJECT / "docs" / "label_maps"
 
 
 @pytest.mark.parametrize(

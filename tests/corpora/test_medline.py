@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import PROJECT
 
 from model.records import Document, Reason, Reject, Section
 from pipelines.corpora.labels import LabelMap
@@ -253,6 +254,6 @@ def test_memory_stays_constant(tmp_path: Path) -> None:
     record = tmp_path / "record.xml"
     record.write_text(article(1, text("Some words of an abstract. " * 20)))
     command = [sys.executable, "-c", MEASURE, str(record)]
-    run = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
+    run = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
     few, many = map(int, run.stdout.split())
     assert many - few < 4 * 1024  # KiB; the records kept would take over 20,000

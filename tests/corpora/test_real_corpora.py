@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from itertools import accumulate
-from pathlib import Path
 
-import pytest
+from conftest import PROJECT, real_data
 
 from model.records import Document, Reject
 from pipelines.corpora.labels import LabelMap
@@ -15,15 +13,10 @@ from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sentences import SentenceSplitter
 from pipelines.corpora.sources import match_sources, read_source
 
-PROJECT = Path(__file__).parent.parent
-
 
 def data(name: str) -> str:
     """Returns the path of a corpus, or skips the test where it is absent."""
-    folder = Path(os.environ.get("SEPLINE_DATA", PROJECT.parent / "shared" / "data"))
-    if not (folder / name).exists():
-        pytest.skip(f"{folder / name} is absent; set SEPLINE_DATA to the folder that holds the corpora")
-    return str(folder / name)
+    return str(real_data(name))
 
 
 def read(path: str, options: ReadOptions | None = None) -> tuple[list[Document], list[Reject]]:
