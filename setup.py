@@ -10,6 +10,21 @@ version = re.search(r'^__version__ = "(.+)"$', (root / "model" / "__init__.py").
 if version is None:
     raise RuntimeError("model/__init__.py has no __version__")
 
+extras = {
+    "hub": ["tensorflow-hub>=0.16.1,<0.17"],  # encoders by their TF Hub address
+    "rouge": ["rouge-score>=0.1.2,<0.2"],  # scores compared with highlights
+    "s3": ["boto3>=1.40,<2"],
+}
+everything = [requirement for requirements in extras.values() for requirement in requirements]
+development = [
+    "duckdb>=1.4",
+    "hypothesis>=6.150",
+    "mypy>=1.18",
+    "pytest>=9",
+    "ruff>=0.14",
+    "tokenizers>=0.22",
+]
+
 setup(
     name="sepline",
     version=version.group(1),
@@ -32,28 +47,15 @@ setup(
         "pyyaml>=6,<7",
         "rich>=14,<16",
         "safetensors>=0.7,<1",
-        "rouge-score>=0.1.2,<0.2",
         "scikit-learn>=1.7,<2",
         "scipy>=1.14,<2",
-        "setuptools>=70,<81",  # tensorflow-transform and tensorflow-hub import pkg_resources
+        "setuptools>=70,<81",  # tensorflow-transform imports pkg_resources, and so does tensorflow-hub
         "tensorboard>=2.20,<3",
         "tensorflow>=2.21,<2.22",
-        "tensorflow-hub>=0.16.1,<0.17",
         "tensorflow-text>=2.21,<2.22",
         "tensorflow-transform>=1.21,<1.22",
         "zstandard>=0.23,<1",
     ],
-    extras_require={
-        "s3": ["boto3>=1.40,<2"],
-        "dev": [
-            "boto3>=1.40,<2",
-            "duckdb>=1.4",
-            "hypothesis>=6.150",
-            "mypy>=1.18",
-            "pytest>=9",
-            "ruff>=0.14",
-            "tokenizers>=0.22",
-        ],
-    },
+    extras_require={**extras, "all": everything, "dev": [*everything, *development]},
     entry_points={"console_scripts": ["sepline=pipelines.cli:run"]},
 )

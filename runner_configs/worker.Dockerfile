@@ -21,7 +21,7 @@ WORKDIR /opt/sepline
 COPY constraints.txt setup.py pyproject.toml README.md ./
 COPY model/__init__.py model/
 RUN mkdir pipelines && touch pipelines/__init__.py \
-    && pip install --constraint constraints.txt . \
+    && pip install --constraint constraints.txt '.[s3]' \
     && if [ "$VARIANT" = gpu ]; then \
          pip install --constraint constraints.txt "tensorflow[and-cuda]"; \
        fi

@@ -20,6 +20,7 @@ from model.encoders.bert import BertConfig
 from model.encoders.downloads import cache_root
 from model.encoders.huggingface import read_vocabulary
 from model.errors import UserError
+from model.extras import import_extra
 from model.text.vocabulary import Vocabulary
 
 SAVED_MODEL = "saved_model.pb"
@@ -141,16 +142,16 @@ def download(handle: str) -> Path:
     The cache is TF Hub's own where `$TFHUB_CACHE_DIR` names one, else a folder in sepline's.
 
     Raises:
-        UserError: it can't be fetched.
+        UserError: it can't be fetched, or the extra `hub` is not installed.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tensorflow_hub imports pkg_resources, which is deprecated
-        import tensorflow_hub
+        hub = import_extra("tensorflow_hub", extra="hub", purpose=f"encoder.handle {handle!r}, an address,")
     import tensorflow as tf
 
     os.environ.setdefault("TFHUB_CACHE_DIR", str(cache_root() / "tfhub"))
     try:
-        return Path(tensorflow_hub.resolve(handle))
+        return Path(hub.resolve(handle))
     except (OSError, EOFError, ValueError, HTTPException, tf.errors.OpError) as error:
         reason = " ".join(str(error).split())
         raise UserError(

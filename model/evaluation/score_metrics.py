@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from model.bundles.training_data import TrainingData
+from model.extras import import_extra
 
 _CHOSEN_SENTENCES = 10
 
@@ -48,6 +49,9 @@ def measure_scores(
         doc_ids: `[sentences]`.
         scores, predicted: float `[sentences]`.
         highlights: for each document in order, its sentences and its highlights; none to leave ROUGE out.
+
+    Raises:
+        UserError: there are highlights, and the extra `rouge` is not installed.
     """
     from scipy.stats import spearmanr
 
@@ -80,9 +84,8 @@ def read_highlights(data: TrainingData, split: str) -> list[tuple[list[str], lis
 def _rouge_l(predicted: np.ndarray, highlights: Sequence[tuple[Sequence[str], Sequence[str]]]) -> float | None:
     if not any(wanted for _, wanted in highlights):
         return None
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    rouge = import_extra("rouge_score.rouge_scorer", extra="rouge", purpose="ROUGE of highlights")
+    scorer = rouge.RougeScorer(["rougeL"], use_stemmer=True)
     figures, first = [], 0
     for sentences, wanted in highlights:
         scores = predicted[first : first + len(sentences)]

@@ -5,7 +5,8 @@ less, but writes once only; what it raises is no `OSError`. Here a call of a fil
 after a minute, writing is tried again for about half of one, and what fails raises
 
 - `OSError` where the filesystem says no: there is no such object, or no right to it;
-- `JobFailure` where asking again may help: it does not answer, or fails by itself.
+- `JobFailure` where asking again may help: it does not answer, or fails by itself;
+- `UserError` where it needs an extra that is not installed.
 
 So a store that is away for a while is never taken for an input that is broken. Local paths are passed on as they are.
 """
@@ -25,6 +26,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils.retry import retry_on_server_errors_and_timeout_filter, with_exponential_backoff
 
 from model.errors import JobFailure
+from model.extras import import_extra
 
 T = TypeVar("T")
 
@@ -140,6 +142,8 @@ def _ask(path: str, call: Callable[[], T]) -> T:
     """
     if scheme(path) is None:
         return call()
+    if scheme(path) == "s3":
+        import_extra("boto3", extra="s3", purpose=path)
     for logger in ("", "apache_beam.utils.retry"):
         logging.getLogger(logger).addFilter(_is_of_others)
     answer: Future[T] = Future()

@@ -1,0 +1,27 @@
+"""Packages that only some uses need: an extra of sepline installs each."""
+
+import importlib
+from typing import Any
+
+from model.errors import UserError
+
+
+def import_extra(module: str, *, extra: str, purpose: str) -> Any:
+    """Returns a module that `pip install 'sepline[EXTRA]'` provides.
+
+    Args:
+        module: its full name.
+        extra: one of those in setup.py.
+        purpose: what needs it, as the message's subject.
+
+    Raises:
+        UserError: its package is not installed.
+    """
+    package = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name not in (package, module):
+            raise  # a package of the package's own is missing
+        advice = f"install it with: pip install 'sepline[{extra}]'"
+        raise UserError(f"{purpose} needs the package {package}, which is missing; {advice}") from error
