@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from model import __version__
 from model.errors import Interrupted, JobFailure, UserError
-from pipelines.runners.quiet_imports import quiet_imports
+from pipelines.runners.quiet_imports import keep_imports_quiet
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -29,6 +29,7 @@ _INPUT_HELP = "files or globs; .gz, .bz2, .zst too"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns its exit code."""
+    keep_imports_quiet()
     arguments = list(sys.argv[1:] if argv is None else argv)
     beam_flags: list[str] = []
     if "--" in arguments:
@@ -121,9 +122,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _inspect(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    with quiet_imports():
-        from pipelines.inspection import inspect_corpora
-        from pipelines.terminal import show_inspection
+    from pipelines.inspection import inspect_corpora
+    from pipelines.terminal import show_inspection
+
     inspection = inspect_corpora(options.input, settings=settings, options=read_options(options), limit=options.limit)
     if options.json:
         print(json.dumps(inspection.to_json(), indent=1))
@@ -138,9 +139,9 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _preprocess(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    with quiet_imports():
-        from pipelines.preprocessing.preprocess import preprocess
-        from pipelines.terminal import show_training_data
+    from pipelines.preprocessing.preprocess import preprocess
+    from pipelines.terminal import show_training_data
+
     stats = preprocess(
         options.input or [],
         options.output,
@@ -158,10 +159,10 @@ def _preprocess(options: argparse.Namespace) -> int:
 
 
 def _encoder(options: argparse.Namespace) -> None:
-    with quiet_imports():
-        from model.config import EncoderSettings
-        from model.encoders.encoder import describe_encoder
-        from pipelines.terminal import show_encoder
+    from model.config import EncoderSettings
+    from model.encoders.encoder import describe_encoder
+    from pipelines.terminal import show_encoder
+
     description = describe_encoder(EncoderSettings(handle=options.handle))
     if options.json:
         print(json.dumps(description.to_json(), indent=1))
@@ -173,9 +174,9 @@ def _train(options: argparse.Namespace) -> None:
     settings = _settings(options)
     _check_local("--output", options.output)
     data = _records(options, options.data)
-    with quiet_imports():
-        from model.training.train import train_and_evaluate
-        from pipelines.terminal import show_bundle
+    from model.training.train import train_and_evaluate
+    from pipelines.terminal import show_bundle
+
     with redirect_stdout(sys.stderr if options.json else sys.stdout):
         bundle = train_and_evaluate(settings, data, options.output, shares=options.shares, overwrite=options.overwrite)
     if options.json:
@@ -187,10 +188,9 @@ def _train(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     _check_local("--model", options.model)
     (data,) = _records(options, [options.data])
-    with quiet_imports():
-        import model.training.input_pipeline  # noqa: F401  imports TensorFlow while it is quiet
-        from model.evaluation.evaluate import evaluate_bundle
-        from pipelines.terminal import show_evaluation
+    from model.evaluation.evaluate import evaluate_bundle
+    from pipelines.terminal import show_evaluation
+
     results = evaluate_bundle(options.model, data, options.split)
     if options.json:
         print(json.dumps({name: metrics.to_json() for name, metrics in results.items()}, indent=1))
@@ -200,10 +200,10 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _score(options: argparse.Namespace) -> int:
     _check_local("--model", options.model)
-    with quiet_imports():
-        from pipelines.scoring.dry_run import estimate
-        from pipelines.scoring.score import score
-        from pipelines.terminal import show_estimate, show_scored
+    from pipelines.scoring.dry_run import estimate
+    from pipelines.scoring.score import score
+    from pipelines.terminal import show_estimate, show_scored
+
     settings = score_settings(options)
     reading = read_options(options)
     if options.dry_run:
@@ -243,17 +243,15 @@ def _retrain(options: argparse.Namespace) -> int:
     settings = load_retrain_settings(options.config, options.set)
     _check_local("retrain.workspace", settings.retrain.workspace)
     _check_local("retrain.registry", settings.retrain.registry)
-    with quiet_imports():
-        from pipelines.retraining.retrain import retrain
-        from pipelines.terminal_models import show_decision, show_result
+    from pipelines.retraining.retrain import retrain
+    from pipelines.terminal_models import show_decision, show_result
+
     beam_options = _beam_options(options)
     # Lets go of the lock, where the default would not.
     default = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         with redirect_stdout(sys.stderr):
-            result = retrain(
-                settings, beam_options=beam_options, take_over_lock=options.take_over_lock, importing=quiet_imports
-            )
+            result = retrain(settings, beam_options=beam_options, take_over_lock=options.take_over_lock)
     finally:
         signal.signal(signal.SIGTERM, default)
     if options.json:
@@ -288,8 +286,7 @@ def _is_local(path: str) -> bool:
     """Returns what `objects.is_local` does, and loads Beam only for a path that may name another filesystem."""
     if "://" not in path:
         return True
-    with quiet_imports():
-        from pipelines.storage.objects import is_local
+    from pipelines.storage.objects import is_local
 
     return is_local(path)
 
@@ -307,10 +304,9 @@ def _records(options: argparse.Namespace, folders: Sequence[str]) -> Sequence[st
                 f"{options.verb} runs no Beam job, and --data is local; leave out --runner-config and what follows --"
             )
         return folders
-    with quiet_imports():
-        from pipelines.storage.local_copy import fetch_records
+    from pipelines.storage.local_copy import fetch_records
 
-        _beam_options(options)
+    _beam_options(options)
     return [fetch_records(folder) for folder in folders]
 
 

@@ -12,7 +12,6 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -86,7 +85,6 @@ def retrain(
     *,
     beam_options: PipelineOptions,
     take_over_lock: bool = False,
-    importing: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Result:
     """Goes on with the unfinished run or makes a new one, to its end; runs the outcome's hook.
 
@@ -94,7 +92,6 @@ def retrain(
         settings: what to retrain and when to publish it.
         beam_options: of preprocessing.
         take_over_lock: True to take over a stale lock, whatever the settings say.
-        importing: a context in which TensorFlow is imported, once it is known that there is something to do.
 
     Raises:
         UserError: settings or inputs can't be used.
@@ -107,7 +104,7 @@ def retrain(
             take_over=take_over_lock or settings.lock.take_over_stale,
             report=_say,
         ) as lock:
-            result = _run_to_its_end(settings, beam_options, workspace, lock, importing)
+            result = _run_to_its_end(settings, beam_options, workspace, lock)
             workspace.tidy(keep=settings.retrain.keep_runs)
     except LockHeldError as error:
         result = Result(Outcome.LOCKED, str(error), {})
@@ -124,7 +121,6 @@ def _run_to_its_end(
     beam_options: PipelineOptions,
     workspace: Workspace,
     lock: RunLock,
-    importing: Callable[[], AbstractContextManager[None]],
 ) -> Result:
     registry = Registry(Path(settings.retrain.registry) / settings.retrain.name)
     options = _read_options(settings)
@@ -153,20 +149,12 @@ def _run_to_its_end(
     if job.champion is not None:
         registry.pin(job.champion, holder)
     _say(f"run {run.name}: {len(inputs)} files, {_named(job.champion)}")
-    with importing():
-        _import_steps()
     try:
         record = _steps(job, options)
     except DataError as error:
         record = run.settle(Outcome.INVALID_DATA, str(error))
     registry.unpin(holder)
     return Result(Outcome(record["outcome"]), record["reason"], record)
-
-
-def _import_steps() -> None:
-    """Imports what takes long, in one place; every step imports what it needs again by itself."""
-    from model.training import train  # noqa: F401
-    from pipelines.retraining import evaluation  # noqa: F401
 
 
 def _steps(job: _Job, options: ReadOptions) -> dict[str, Any]:

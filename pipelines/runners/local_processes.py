@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from model.errors import JobFailure
+from pipelines.runners.quiet_imports import keep_imports_quiet
 
 T = TypeVar("T")
 
@@ -106,16 +107,14 @@ def _check_end(process: SpawnProcess, receiver: Connection) -> None:
 
 
 def _work(work: bytes, threads: int, sender: Connection) -> None:
-    """What a process runs: it imports quietly, sees to it that it dies with its parent, and works."""
+    """What a process runs: it makes sure that it dies with its parent, imports quietly, and works."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
-        from pipelines.runners.quiet_imports import quiet_imports
+        keep_imports_quiet()
+        import tensorflow as tf
 
-        with quiet_imports():
-            import tensorflow as tf
-
-            tf.config.threading.set_intra_op_parallelism_threads(threads)
-            function, arguments = pickle.loads(work)
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        function, arguments = pickle.loads(work)
         function(*arguments)
     except BaseException:
         sender.send(traceback.format_exc())

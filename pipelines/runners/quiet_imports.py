@@ -1,28 +1,64 @@
-"""Keeps a terminal free of what libraries log while they are loaded."""
+"""Keeps what libraries print while they are loaded off the terminal."""
 
 from __future__ import annotations
 
+import importlib.machinery
+import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+_NOISY = frozenset({"apache_beam", "tensorflow", "tensorflow_text", "tensorflow_transform", "tfx_bsl"})
+_LOGGERS = ("apache_beam", "tensorflow", "absl")
+
+
+def keep_imports_quiet() -> None:
+    """Makes every later import of TensorFlow, Beam and the like quiet, wherever in this process it happens.
+
+    What such a library prints while it is loaded appears only if loading fails. Python's warnings, and log messages
+    below errors, are silenced from here on.
+    """
+    if not any(isinstance(finder, _QuietFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _QuietFinder())
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    _log_errors_only()
+
+
+class _QuietFinder(MetaPathFinder):
+    """Finds the noisy libraries where Python finds them, and has them loaded quietly."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname not in _NOISY:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return None
+        load = spec.loader.exec_module
+
+        def load_quietly(module: ModuleType) -> None:
+            with _quiet():
+                load(module)
+
+        spec.loader.exec_module = load_quietly  # type: ignore[method-assign]
+        return spec
 
 
 @contextmanager
-def quiet_imports() -> Iterator[None]:
-    """Keeps what the C++ libraries print on import from the terminal, unless the import fails.
+def _quiet() -> Iterator[None]:
+    """Holds back what is written to standard error; writes it after all if there is an exception.
 
-    TensorFlow logs on file descriptor 2 before its log level is read, so only redirecting that helps.
+    TensorFlow's C++ code logs on file descriptor 2 before it reads its log level, so only redirecting that helps.
     """
-    import logging
-    import warnings
-
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    warnings.filterwarnings("ignore")
-    logging.getLogger().setLevel(logging.ERROR)
-    for name in ("apache_beam", "tensorflow", "absl"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     sys.stderr.flush()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as noise:
@@ -30,6 +66,7 @@ def quiet_imports() -> Iterator[None]:
         try:
             yield
         except BaseException:
+            sys.stderr.flush()
             noise.seek(0)
             os.write(terminal, noise.read())
             raise
@@ -37,3 +74,9 @@ def quiet_imports() -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(terminal, 2)
             os.close(terminal)
+            _log_errors_only()  # loading may have set the levels anew
+
+
+def _log_errors_only() -> None:
+    for name in (None, *_LOGGERS):
+        logging.getLogger(name).setLevel(logging.ERROR)

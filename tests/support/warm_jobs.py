@@ -113,10 +113,10 @@ class Job:
 
 def _serve() -> None:
     from pipelines.cli import main
-    from pipelines.runners.quiet_imports import quiet_imports
+    from pipelines.runners.quiet_imports import keep_imports_quiet
 
-    with quiet_imports():
-        import pipelines.scoring.dry_run  # noqa: F401
+    keep_imports_quiet()
+    import pipelines.scoring.dry_run  # noqa: F401
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
     print("ready", flush=True)
