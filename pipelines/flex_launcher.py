@@ -17,9 +17,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from model.bundles.bundle import load_bundle
 from model.errors import UserError
-from pipelines.cli import build_parser, read_options, score_settings
+from pipelines.cli import build_parser
 from pipelines.scoring.score import ScoringContext, describe_job, plan_units, submit_units
 from pipelines.scoring.scored_folder import claim_scored_folder
+from pipelines.verbs import read_options, score_settings
 
 NOT_PARAMETERS = ("dry_run", "help", "json", "runner_config", "workers")
 """Options of `sepline score` that mean nothing to a job that someone else waits for."""

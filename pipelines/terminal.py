@@ -29,6 +29,7 @@ _LABEL_FIGURES = {
     "calibration_error": "ECE",
 }
 _SCORE_FIGURES = {"mse": "MSE", "spearman": "Spearman", "rouge_l": "ROUGE-L"}
+_MARKS = {"pass": "[green]pass[/]", "fail": "[red]fail[/]", "skipped": "[dim]-[/]"}
 _STYLES = ("cyan", "green", "magenta", "yellow", "blue", "red")
 
 
@@ -42,7 +43,7 @@ def show_inspection(inspection: Inspection) -> None:
 
     table = Table("", "records", "rejected", "documents", "labelled", "partly", "unlabelled")
     _add_summaries(table, rows, _document_cells)
-    _show_table(console, table)
+    _show_table(table)
 
     shown = list(total.labels)[:_SHOWN_LABELS]
     others = [f"{len(total.labels) - len(shown):,} others"] if len(shown) < len(total.labels) else []
@@ -52,12 +53,12 @@ def show_inspection(inspection: Inspection) -> None:
     if shown:
         _, *by_label = _sentence_counts(total, shown, others)
         table.add_row("share", "", *(f"{count / sum(by_label):.1%}" for count in by_label))
-    _show_table(console, table)
+    _show_table(table)
 
     title = f"wordpieces a document, and windows of {inspection.max_tokens:,}"
     table = Table("", "mean", "median", "90 %", "longest", "over", "windows", "truncated", title=title)
     _add_summaries(table, rows, _length_cells)
-    _show_table(console, table)
+    _show_table(table)
 
     for reason, reject in total.rejects.items():
         where = f"{reject.source}, record {reject.record_index:,}"
@@ -94,8 +95,9 @@ def _length_cells(summary: Summary) -> list[str]:
     return [f"{lengths.mean:,.0f}", *quantiles, over, f"{summary.windows:,}", f"{summary.truncated:,}"]
 
 
-def _show_table(console: Console, table: Table) -> None:
+def _show_table(table: Table) -> None:
     """Prints a table whole: on a terminal that is too narrow its lines wrap, but no figure is cut."""
+    console = _console()
     table.width = console.measure(table, options=console.options.update(width=10_000)).maximum
     console.print(table)
 
@@ -154,7 +156,7 @@ def show_encoder(encoder: EncoderDescription) -> None:
     }
     console = _console()
     for name, fact in facts.items():
-        console.print(Text(f"{name:12} {'not told by the module' if fact is None else fact}"))
+        console.print(Text(f"{name:12} {'not recorded' if fact is None else fact}"))
 
 
 def show_bundle(bundle: Bundle) -> None:
@@ -232,6 +234,46 @@ def show_estimate(estimate: Estimate) -> None:
         )
 
 
+def show_result(outcome: str, reason: str) -> None:
+    """Prints how a retraining has ended, in one line."""
+    _console().print(Text(f"{outcome.replace('_', ' ')}: {reason}"))
+
+
+def show_decision(record: Mapping[str, Any]) -> None:
+    """Prints every check and gate of a run that it came to; nothing where there was no run."""
+    for part, title in (("checks", "checks of the data"), ("gates", "gates of the model")):
+        if record.get(part):
+            _show_verdicts(record[part]["verdicts"], title=f"{title}, run {record['run']}")
+
+
+def show_versions(versions: Sequence[Mapping[str, Any]]) -> None:
+    """Prints a row a version, the champion marked."""
+    table = Table("version", "", "accuracy", "macro F1", "added", "why", "fingerprint")
+    for one in versions:
+        metrics = (one["evaluation"] or {}).get("candidate", {}).get("metrics", {})
+        figures = [f"{metrics[name]:.4f}" if metrics else "" for name in ("accuracy", "macro_f1")]
+        added = next((change for change in one["changes"] if change["change"] == "add"), {"when": "", "why": ""})
+        champion = "champion" if one["champion"] else ""
+        table.add_row(
+            f"{one['version']}", champion, *figures, added["when"], escape(added["why"]), one["fingerprint"][:12]
+        )
+    _show_table(table)
+
+
+def show_version(one: Mapping[str, Any]) -> None:
+    """Prints what is known of a version: its place, its changes, and the gates that it has passed."""
+    console = _console()
+    console.print(f"version {one['version']}{', the champion' if one['champion'] else ''}: {escape(one['path'])}")
+    console.print(f"fingerprint {one['fingerprint']}, labels {escape(', '.join(one['labels']))}")
+    table = Table("when", "change", "who", "why", title="changes")
+    for change in one["changes"]:
+        table.add_row(change["when"], change["change"], escape(change["who"]), escape(change["why"]))
+    _show_table(table)
+    for part, title in (("checks", "checks of the data"), ("gates", "gates of the model")):
+        if one[part]:
+            _show_verdicts(one[part]["verdicts"], title=title)
+
+
 def show_bytes(count: int) -> str:
     """Returns a size as people say it: `3.2 MB`."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -262,6 +304,23 @@ def show_predictions(rows: list[dict[str, Any]], *, labels: list[str]) -> None:
         console.print(table)
 
 
+def _show_verdicts(verdicts: Sequence[Mapping[str, Any]], *, title: str) -> None:
+    table = Table("", "measured", "limit", "", "", title=title)
+    _align_right(table, columns=2)
+    for one in verdicts:
+        numbers = [_number(one[key]) for key in ("measured", "limit")]
+        table.add_row(escape(one["name"]), *numbers, _MARKS[one["verdict"]], escape(one["words"]))
+    _show_table(table)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
+
+
 def _console() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
@@ -271,8 +330,9 @@ def _one_line(text: str) -> str:
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
-def _align_right(table: Table) -> None:
-    for column in table.columns[1:]:
+def _align_right(table: Table, columns: int | None = None) -> None:
+    """Aligns the columns after the first to the right: so many of them, or all."""
+    for column in table.columns[1:][:columns]:
         column.justify = "right"
 
 

@@ -361,7 +361,7 @@ def test_the_verb(hub_bag: Path, hub_bert: Path, capsys: pytest.CaptureFixture[s
     assert main(["encoder", str(hub_bag)]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["format"] == "TF Hub, wrapped: run as the module it is"
-    assert lines["layers"] == "not told by the module"
+    assert lines["layers"] == "not recorded"
     assert lines["width"] == "12"
     assert lines["vocabulary"] == f"{len(TINY_VOCABULARY)} wordpieces, uncased"
     assert main(["encoder", str(hub_bag / "assets")]) == 2

@@ -93,7 +93,7 @@ def _serve(log: str) -> None:
     import pipelines.preprocessing.preprocess
     import pipelines.retraining.evaluation
     import pipelines.retraining.retrain
-    import pipelines.terminal_models
+    import pipelines.terminal
 
     print("ready", flush=True)
     for line in sys.stdin:

@@ -1,0 +1,348 @@
+"""What each verb of the command line runs, and what it prints of the result."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model.errors import UserError
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from model.bundles.registry import Registry
+    from model.config import Settings
+    from pipelines.corpora.options import ReadOptions
+    from pipelines.scoring.score import ScoreSettings
+
+
+def run_inspect(options: argparse.Namespace) -> int:
+    """Prints what corpora hold; returns 1 where a source can't be read at all."""
+    settings = _settings(options)
+    from pipelines.inspection import inspect_corpora
+    from pipelines.terminal import show_inspection
+
+    inspection = inspect_corpora(options.input, settings=settings, options=read_options(options), limit=options.limit)
+    if options.json:
+        _print_json(inspection.to_json())
+    else:
+        show_inspection(inspection)
+    unreadable = inspection.unreadable
+    if unreadable:
+        of_all = f"{len(unreadable)} of {len(inspection.sources)} sources cannot be read; the first"
+        print(f"sepline: {of_all}: {unreadable[0].source}: {unreadable[0].message}", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+def run_preprocess(options: argparse.Namespace) -> int:
+    """Makes training records and prints their counts; returns 1 where a source can't be read at all."""
+    settings = _settings(options)
+    from pipelines.preprocessing.preprocess import preprocess
+    from pipelines.terminal import show_training_data
+
+    stats = preprocess(
+        options.input or [],
+        options.output,
+        given_splits={split: getattr(options, split) for split in ("train", "dev", "test")},
+        settings=settings,
+        options=read_options(options),
+        beam_options=_beam_options(options),
+        overwrite=options.overwrite,
+    )
+    if options.json:
+        _print_json(stats)
+    else:
+        show_training_data(stats, options.output)
+    return _unreadable_sources(stats["counts"], f"{options.output}/rejects")
+
+
+def run_encoder(options: argparse.Namespace) -> None:
+    """Prints what an encoder is."""
+    from model.config import EncoderSettings
+    from model.encoders.encoder import describe_encoder
+    from pipelines.terminal import show_encoder
+
+    description = describe_encoder(EncoderSettings(handle=options.handle))
+    if options.json:
+        _print_json(description.to_json())
+    else:
+        show_encoder(description)
+
+
+def run_train(options: argparse.Namespace) -> None:
+    """Trains a model and prints where its bundle is."""
+    settings = _settings(options)
+    _check_local("--output", options.output)
+    data = _records(options, options.data)
+    from model.training.train import train_and_evaluate
+    from pipelines.terminal import show_bundle
+
+    with redirect_stdout(sys.stderr if options.json else sys.stdout):
+        bundle = train_and_evaluate(settings, data, options.output, shares=options.shares, overwrite=options.overwrite)
+    if options.json:
+        _print_json({"bundle": str(bundle.path), **bundle.description})
+    else:
+        show_bundle(bundle)
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    """Prints a bundle's figures on a split, beside those of the baselines."""
+    _check_local("--model", options.model)
+    (data,) = _records(options, [options.data])
+    from model.evaluation.evaluate import evaluate_bundle
+    from pipelines.terminal import show_evaluation
+
+    results = evaluate_bundle(options.model, data, options.split)
+    if options.json:
+        _print_json({name: metrics.to_json() for name, metrics in results.items()})
+    else:
+        show_evaluation(results, split=options.split)
+
+
+def run_score(options: argparse.Namespace) -> int:
+    """Scores documents, or prints an estimate for `--dry-run`; returns 1 where a document or a whole source failed."""
+    _check_local("--model", options.model)
+    from pipelines.scoring.dry_run import estimate
+    from pipelines.scoring.score import score
+    from pipelines.terminal import show_estimate, show_scored
+
+    settings = score_settings(options)
+    reading = read_options(options)
+    if options.dry_run:
+        found = estimate(options.model, options.input, options.output, settings=settings, options=reading)
+        if options.json:
+            _print_json(found.to_json())
+        else:
+            show_estimate(found)
+        return 0
+    manifest = score(
+        options.model,
+        options.input,
+        options.output,
+        settings=settings,
+        options=reading,
+        beam_options=_beam_options(options),
+        workers=options.workers,
+        overwrite=options.overwrite,
+        resume=options.resume,
+    )
+    if options.json:
+        _print_json(manifest)
+    else:
+        show_scored(manifest, options.output)
+    rejects = f"{options.output}/_rejects"
+    failed = manifest["counts"]["rejects"].get("failed_window", 0)
+    if failed:
+        print(f"sepline: the model failed on {failed} documents; {rejects} says why", file=sys.stderr)
+    return _unreadable_sources(manifest["counts"], rejects) or int(failed > 0)
+
+
+def run_retrain(options: argparse.Namespace) -> int:
+    """Runs a scheduled retraining and prints its outcome; returns the exit code of the outcome."""
+    from pipelines.retraining.settings import load_retrain_settings
+
+    settings = load_retrain_settings(options.config, options.set)
+    _check_local("retrain.workspace", settings.retrain.workspace)
+    _check_local("retrain.registry", settings.retrain.registry)
+    from pipelines.retraining.retrain import retrain
+    from pipelines.terminal import show_decision, show_result
+
+    beam_options = _beam_options(options)
+    # An exception gives the lock back; the default handler would leave it behind.
+    default = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with redirect_stdout(sys.stderr):
+            result = retrain(settings, beam_options=beam_options, take_over_lock=options.take_over_lock)
+    finally:
+        signal.signal(signal.SIGTERM, default)
+    if options.json:
+        _print_json({"outcome": result.outcome, "reason": result.reason, "record": result.record})
+    else:
+        show_result(result.outcome, result.reason)
+        if options.explain:
+            show_decision(result.record)
+    return result.exit_code
+
+
+def run_models_list(options: argparse.Namespace) -> None:
+    """Prints the versions of a model."""
+    registry = _open_registry(options)
+    from pipelines.terminal import show_versions
+
+    versions = [describe_version(registry, version) for version in registry.versions()]
+    if options.json:
+        _print_json(versions)
+    else:
+        show_versions(versions)
+
+
+def run_models_show(options: argparse.Namespace) -> None:
+    """Prints what is known of one version, the champion by default."""
+    registry = _open_registry(options)
+    from pipelines.terminal import show_version
+
+    version = options.version if options.version is not None else registry.champion()
+    if version is None:
+        raise UserError(f"{registry.folder}: has no champion; name a version")
+    described = describe_version(registry, version)
+    if options.json:
+        _print_json(described)
+    else:
+        show_version(described)
+
+
+def run_models_promote(options: argparse.Namespace) -> None:
+    """Makes a version the champion."""
+    _open_registry(options).promote(options.version, why=options.why)
+    print(f"version {options.version} is the champion")
+
+
+def run_models_rollback(options: argparse.Namespace) -> None:
+    """Makes the previous champion the champion again."""
+    print(f"version {_open_registry(options).rollback(why=options.why)} is the champion again")
+
+
+def run_models_prune(options: argparse.Namespace) -> None:
+    """Removes old versions and prints which."""
+    versions = _open_registry(options).prune(keep=options.keep, why=options.why, dry_run=options.dry_run)
+    done = "would be removed" if options.dry_run else "removed"
+    print(f"{done}: {', '.join(f'version {version}' for version in versions) or 'nothing'}")
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    """Runs one of the two demos."""
+    _check_local("--output", options.output)
+    if options.retrain:
+        from pipelines.retrain_demo import run_retrain_demo
+
+        run_retrain_demo(options.output)
+    else:
+        from pipelines.demo import run_demo
+
+        run_demo(options.output, full=options.full)
+
+
+def _is_local(path: str) -> bool:
+    """Returns the same as `objects.is_local`, but loads Beam only for a path that may name another filesystem."""
+    if "://" not in path:
+        return True
+    from pipelines.storage.objects import is_local
+
+    return is_local(path)
+
+
+def _check_local(name: str, path: str) -> None:
+    if not _is_local(path):
+        raise UserError(f"{name} {path}: takes a local or shared folder; records and scored folders can lie elsewhere")
+
+
+def _records(options: argparse.Namespace, folders: Sequence[str]) -> Sequence[str]:
+    """Returns the `--data` folders, each fetched into a local one where it lies on another of Beam's filesystems."""
+    if all(map(_is_local, folders)):
+        if options.beam_flags or options.runner_config:
+            raise UserError(
+                f"{options.verb} runs no Beam job, and --data is local; leave out --runner-config and what follows --"
+            )
+        return folders
+    from pipelines.storage.local_copy import fetch_records
+
+    _beam_options(options)
+    return [fetch_records(folder) for folder in folders]
+
+
+def _unreadable_sources(counts: Mapping[str, Any], rejects: str) -> int:
+    """Reports sources that could not be read at all, and returns the exit code: 1 if there are any."""
+    count = counts["rejects"].get("unreadable_source", 0)
+    if count:
+        print(
+            f"sepline: {count} of the sources can't be read; {rejects} says why, the others are done", file=sys.stderr
+        )
+    return int(count > 0)
+
+
+def _open_registry(options: argparse.Namespace) -> Registry:
+    from model.bundles.registry import Registry
+
+    registry = Registry(options.model)
+    if not registry.versions():
+        raise UserError(
+            f"{options.model}: no versions of a model here; give REGISTRY/NAME as in the retraining settings"
+        )
+    return registry
+
+
+def describe_version(registry: Registry, version: int) -> dict[str, Any]:
+    """Returns what is known of a version, as JSON values."""
+    path = registry.version_path(version)
+    if not path.is_dir():
+        there = ", ".join(str(one) for one in registry.versions())
+        raise UserError(f"{registry.folder}: has no version {version}; there are: {there}")
+    bundle = json.loads((path / "bundle.json").read_text(encoding="utf-8"))
+    evaluation = _read(registry.record_path(version) / "evaluation.json")
+    changes = [asdict(change) for change in registry.changes() if change.version == version]
+    return {
+        "version": version,
+        "champion": version == registry.champion(),
+        "path": str(path),
+        "fingerprint": bundle["fingerprint"],
+        "labels": bundle["labels"],
+        "evaluation": evaluation,
+        "gates": _read(registry.record_path(version) / "decision.json"),
+        "checks": _read(registry.record_path(version) / "checks.json"),
+        "changes": changes,
+    }
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=1))
+
+
+def score_settings(options: argparse.Namespace) -> ScoreSettings:
+    """Returns what the parsed options of `sepline score` say of chunks, batches and rows."""
+    from pipelines.scoring.predictions import PartFormat
+    from pipelines.scoring.score import ScoreSettings
+
+    given = {key: getattr(options, key) for key in ("chunk_records", "batch_tokens", "limit", "sample")}
+    return ScoreSettings(
+        **{key: value for key, value in given.items() if value is not None},
+        unlabelled_only=options.unlabelled_only,
+        format=PartFormat(
+            options.layout, columns=tuple(options.columns) if options.columns else None, text=not options.no_text
+        ),
+    )
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    from model.config import load_settings
+
+    return load_settings(options.config, options.set)
+
+
+def read_options(options: argparse.Namespace) -> ReadOptions:
+    """Returns what the parsed options of a verb say of how its inputs are read."""
+    from pipelines.corpora.labels import LabelMap
+    from pipelines.corpora.options import ReadOptions
+
+    given = {
+        name: getattr(options, name)
+        for name in ("format", "id_column", "text_column", "sentences_column", "labels_column")
+        if getattr(options, name) is not None
+    }
+    return ReadOptions(**given, label_map=LabelMap.load(options.label_map) if options.label_map else None)
+
+
+def _beam_options(options: argparse.Namespace) -> PipelineOptions:
+    from pipelines.runners.options import beam_options
+
+    return beam_options(options.runner_config, options.beam_flags)
