@@ -219,14 +219,12 @@ def run_models_prune(options: argparse.Namespace) -> None:
 def run_demo(options: argparse.Namespace) -> None:
     """Runs one of the two demos."""
     _check_local("--output", options.output)
+    from pipelines import demo
+
     if options.retrain:
-        from pipelines.retrain_demo import run_retrain_demo
-
-        run_retrain_demo(options.output)
+        demo.run_retrain_demo(options.output)
     else:
-        from pipelines.demo import run_demo
-
-        run_demo(options.output, full=options.full)
+        demo.run_demo(options.output, full=options.full)
 
 
 def _is_local(path: str) -> bool:
