@@ -1,7 +1,7 @@
 """What an engine costs beside the local runner: the same scoring job, in turn on each, and whether the bytes agree.
 
     make build/flink/job-server.jar build/spark/job-server.jar
-    python benchmarks/engines.py --model BUNDLE --rounds 3 --prism prism --input FILE.csv ... --text-column abstract
+    python benchmarks/runners.py --model BUNDLE --rounds 3 --prism prism --input FILE.csv ... --text-column abstract
 
 Flink and Spark run inside their job servers, and all of them leave the work to the process of the command, so what is
 told is what the engine adds. Of several rounds, the median counts; the ratio is to the local runner in the same run.
