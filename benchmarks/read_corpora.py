@@ -1,4 +1,4 @@
-"""How fast corpora are read, and in how much memory.
+"""Measures how fast corpora are read, and in how much memory.
 
 python benchmarks/read_corpora.py [--id-column NAME] [--text-column NAME] [--split] PATH...
 """
@@ -19,7 +19,7 @@ from pipelines.corpora.sources import match_sources, read_source
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints a line for each file: records, what became of them, records a second, and peak memory so far in MiB."""
+    """Prints a line for each file: records, documents and rejects, records/s, and peak memory so far in MiB."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", metavar="PATH")
     parser.add_argument("--id-column", default="doc_id")

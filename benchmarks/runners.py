@@ -1,10 +1,10 @@
-"""What an engine costs beside the local runner: the same scoring job, in turn on each, and whether the bytes agree.
+"""Times the same scoring job on each runner in turn, and checks that they produce the same bytes.
 
     make build/flink/job-server.jar build/spark/job-server.jar
     python benchmarks/runners.py --model BUNDLE --rounds 3 --prism prism --input FILE.csv ... --text-column abstract
 
-Flink and Spark run inside their job servers, and all of them leave the work to the process of the command, so what is
-told is what the engine adds. Of several rounds, the median counts; the ratio is to the local runner in the same run.
+Flink and Spark run inside their job servers, and every runner leaves the work to the process of the command, so the
+difference is the runner's own cost. Prints the median of several rounds and its ratio to the local runner's.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ def main() -> None:
     parser.add_argument("--text-column", default="abstract", metavar="NAME")
     parser.add_argument("--id-column", default="record_id", metavar="NAME")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
-    parser.add_argument("--prism", metavar="PATH", help="Beam's local engine; left out where it is not given")
+    parser.add_argument("--prism", metavar="PATH", help="the binary of Prism; without it Prism is left out")
     options = parser.parse_args()
-    engines = {"local": ["--workers", "1"]}
+    runners = {"local": ["--workers", "1"]}
     if options.prism:
-        engines["prism"] = ["--", "--runner=PrismRunner", f"--prism_location={options.prism}"]
+        runners["prism"] = ["--", "--runner=PrismRunner", f"--prism_location={options.prism}"]
     for name in ("flink", "spark"):
         jar = f"--{name}_job_server_jar={BUILD / name / 'job-server.jar'}"
-        engines[name] = ["--runner-config", str(CONFIGS / f"{name}.yaml"), "--", jar]
+        runners[name] = ["--runner-config", str(CONFIGS / f"{name}.yaml"), "--", jar]
     job = ["score", "--model", options.model, "--input", *options.input]
     job += ["--text-column", options.text_column, "--id-column", options.id_column]
-    seconds: dict[str, list[float]] = {name: [] for name in engines}
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(options.rounds):
-            for name, flags in engines.items():
+            for name, flags in runners.items():
                 output = Path(scratch) / f"{name}-{number}"
                 seconds[name].append(timed([*job, "--output", str(output), *flags])[0])
         local = contents(Path(scratch) / "local-0")

@@ -1,14 +1,14 @@
-"""What scoring costs beside the model: overhead, memory, resuming, and the size of its output.
+"""Measures what scoring costs apart from the model: overhead, memory, resuming, and the effect of threads.
 
     python benchmarks/scoring.py overhead --model BUNDLE --input FILE.csv --text-column abstract
     python benchmarks/scoring.py memory --model TINY_BUNDLE --input FILE.csv ... --records 2000 --records 20000
     python benchmarks/scoring.py resume --model TINY_BUNDLE --input FILE.csv ... --records 10000 --parts 1000
     python benchmarks/scoring.py threads --model BUNDLE --input FILE.csv ...
 
-`overhead` scores in this process and takes the time of the model's forward pass out of the wall time of the job, in one
-run; loading is told apart. `memory` repeats the inputs up to each number of records and scores each in a process of
-its own. `resume` times a whole process that finds everything done, and one that finds all but the last part done.
-`threads` compares the bytes of the probabilities at several numbers of threads, each in a process of its own.
+`overhead` scores in this process and subtracts the model's forward pass from the wall time of the job; loading is
+reported separately. `memory` repeats the inputs up to each number of records and scores each in a process of its own.
+`resume` times a process that finds everything done, and one that finds all but the last part done. `threads` compares
+the bytes of the probabilities at several numbers of threads, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from verbs import timed
 
 
 def documents(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
-    """Yields ids and texts of the inputs, again and again, with ids that stay apart."""
+    """Yields ids and texts of the inputs, repeated without end under new ids."""
     turn = 0
     while True:
         for path in options.input:

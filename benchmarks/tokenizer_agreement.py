@@ -1,10 +1,10 @@
-"""Where model.tokenization.Tokenizer and Hugging Face's `tokenizers` give different ids, how often, and why.
+"""Finds where model.text.tokenization.Tokenizer and Hugging Face's `tokenizers` give different ids, how often, and why.
 
     python benchmarks/tokenizer_agreement.py [--every-character] [--id-column NAME] [--text-column NAME] PATH...
 
 The odd texts below are always compared; with paths, also every sentence of those corpora; with --every-character, also
-every Unicode character between two letters. A difference is explained only if the tokenizers agree once its cause is
-taken out of the word; the others are printed as unexplained.
+every Unicode character between two letters. A difference counts as explained only if the tokenizers agree after its
+cause is removed from the word; the others are printed as unexplained.
 """
 
 from __future__ import annotations

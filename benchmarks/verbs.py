@@ -3,8 +3,8 @@
     python benchmarks/verbs.py preprocess --input FILE.xml.gz
     python benchmarks/verbs.py score --input FILE.xml.gz --model BUNDLE --limit 2000 --limit 10000
 
-Each --limit is one run. Scoring's peer is a bare loop over the same windows, in the same run of this script: what it
-takes longer than that loop is Beam, parsing, sentence splitting, tokenization and writing.
+Each --limit is one run. Scoring is compared with a bare loop over the same windows, in the same run of this script: the
+difference is Beam, parsing, sentence splitting, tokenization and writing.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def score(inputs: list[str], model: str, limit: int | None, scratch: Path) -> No
 
 
 def bare_seconds(scored: Path, model: str) -> float:
-    """Returns how long the predictor alone takes for the sentences of a scored folder, as windows a part."""
+    """Returns the seconds that the predictor alone takes for the windows of a scored folder, part by part."""
     import numpy as np
     import pyarrow.parquet as pq
 

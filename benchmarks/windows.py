@@ -1,10 +1,10 @@
-"""How many documents a second model/text/windowing.py plans and encodes, on one core.
+"""Measures how many documents per second model/text/windowing.py plans and encodes, on one core.
 
     python benchmarks/windows.py [--max-tokens N] [--context N] [--id-column NAME] [--text-column NAME] [PATH...]
 
-Lengths are those of the corpora's sentences, or without paths synthetic: about 12 sentences of about 34 wordpieces a
-document. The peer is a loop over the same documents that only adds up their lengths; ratios to it, from the same run,
-can be compared between machines. Each figure is the best of several rounds, taken in turns.
+Lengths are those of the corpora's sentences; without paths they are synthetic, about 12 sentences of about 34
+wordpieces per document. The reference is a loop over the same documents that only adds up their lengths: ratios to it,
+from the same run, can be compared between machines. Each figure is the best of several rounds, taken in turn.
 """
 
 from __future__ import annotations
@@ -113,12 +113,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             "encode_windows": encode,
         }
     )
-    peer = best["adding up"] / len(lengths)
+    reference = best["adding up"] / len(lengths)
     for name, seconds in best.items():
         documents = len(over) if "alone" in name else len(lengths)
         if documents:
-            rate, ratio = documents / seconds, seconds / documents / peer
-            print(f"{name}: {rate:,.0f} documents/s, {ratio:,.1f} times the peer's time for a document")
+            rate, ratio = documents / seconds, seconds / documents / reference
+            print(f"{name}: {rate:,.0f} documents/s, {ratio:,.1f} times the reference's time per document")
 
 
 if __name__ == "__main__":

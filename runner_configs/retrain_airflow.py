@@ -1,7 +1,7 @@
-"""Airflow: one task a night. Put this file into the DAGs folder and set the two paths.
+"""Airflow: one task per night. Put this file into the DAGs folder and set the two paths.
 
-Nothing new and a held lock skip the task, a kept champion ends it well, invalid data and errors fail it. Only errors
-are tried again: the repeated call goes on where the failed one was.
+The task is skipped if nothing is new or the lock is held; it succeeds if the champion is kept; it fails on invalid data
+and on errors. Only errors are retried: the repeated call continues where the failed one stopped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PUBLISHED, KEPT, NOTHING_NEW, INVALID_DATA, LOCKED, BAD_SETTINGS = 0, 10, 11, 12
     default_args={"retries": 2, "retry_delay": timedelta(minutes=10)},
 )
 def sepline_retrain() -> None:
-    """Retrains and publishes where the new model passes its gates."""
+    """Retrains, and publishes the new model if it passes its gates."""
 
     @task
     def retrain() -> str:

@@ -1,10 +1,9 @@
-# The image of a Beam worker, which also launches the Flex Template. Build it at the project's root:
+# The image of a Beam worker, which also launches the Flex Template. Build it from the project's root:
 #
 #   docker build -f runner_configs/worker.Dockerfile -t IMAGE:cpu .
 #   docker build -f runner_configs/worker.Dockerfile -t IMAGE:gpu --build-arg VARIANT=gpu .
 #
-# Versions are those of constraints.txt; a test compares the ones that are written here. CUDA's libraries are the ones
-# that this TensorFlow asks for.
+# Versions are those of constraints.txt; a test compares the ones given here. TensorFlow chooses CUDA's libraries.
 ARG PYTHON_VERSION=3.11
 ARG BEAM_VERSION=2.77.0
 ARG LAUNCHER_VERSION=20230622_RC00
