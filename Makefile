@@ -1,12 +1,16 @@
 # One virtual environment, .venv, made once and reused; everything the demo makes lies under build/.
 
-PYTHON ?= python3.11
+# The newest Python that sepline runs on; `make PYTHON=...` names another.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	$$python -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2> /dev/null \
+	&& echo $$python && break; done)
 BIN := .venv/bin
 
 .PHONY: demo demo-full retrain-demo test test-engines lint format clean
 .DEFAULT_GOAL := test
 
 .venv/installed: setup.py constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11, 3.12 or 3.13 with venv is here; install one" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@

@@ -19,6 +19,7 @@ everything = [requirement for requirements in extras.values() for requirement in
 development = [
     "duckdb>=1.4",
     "hypothesis>=6.150",
+    "jax>=0.7,<1",  # the classifier runs under another Keras backend, too
     "mypy>=1.18",
     "pytest>=9",
     "ruff>=0.14",
@@ -32,7 +33,12 @@ setup(
     long_description=(root / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11,<3.12",
+    python_requires=">=3.11,<3.14",
+    classifiers=[
+        "Operating System :: POSIX",
+        *(f"Programming Language :: Python :: {python}" for python in ("3.11", "3.12", "3.13")),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
     packages=find_packages(include=["model", "model.*", "pipelines", "pipelines.*"]),
     package_data={"pipelines.corpora": ["*.yaml"]},
     install_requires=[

@@ -3,7 +3,9 @@
 #   docker build -f runner_configs/worker.Dockerfile -t IMAGE:cpu .
 #   docker build -f runner_configs/worker.Dockerfile -t IMAGE:gpu --build-arg VARIANT=gpu .
 #
-# Versions are those of constraints.txt; a test compares the ones given here. TensorFlow chooses CUDA's libraries.
+# Versions are those of constraints.txt; a test compares the ones given here. PYTHON_VERSION is 3.11, 3.12 or 3.13: workers
+# need the Python that starts the job. The launcher's image is for 3.11; only its program is copied, which runs this
+# image's Python. TensorFlow chooses CUDA's libraries.
 ARG PYTHON_VERSION=3.11
 ARG BEAM_VERSION=2.77.0
 ARG LAUNCHER_VERSION=20230622_RC00

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from conftest import PROJECT
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from support.constraints import PYTHONS, pinned_versions
 
 
 def test_the_import_names_belong_to_sepline() -> None:
@@ -17,13 +20,34 @@ def test_the_import_names_belong_to_sepline() -> None:
 
 
 def test_every_pinned_version_is_within_its_range() -> None:
-    lines = (PROJECT / "constraints.txt").read_text(encoding="utf-8").split()
-    pinned = dict(line.lower().replace("_", "-").split("==") for line in lines)
     required = [Requirement(text) for text in importlib.metadata.requires("sepline") or []]
-    assert len(required) > 15
-    for requirement in required:
-        if requirement.name != "pip":  # comes with the virtual environment
-            assert requirement.specifier.contains(pinned[requirement.name]), requirement
+    extras = importlib.metadata.metadata("sepline").get_all("Provides-Extra")
+    assert set(extras or []) == {"all", "dev", "hub", "rouge", "s3"}
+    for python in PYTHONS:
+        pinned = pinned_versions(python)
+        for requirement in required:
+            if requirement.name != "pip":  # comes with the virtual environment
+                name = canonicalize_name(requirement.name)
+                assert requirement.specifier.contains(pinned[name]), (python, requirement)
+
+
+def test_the_pythons_are_the_same_everywhere() -> None:
+    metadata = importlib.metadata.metadata("sepline")
+    allowed = SpecifierSet(metadata["Requires-Python"])
+    assert tuple(f"3.{minor}" for minor in range(9, 20) if f"3.{minor}.1" in allowed) == PYTHONS
+    label = "Programming Language :: Python :: "
+    named = [line.removeprefix(label) for line in metadata.get_all("Classifier") or [] if line.startswith(label)]
+    assert tuple(named) == PYTHONS
+
+
+def test_what_only_some_uses_need_is_an_extra() -> None:
+    always = {
+        canonicalize_name(requirement.name)
+        for requirement in map(Requirement, importlib.metadata.requires("sepline") or [])
+        if requirement.marker is None
+    }
+    assert {"apache-beam", "tensorflow", "pyarrow"} <= always
+    assert not {"boto3", "rouge-score", "tensorflow-hub", "pytest"} & always
 
 
 def test_the_wheel_holds_the_packages_and_their_data(tmp_path: Path) -> None:
@@ -39,3 +63,39 @@ def test_the_wheel_holds_the_packages_and_their_data(tmp_path: Path) -> None:
         names = set(archive.namelist())
     assert {"model/schema.py", "pipelines/corpora/medline_labels.yaml", "pipelines/cli.py"} <= names
     assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"model", "pipelines"}
+    modules = {
+        str(file.relative_to(PROJECT)) for top in ("model", "pipelines") for file in (PROJECT / top).rglob("*.py")
+    }
+    assert {name for name in names if name.endswith(".py")} == modules
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Has `make` make the virtual environment in a folder that also holds the only programs that there are."""
+    command = [str(shutil.which("make")), "--file", str(PROJECT / "Makefile"), ".venv/installed", *arguments]
+    for name in ("setup.py", "constraints.txt"):
+        (folder / name).touch()
+    environment = {"PATH": str(folder)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def program(path: Path, *, code: int) -> None:
+    path.write_text(f"#!/bin/sh\nexit {code}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+def test_make_takes_the_newest_python_that_will_do(tmp_path: Path) -> None:
+    (tmp_path / "python3").symlink_to(sys.executable)
+    assert "\npython3 -m venv .venv\n" in make(tmp_path, "--dry-run").stdout
+    program(tmp_path / "python3.11", code=0)
+    program(tmp_path / "python3.12", code=0)
+    program(tmp_path / "python3.13", code=1)  # without venv
+    assert "\npython3.12 -m venv .venv\n" in make(tmp_path, "--dry-run").stdout
+    assert "\npython9 -m venv .venv\n" in make(tmp_path, "--dry-run", "PYTHON=python9").stdout
+
+
+def test_make_says_which_pythons_will_do(tmp_path: Path) -> None:
+    program(tmp_path / "python3", code=1)
+    made = make(tmp_path)
+    assert made.returncode == 2
+    said = made.stderr.splitlines()[0]
+    assert said == f"make: no Python {', '.join(PYTHONS[:-1])} or {PYTHONS[-1]} with venv is here; install one"

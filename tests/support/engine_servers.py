@@ -18,12 +18,9 @@ from pathlib import Path
 
 import pytest
 from conftest import PROJECT
+from support.constraints import pinned_versions
 
-BEAM = next(
-    line.partition("==")[2]
-    for line in (PROJECT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    if line.startswith("apache-beam==")
-)
+BEAM = pinned_versions()["apache-beam"]
 _CACHE = Path(os.environ.get("SEPLINE_CACHE") or Path.home() / ".cache" / "sepline")
 
 
