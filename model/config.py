@@ -1,7 +1,7 @@
 """Typed settings of every step, loaded from YAML and checked before anything runs.
 
-One settings file serves all verbs; each verb reads the sections that concern it. An unknown key, a value of the wrong
-type or out of range is a `UserError` that names the key, the value and what is allowed.
+One settings file serves all verbs; each verb reads the sections it needs. An unknown key, or a value of the wrong type
+or out of range, is a `UserError` that names the key, the value and what is allowed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from model.errors import UserError
 
 
 class Section(BaseModel):
-    """A mapping of settings: unknown keys are refused, values are checked, nothing changes afterwards."""
+    """A section of the settings: refuses unknown keys, checks values, and can't be changed afterwards."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -29,14 +29,14 @@ class EncoderSettings(Section):
         handle: `minilm-l6` (downloaded once into the user's cache), a folder with a Hugging Face BERT checkpoint
             (`config.json`, `model.safetensors`, `vocab.txt`), or a TF Hub text encoder: its address, or the folder of
             its SavedModel.
-        wrapped: True to run a TF Hub encoder as the module it is, even where its weights are BERT's and could be read
-            into sepline's own encoder. The settings below need the latter.
-        layers: how many of its layers to keep, counted from the input; all of them when absent.
-        frozen_layers: how many layers, counted from the input, stay as they are in training, and the embeddings with
-            them; 0 keeps the embeddings alone, and everything is trained when absent.
-        mix_layers: True to classify a learned mixture of the states of all layers, embeddings included, rather than the
-            last layer's.
-        attention_dropout: dropout on the attention weights; the checkpoint's own rate when absent.
+        wrapped: True to run a TF Hub encoder unchanged, even if it is a BERT whose weights could be read into sepline's
+            own encoder. The settings below need sepline's own encoder.
+        layers: how many of its layers to keep, counted from the input; default: all of them.
+        frozen_layers: how many layers, counted from the input, are not trained, and neither are the embeddings; 0
+            freezes only the embeddings. By default everything is trained.
+        mix_layers: True to classify a learned mixture of the states of all layers, embeddings included, instead of the
+            last layer's states.
+        attention_dropout: dropout on the attention weights; default: the checkpoint's own rate.
     """
 
     handle: str = "minilm-l6"
@@ -51,9 +51,9 @@ class WindowSettings(Section):
     """How documents are cut into windows.
 
     Attributes:
-        max_tokens: wordpieces a window may hold, `[CLS]` and `[SEP]`s included; at most the encoder's positions.
-        context: neighbouring sentences shown on either side of a window's own, where a document needs several. It takes
-            room from the budget: many long sentences of context leave little for the window's own.
+        max_tokens: the most wordpieces in a window, `[CLS]` and `[SEP]`s included; at most the encoder's positions.
+        context: neighbouring sentences shown on either side of a window's own sentences, if a document has several
+            windows. They are part of the budget: many long sentences of context leave little room for its own.
         segment_ids: `zeros`, as in the paper's code, or `alternating` by sentence.
     """
 
@@ -66,18 +66,17 @@ class DataSettings(Section):
     """How labelled documents become training records.
 
     Attributes:
-        splits: the share of the documents that each split gets, by a hash of the document id; the shares sum to 1.
-        target: what a model learns of each sentence: `labels`, or `scores` (regression).
-        labels: the labels in the order that the model will know them; from the train split, the most frequent first,
-            when absent.
-        revisions: `latest` to take a record's latest version where its id appears again, in a file later by name or
-            later in the same file, and to honour the deletions that MEDLINE's update files list; `keep` to take all.
+        splits: the share of the documents in each split, decided by a hash of the document id; the shares sum to 1.
+        target: what a model learns for each sentence: `labels`, or `scores` (regression).
+        labels: the labels in the model's order; default: those of the train split, the most frequent first.
+        revisions: `latest` to use only the last record with the same id, by file name and then by position in the file,
+            and to apply the deletions listed in MEDLINE's update files; `keep` to use all records.
         features: how many additional numbers come with each sentence; a document with another count is rejected.
         mask_outliers: True to read sentences of at most 10 or at least 600 characters as one placeholder word, and to
             give them the score 0, as the paper's code does for summarization.
-        sample: the share of the documents to keep, by a hash of the document id, for a first look.
+        sample: the share of the documents to use, decided by a hash of the document id, for a first look.
         part_records: how many input records go into one part; it bounds the memory of a worker.
-        buckets: how many length buckets the quantiles of the train documents' lengths make.
+        buckets: how many length buckets to make from the quantiles of the train documents' lengths.
     """
 
     splits: dict[Literal["train", "dev", "test"], float] = {"train": 0.8, "dev": 0.1, "test": 0.1}
@@ -99,13 +98,13 @@ class DataSettings(Section):
 
 
 class SentenceAttentionSettings(Section):
-    """The self-attention stack over the sentences of a document, for the `cls` head; the paper's sizes.
+    """The self-attention stack over a document's sentences, for the `cls` head; defaults are the paper's sizes.
 
     Attributes:
-        layers: how many.
-        width: of the sentence states that come out.
+        layers: number of layers.
+        width: of the resulting sentence states.
         feedforward_width: of the layer inside each feed-forward part.
-        heads: attention heads; they divide the width.
+        heads: number of attention heads; must divide the width.
         dropout: on the output of each part.
     """
 
@@ -126,8 +125,8 @@ class ModelSettings(Section):
     """The classifier on top of the encoder.
 
     Attributes:
-        head: what stands for a sentence: `sep`, the state of its `[SEP]` with all sentences read together (the paper's
-            model), or `cls`, the `[CLS]` state of the sentence read alone and then a self-attention stack over the
+        head: what represents a sentence: `sep`, the state of its `[SEP]` with all sentences read together (the paper's
+            model), or `cls`, the `[CLS]` state of the sentence read alone, followed by a self-attention stack over the
             document's sentences (the paper's baseline).
         crf: True for a linear-chain conditional random field over the labels of neighbouring sentences.
         dropout: dropout on the sentences' states before the last layer.
@@ -145,22 +144,22 @@ class TrainingSettings(Section):
 
     Attributes:
         epochs: passes over the train split.
-        patience: stop after so many epochs without a better one on dev; never when absent.
-        batch_tokens: padded wordpieces a batch may hold, over all devices; it is what bounds the memory of a step.
-        accumulate: batches that make one step, as if they were one.
-        learning_rate: the top of the slanted triangle.
-        warmup: the share of all steps in which the rate climbs.
-        weight_decay: AdamW's; biases and normalizations are spared.
+        patience: stop after this many epochs without improvement on dev; default: never.
+        batch_tokens: the most padded wordpieces in a batch, over all devices; it bounds the memory of a step.
+        accumulate: number of batches in one step, which has the effect of one large batch.
+        learning_rate: the peak of the slanted triangle.
+        warmup: the share of all steps in which the rate rises.
+        weight_decay: AdamW's; not applied to biases and normalizations.
         clip_norm: the global norm to which gradients are clipped.
-        class_weights: how much each label counts in the loss: a weight by label (1 where a label is not named), or
-            `balanced` for weights inverse to the labels' frequencies; all alike when absent.
+        class_weights: how much each label counts in the loss: a weight by label (1 for labels that are not named), or
+            `balanced` for weights inverse to the labels' frequencies; default: all the same.
         precision: `float32`, `bfloat16` (computation only; weights stay float32), or `auto`: bfloat16 on GPUs that
             have it.
         xla: True to compile steps with XLA, for a single device; batches are then padded to few shapes.
-        warm_start: a bundle (or registry folder) whose weights to begin with. Its encoder must have the same shape; of
-            its last layer, the labels that both know are taken over.
+        warm_start: a bundle (or registry folder) with whose weights to begin. Its encoder must have the same shape; the
+            weights of labels that both models have are taken over.
         seed: of weights, shuffling and dropout.
-        checkpoint_seconds: how often a running training saves itself; a killed one goes on from the last save.
+        checkpoint_seconds: how often to save a checkpoint; a killed training resumes from the last one.
     """
 
     epochs: int = Field(default=3, ge=1)
@@ -203,16 +202,16 @@ def load_settings(path: str | None = None, overrides: Sequence[str] = ()) -> Set
     """Returns the settings of a YAML file, with `SECTION.KEY=VALUE` overrides applied on top.
 
     Raises:
-        UserError: the file is missing or no YAML mapping, or a key or value is not allowed.
+        UserError: the file is missing or not a YAML mapping, or a key or value is not allowed.
     """
     return load_settings_as(Settings, path, overrides)
 
 
 def load_settings_as(kind: type[S], path: str | None, overrides: Sequence[str]) -> S:
-    """Returns settings with more sections than every verb has, as `load_settings` does.
+    """Returns settings like `load_settings`, as a subclass of `Settings` that has more sections.
 
     Raises:
-        UserError: the file is missing or no YAML mapping, or a key or value is not allowed.
+        UserError: the file is missing or not a YAML mapping, or a key or value is not allowed.
     """
     tree: dict[str, Any] = _read_yaml(path) if path else {}
     for override in overrides:
@@ -232,7 +231,7 @@ def load_settings_as(kind: type[S], path: str | None, overrides: Sequence[str]) 
 
 
 def settings_from_dict(tree: Mapping[str, Any], *, origin: str) -> Settings:
-    """Returns checked settings; `origin` names where they come from in the error.
+    """Returns checked settings; `origin` says in error messages where they come from.
 
     Raises:
         UserError: a key or value is not allowed.
@@ -273,4 +272,4 @@ def _read_yaml(path: str) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise UserError(f"{path}: holds a {type(tree).__name__}; give a mapping with sections such as `training:`")
-    return {section: {} if keys is None else keys for section, keys in tree.items()}  # a section may stand empty
+    return {section: {} if keys is None else keys for section, keys in tree.items()}  # a section may be empty

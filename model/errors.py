@@ -1,25 +1,25 @@
-"""The exceptions that the command line turns into one line; any other is a traceback."""
+"""The exceptions that the command line reports in one line; any other exception shows its traceback."""
 
 
 class UserError(Exception):
     """A wrong path, setting or file that the user named.
 
-    The message says what is wrong, where, and what to do about it, in one line. The command line prints it without a
+    The message says in one line what is wrong, where, and what to do about it. The command line prints it without a
     traceback and exits with code 2.
     """
 
 
 class JobFailure(Exception):
-    """A job that cannot go on, through no fault of its settings: a full disk, a worker that died.
+    """A job that cannot continue, although its settings are right: a full disk, a worker that died.
 
-    The message says what happened and where in one line; what is done is whole, and the same command goes on from it.
-    The command line prints it without a traceback and exits with code 1.
+    The message says in one line what happened and where. What is finished is kept; repeat the command to go on.
+    The command line prints the message without a traceback and exits with code 1.
     """
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user stopped a job; the message says how far it came and how to go on. The exit code is 130."""
+    """The user stopped a job; the message says how far it got and how to continue. The exit code is 130."""
 
 
 class DataError(UserError):
-    """Data that were read and can't be used, where paths and settings are right."""
+    """The data can't be used, although paths and settings are right."""

@@ -1,4 +1,4 @@
-"""Output folders: each belongs to one job with one set of inputs and settings, and says so in a mark file."""
+"""Output folders: each belongs to one job with fixed inputs and settings, which a mark file in the folder records."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from model.errors import UserError
 
 
 def claim_folder(folder: Path, mark_file: str, mark: Mapping[str, Any], *, overwrite: bool = False) -> None:
-    """Makes the folder this job's, or finds that it already is.
+    """Claims a folder for a job, or checks that it belongs to the job already.
 
     Args:
-        folder: made where it is missing.
+        folder: created if it doesn't exist.
         mark_file: the name of the file in it that identifies the job.
         mark: JSON values that identify the job: settings, fingerprints of inputs.
         overwrite: True to empty a folder that an earlier job of this kind has marked.
 
     Raises:
-        UserError: the folder holds a job with another mark, or anything that is not this kind of job's.
+        UserError: the folder belongs to a job with another mark, or holds files that are not of this kind of job.
     """
     file = folder / mark_file
     if folder.exists() and not folder.is_dir():
@@ -43,7 +43,7 @@ def claim_folder(folder: Path, mark_file: str, mark: Mapping[str, Any], *, overw
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON under a temporary name and renames it, so that readers see all of it or none."""
+    """Writes a JSON file under a temporary name and renames it, so that readers see all of it or nothing."""
     fresh = _unfinished(path)
     fresh.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     fresh.replace(path)
@@ -54,7 +54,7 @@ def _unfinished(path: Path) -> Path:
 
 
 def _empty(folder: Path, mark_file: str) -> None:
-    """Removes what is in a folder but its mark, so that a job killed meanwhile still finds whose folder it is."""
+    """Removes everything in a folder except its mark, which tells whose folder it is if the job is killed meanwhile."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -63,9 +63,9 @@ def _empty(folder: Path, mark_file: str) -> None:
 
 
 def difference(there: Any, here: Any, key: str = "") -> str:
-    """Returns the first difference between two marks of JSON values, in words."""
+    """Returns a phrase that names the first difference between two marks of JSON values."""
     if isinstance(there, dict) and isinstance(here, Mapping):
         for name in sorted(there.keys() | here.keys()):
             if json.dumps(there.get(name), sort_keys=True) != json.dumps(here.get(name), sort_keys=True):
                 return difference(there.get(name), here.get(name), f"{key}.{name}" if key else name)
-    return f"{key} {json.dumps(there)[:80]} where it is now {json.dumps(here)[:80]}"
+    return f"{key} {json.dumps(there)[:80]}, which is now {json.dumps(here)[:80]}"

@@ -1,4 +1,4 @@
-"""Progress for people: a bar where there is a terminal, a line now and then where there is none."""
+"""Progress on standard error: a bar on a terminal, otherwise a line every half minute."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 class ProgressReporter:
-    """Shows how far a step is, and how long it will still take, on standard error.
+    """Shows on standard error how far a step is and how much time is left.
 
     Args:
-        title: what is done.
+        title: the name of the step.
         total: how many units there are; None while that is not known.
         unit: what is counted.
-        done: how many of them an earlier run has done.
+        done: how many units an earlier run has done.
 
     Example:
         with ProgressReporter("epoch 1 of 3", total=120, unit="batches") as progress:
@@ -57,7 +57,7 @@ class ProgressReporter:
             self._bar.stop()
 
     def update(self, *, done: int, total: int | None = None, note: str = "") -> None:
-        """Says that `done` units are behind us, and what is known of the total by now; `note` is shown beside it."""
+        """Reports that `done` units are done; `total` replaces the known total, `note` is shown next to the count."""
         self._total = total if total is not None else self._total
         now = time.monotonic()
         remaining = self._remaining(done, now - self._started)
@@ -76,7 +76,7 @@ class ProgressReporter:
 
 
 def show_seconds(seconds: float) -> str:
-    """Returns a duration as people say it, with two figures at most: `45 s`, `12 min`, `3.5 h`."""
+    """Returns a duration with at most two digits: `45 s`, `12 min`, `3.5 h`."""
     for unit, size, most in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 72)):
         if seconds < most * size:
             return f"{seconds / size:.{0 if unit == 's' or seconds >= 10 * size else 1}f} {unit}"

@@ -1,4 +1,4 @@
-"""The records that travel through sepline, from a corpus file to a prediction.
+"""The records that are passed between the steps, from a corpus file to a prediction.
 
 Standard library and numpy only: parsers, Beam workers and the trainer all import this.
 """
@@ -15,11 +15,11 @@ MAX_EXCERPT_BYTES = 1024
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A stretch of running text that sentence splitting must not cross.
+    """A piece of running text; no sentence extends across its borders.
 
     Attributes:
         text: the text, without its heading.
-        label: the rhetorical role that the authors gave the section; None where unknown.
+        label: the rhetorical role that the authors gave the section; None if unknown.
         heading: the heading as it was printed, for messages and label maps; None for plain text.
     """
 
@@ -30,22 +30,22 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One abstract, labelled or not, with its sentences given or still to be split.
+    """One abstract, labelled or not, with sentences or with text that is still to be split into sentences.
 
-    Exactly one of `sentences` and `sections` is filled when a parser makes it; splitting turns the sections into
-    sentences (and their labels). Everything given per sentence has one entry a sentence.
+    A parser fills exactly one of `sentences` and `sections`; splitting turns sections into sentences (and their
+    labels). Everything that is given per sentence has as many entries as there are sentences.
 
     Attributes:
-        doc_id: the identifier that the corpus gives it; unique within a corpus.
+        doc_id: its identifier in the corpus.
         source: the file it was read from.
         record_index: its position among all records of that file, from 0, rejects included.
         sentences: its sentences in order.
         sections: text to be split into sentences.
-        labels: a label a sentence.
-        confidences: how sure the annotators were of each label, 0 to 1; weights of the loss.
-        scores: a target score a sentence, for regression.
-        features: additional numbers a sentence, each sentence with as many.
-        highlights: sentences that sum the document up, to judge chosen sentences by.
+        labels: one label per sentence.
+        confidences: how sure the annotators were of each label, 0 to 1; they weight the loss.
+        scores: one target score per sentence, for regression.
+        features: additional numbers for each sentence, the same count for all sentences.
+        highlights: sentences that summarize the document; ROUGE compares chosen sentences with them.
     """
 
     doc_id: str
@@ -61,7 +61,7 @@ class Document:
 
 
 class Reason(StrEnum):
-    """Why a record was rejected; the values are written to the rejects' files and counted in the manifest."""
+    """Why a record was rejected; the values are written to the files of rejects and counted in the manifest."""
 
     NO_ID = "no_id"
     NO_TEXT = "no_text"
@@ -87,11 +87,11 @@ class Reject:
 
     Attributes:
         source: the file it was read from.
-        record_index: its position among the records of that file, from 0. A source that breaks off has one reject at
-            the position where the next record would have been.
-        doc_id: its identifier, where one could be read.
+        record_index: its position among the records of that file, from 0. A truncated source has one reject at the
+            position where the next record would have been.
+        doc_id: its identifier, if one could be read.
         reason: a fixed code to group by.
-        message: what is wrong, in words, with the place in the file where that helps.
+        message: what is wrong and, where that helps, the place in the file.
         excerpt: the beginning of the offending record, at most 1 KiB of UTF-8.
     """
 
@@ -133,14 +133,14 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class EncodedWindow:
-    """A window as the encoder takes it: `[CLS] s1 [SEP] s2 [SEP] ... sN [SEP]`, without padding.
+    """A window in the encoder's ids: `[CLS] s1 [SEP] s2 [SEP] ... sN [SEP]`, without padding.
 
     Attributes:
         window: which sentences these are.
         token_ids: int32 `[tokens]`.
         segment_ids: int32 `[tokens]`.
-        sep_positions: int32 `[sentences]`, where in `token_ids` each sentence's `[SEP]` stands.
-        truncated: bool `[sentences]`, True where a sentence alone was longer than the budget and lost its end.
+        sep_positions: int32 `[sentences]`, the index of each sentence's `[SEP]` in `token_ids`.
+        truncated: bool `[sentences]`, True if a sentence alone was longer than the budget and its end was cut off.
         features: float32 `[sentences, features]`, standardized; None for a model that takes none.
     """
 
@@ -159,8 +159,7 @@ class LabelledWindow:
     Attributes:
         doc_id: the document it was cut from.
         encoded: the window itself.
-        targets: int64 `[sentences]` labels as indices into the label vocabulary, or float32 scores; context sentences
-            included.
+        targets: `[sentences]`, context included: int64 labels as indices into the label vocabulary, or float32 scores.
         confidences: float32 `[sentences]`.
     """
 

@@ -1,6 +1,6 @@
-"""The one definition of every stored record: tf.Example features of training records, Arrow schemas of the output.
+"""The only definition of every stored record: tf.Example features of training records, Arrow schemas of the output.
 
-Writers, readers, the serving signature and the tests all derive from here.
+Writers, readers, the serving signature and the tests use these definitions.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Feature:
 
     Attributes:
         kind: `int64`, `float32` or `string`, as tf.Example stores it.
-        ragged: True where the record holds a list, False where it holds one value.
-        optional: True where a corpus need not have it.
+        ragged: True for a list, False for a single value.
+        optional: True if a corpus need not have it.
     """
 
     kind: str
@@ -44,17 +44,17 @@ TRAINING_RECORD: Mapping[str, Feature] = {
         "int64", ragged=False
     ),  # within the window: sentences owned_start..owned_end - 1 are its own
     "owned_end": Feature("int64", ragged=False),
-    "truncated": Feature("int64", ragged=True),  # [sentences], 1 where the sentence's end is missing
+    "truncated": Feature("int64", ragged=True),  # [sentences], 1 if the sentence's end was cut off
     "labels": Feature("int64", ragged=True, optional=True),  # [sentences], indices into the label vocabulary
-    "scores": Feature("float32", ragged=True, optional=True),  # [sentences]; a record has these or labels
-    "confidences": Feature("float32", ragged=True, optional=True),  # [sentences], 1 everywhere when absent
+    "scores": Feature("float32", ragged=True, optional=True),  # [sentences]; a record has either these or labels
+    "confidences": Feature("float32", ragged=True, optional=True),  # [sentences]; if absent, all are 1
     "features": Feature("float32", ragged=True, optional=True),  # [sentences * features], standardized, by sentence
 }
 """A training record is one window of one labelled document, context sentences included."""
 
 
 def training_spec() -> dict[str, Any]:
-    """Returns the spec for `tf.io.parse_single_example`; lists come out dense, absent optional ones empty."""
+    """Returns the spec for `tf.io.parse_single_example`: lists become dense tensors, absent lists empty ones."""
     import tensorflow as tf
 
     return {
@@ -94,11 +94,11 @@ def encode_training_record(values: Mapping[str, Any]) -> bytes:
 
 
 def classify_signature(features: int = 0) -> dict[str, tf.TensorSpec]:
-    """Returns what the bundle's `classify` signature takes: a padded batch of windows.
+    """Returns the inputs of the bundle's `classify` signature: a padded batch of windows.
 
-    `token_ids`, `segment_ids` and `padding_mask` are int32 `[batch, tokens]`, the mask 1 for real tokens.
-    `sep_positions` is int32 `[batch, sentences]`, -1 where a window has fewer sentences. A model with additional
-    features also takes `features`, standardized, float32 `[batch, sentences, features]`.
+    `token_ids`, `segment_ids` and `padding_mask` are int32 `[batch, tokens]`; the mask is 1 for real tokens.
+    `sep_positions` is int32 `[batch, sentences]`, -1 for padding. A model with additional features also takes
+    `features`, standardized, float32 `[batch, sentences, features]`.
     """
     import tensorflow as tf
 
@@ -121,13 +121,13 @@ def prediction_schema(
     columns: Collection[str] | None = None,
     text: bool = True,
 ) -> pa.Schema:
-    """Returns the Arrow schema of a scored part: a row a sentence, or a row a document with a list of its sentences.
+    """Returns the Arrow schema of a scored part: one row per sentence, or one per document with a list of sentences.
 
     Args:
-        labels: the bundle's labels; `probabilities` follows their order. Where there are none, a row has a `score`.
-        metadata: written into the file beside the data, for readers that have only the file.
+        labels: the bundle's labels; `probabilities` follows their order. Without labels, a row has a `score`.
+        metadata: written into the file, for readers that have only the file.
         layout: one of `LAYOUTS`.
-        columns: only these columns, of documents and sentences alike; all when None.
+        columns: only these columns, of documents and sentences alike; None for all.
         text: False to leave out the sentences' text.
 
     Raises:
@@ -165,13 +165,13 @@ def prediction_schema(
     if layout == "documents" and about_sentence:
         sentence = pa.field("element", pa.struct(about_sentence), nullable=False)
         about_sentence = [pa.field("sentences", pa.list_(sentence), nullable=False)]
-    # The id comes first, where a person looks.
+    # The id comes first, where people look for it.
     fields = sorted((*about_document, *about_sentence), key=lambda field: field.name in ("source", "record_index"))
     return pa.schema(fields, metadata=dict(metadata))
 
 
 def document_schema() -> pa.Schema:
-    """Returns the Arrow schema of documents to train on as text, one row a document; lists it lacks are null."""
+    """Returns the Arrow schema of the text of training documents, one row per document; absent lists are null."""
     import pyarrow as pa
 
     return pa.schema(
@@ -190,11 +190,11 @@ def document_schema() -> pa.Schema:
 
 
 STATUSES = ("ok", "truncated")
-"""Values of the `status` column: `truncated` marks a sentence that was longer than a window and lost its end."""
+"""Values of the `status` column: `truncated` marks a sentence that was longer than a window and was cut off."""
 
 
 def reject_schema(metadata: Mapping[str, str]) -> pa.Schema:
-    """Returns the Arrow schema of rejected records: one row a record, wherever rejects are written."""
+    """Returns the Arrow schema of rejected records, one row per record, wherever rejects are written."""
     import pyarrow as pa
 
     return pa.schema(
@@ -211,7 +211,7 @@ def reject_schema(metadata: Mapping[str, str]) -> pa.Schema:
 
 
 def vocabulary_schema() -> pa.Schema:
-    """Returns the Arrow schema of the use of the vocabulary: one row a wordpiece that occurs, a count a split."""
+    """Returns the Arrow schema of wordpiece counts: one row per wordpiece that occurs, one count per split."""
     import pyarrow as pa
 
     counts = [pa.field(split, pa.int64(), nullable=False) for split in SPLITS]
@@ -221,7 +221,7 @@ def vocabulary_schema() -> pa.Schema:
 
 
 def duplicate_schema() -> pa.Schema:
-    """Returns the Arrow schema of the list of duplicates, one row for each document that is like another."""
+    """Returns the Arrow schema of the list of duplicates, one row per document that duplicates another."""
     import pyarrow as pa
 
     return pa.schema(
