@@ -18,6 +18,7 @@ from urllib.request import urlopen
 import pytest
 import yaml
 from conftest import PROJECT
+
 from support.engine_servers import free_port, python_package, running, server, wait_until
 
 FLINK = "1.19.0"

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PROJECT
+
 from support.constraints import pinned_versions
 
 BEAM = pinned_versions()["apache-beam"]
