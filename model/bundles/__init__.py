@@ -1,1 +1,1 @@
-"""What lies on disk between the steps: training records, bundles, registries."""
+"""What is on disk between the steps: training records, bundles, registries."""

@@ -1,1 +1,1 @@
-"""The sentence classifier: states for sentences, and heads on top of them."""
+"""The sentence classifier: a state for each sentence, and heads that turn states into labels or scores."""

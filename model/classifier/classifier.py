@@ -1,6 +1,6 @@
 """The sequential sentence classifier of Cohan et al. (EMNLP 2019, arXiv 1909.04054), its baseline and their variants.
 
-An encoder's states for each sentence, additional features beside them, and a head on top.
+An encoder gives a state for each sentence; additional features are concatenated; a head gives labels or scores.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from model.config import ModelSettings
 
 
 class SentenceClassifier(keras.Model):
-    """Windows to logits, one vector for each sentence.
+    """Turns windows into logits, one vector for each sentence.
 
-    The inputs are those of `schema.classify_signature`; the encoder is injected, and anything that takes
-    `(token_ids, segment_ids, padding_mask, training=)` and returns `[batch, tokens, width]` will do.
+    The inputs are those of `schema.classify_signature`. The encoder is injected: any layer that takes
+    `(token_ids, segment_ids, padding_mask, training=)` and returns `[batch, tokens, width]`.
 
     Attributes:
         encoder: the injected layer.
@@ -30,7 +30,7 @@ class SentenceClassifier(keras.Model):
     def __init__(
         self, encoder: keras.layers.Layer, num_labels: int | None, settings: ModelSettings | None = None, **kwargs: Any
     ) -> None:
-        """Makes an unbuilt classifier over `num_labels` labels, or over scores where that is None."""
+        """Makes an unbuilt classifier over `num_labels` labels, or over scores if that is None."""
         super().__init__(**kwargs)
         settings = settings or ModelSettings()
         self.encoder = encoder
@@ -45,7 +45,7 @@ class SentenceClassifier(keras.Model):
             self.head = (CrfHead if settings.crf else LabelHead)(num_labels, name="head")
 
     def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
-        """Returns logits, float32 `[batch, sentences, outputs]`; those at padded sentences mean nothing."""
+        """Returns logits, float32 `[batch, sentences, outputs]`; at padded sentences they have no meaning."""
         states = self._sentence_states(self.encoder, inputs, training=training)
         if self.sentence_attention is not None:
             states = self.sentence_attention(states, sentence_mask(inputs), training=training)
@@ -56,11 +56,11 @@ class SentenceClassifier(keras.Model):
 
     @property
     def _default_save_signature(self) -> None:
-        """No signature of Keras's own making, which would take floats; the bundle has its own."""
+        """None: Keras's own signature would take floats; the bundle has signatures of its own."""
         return
 
     def build_variables(self, features: int = 0) -> None:
-        """Makes all variables, for `features` additional features."""
+        """Creates all variables, for `features` additional features."""
         inputs = {name: ops.zeros((1, 5), "int32") for name in ("token_ids", "segment_ids", "padding_mask")}
         inputs["sep_positions"] = ops.convert_to_tensor([[2, 4]], "int32")
         if features:
@@ -68,7 +68,7 @@ class SentenceClassifier(keras.Model):
         self(inputs, training=False)
 
     def outputs(self, inputs: Mapping[str, Any], temperature: Any = 1.0) -> dict[str, Any]:
-        """Returns what the bundle's `classify` gives out: `probabilities` and `label_ids`, or `scores`."""
+        """Returns the outputs of the bundle's `classify`: `probabilities` and `label_ids`, or `scores`."""
         return self.head.predict(self(inputs, training=False), sentence_mask(inputs), temperature)
 
 

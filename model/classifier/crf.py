@@ -4,9 +4,8 @@ Pure functions of potentials, in `keras.ops` only. The score of a path y over th
 
     start[y_1] + sum_t emissions[t, y_t] + sum_t transitions[y_t, y_t+1] + end[y_last]
 
-Throughout, `emissions` are float32 `[batch, sentences, labels]` and `mask` bool `[batch, sentences]`, True for the
-sentences that are there. Absent ones, wherever they stand, are passed over as if their neighbours followed on one
-another.
+In all functions, `emissions` are float32 `[batch, sentences, labels]` and `mask` is bool `[batch, sentences]`, True for
+present sentences. Absent sentences, wherever they are, are skipped as if their neighbours were adjacent.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from typing import Any
 
 from keras import ops
 
-_FORBIDDEN = -1e9  # finite, so that gradients stay so
+_FORBIDDEN = -1e9  # finite, so that gradients are finite
 
 
 @dataclass(frozen=True)
 class Potentials:
-    """What does not depend on the text.
+    """The part of the score that does not depend on the text.
 
     Attributes:
         transitions: `[labels, labels]`, from the row's label to the column's.
@@ -34,23 +33,23 @@ class Potentials:
     end: Any
 
     def scaled(self, factor: Any) -> Potentials:
-        """Returns all potentials times a factor, as a temperature needs them."""
+        """Returns all potentials times a factor, the inverse of a temperature."""
         return Potentials(self.transitions * factor, self.start * factor, self.end * factor)
 
 
 def log_partition(emissions: Any, mask: Any, potentials: Potentials) -> Any:
-    """Returns the log of the summed exponentials of all paths' scores, `[batch]`; 0 for rows without sentences."""
+    """Returns the log of the sum of the exponentials of all paths' scores, `[batch]`; 0 for rows without sentences."""
     _, last = _forward(emissions, mask, potentials)
     total = ops.logsumexp(last + potentials.end[None, :], axis=-1)
     return ops.where(ops.any(mask, axis=1), total, 0.0)
 
 
 def log_likelihood(emissions: Any, labels: Any, observed: Any, mask: Any, potentials: Potentials) -> Any:
-    """Returns the log probability of the observed labels, `[batch]`, summed over what the other sentences may be.
+    """Returns the log probability of the observed labels, `[batch]`, summed over all labels of the other sentences.
 
     Args:
         emissions, mask, potentials: see above.
-        labels: int32 `[batch, sentences]`; looked at where observed only.
+        labels: int32 `[batch, sentences]`; used only where observed.
         observed: bool `[batch, sentences]`.
     """
     count = ops.shape(emissions)[-1]
@@ -104,7 +103,7 @@ def _forward(emissions: Any, mask: Any, potentials: Potentials) -> tuple[Any, An
 
 
 def _backward(emissions: Any, mask: Any, potentials: Potentials) -> Any:
-    """Returns log sums over the paths that go on from each label, without the sentence's own emission."""
+    """Returns log sums over the paths that continue from each label, without the sentence's own emission."""
     by_time, present, before = _by_time(emissions, mask)
 
     def extend(carry: Any, emission: Any, here: Any) -> Any:
@@ -137,7 +136,7 @@ def _walk(
 ) -> tuple[Any, Any]:
     """Returns the last carry and the outputs of all steps, `[sentences, batch, width]`.
 
-    `ops.scan` would do, but on TensorFlow Keras 3.15 fails in it where the number of sentences is not known beforehand.
+    This is `ops.scan`, which fails in Keras 3.15 on TensorFlow if the number of sentences is not known in advance.
     """
     count = ops.shape(values)[0]
     outputs = ops.zeros_like(values[:, :, :width], dtype=dtype)

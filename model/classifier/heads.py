@@ -1,8 +1,8 @@
-"""What a sentence's state is turned into: labels, labels under a CRF, or a score.
+"""Heads turn a sentence's state into a label, a label under a CRF, or a score.
 
 A head maps states `[batch, sentences, width]` to logits `[batch, sentences, outputs]`, sums its loss over weighted
-sentences, and turns logits into what the bundle gives out. `mask` is bool `[batch, sentences]`, True for real
-sentences. `keras.ops` only.
+sentences, and turns logits into the bundle's outputs. `mask` is bool `[batch, sentences]`, True for real sentences.
+Written with `keras.ops` only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from model.classifier import crf
 
 
 class LabelHead(keras.layers.Layer):
-    """A linear layer; each sentence's label is independent of the others' given the states."""
+    """A linear layer; given the states, the labels of the sentences are independent."""
 
     def __init__(self, num_labels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -51,8 +51,8 @@ class LabelHead(keras.layers.Layer):
 class CrfHead(LabelHead):
     """A linear layer and a linear-chain CRF over the sentences that a window shows.
 
-    The loss is the negative log likelihood of the labels of the sentences that count; those that don't, such as the
-    context that another window owns, are summed over. A window's loss weighs as much as its sentences do on average.
+    The loss is the negative log likelihood of the labels of the sentences that count. It sums over all labels of the
+    others, such as context that another window owns. A window's loss is weighted by its sentences' mean weight.
     """
 
     def build(self, states_shape: Any) -> None:
@@ -86,7 +86,7 @@ class CrfHead(LabelHead):
 
 
 class ScoreHead(keras.layers.Layer):
-    """A linear layer with one output: regression, with the squared error as its loss."""
+    """A linear layer with one output, for regression; the loss is the squared error."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

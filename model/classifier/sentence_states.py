@@ -1,4 +1,4 @@
-"""A state for each sentence of a window: all sentences read together, or each alone. `keras.ops` only.
+"""A state for each sentence of a window: all sentences read together, or each alone. Written with `keras.ops` only.
 
 `inputs` are those of `schema.classify_signature`; the states are `[batch, sentences, width]`.
 """
@@ -18,7 +18,7 @@ _LENGTH_GROUPS = 4
 
 
 def sep_states(encoder: keras.layers.Layer, inputs: Mapping[str, Any], *, training: bool | None) -> Any:
-    """Returns the states of the `[SEP]`s, every sentence of a window read with all others (Cohan et al. 2019)."""
+    """Returns the states of the `[SEP]`s; a window's sentences are read together (Cohan et al. 2019)."""
     states = encoder(inputs["token_ids"], inputs["segment_ids"], inputs["padding_mask"], training=training)
     positions = ops.maximum(inputs["sep_positions"], 0)
     return ops.take_along_axis(states, positions[:, :, None], axis=1)
@@ -27,7 +27,7 @@ def sep_states(encoder: keras.layers.Layer, inputs: Mapping[str, Any], *, traini
 def cls_states(encoder: keras.layers.Layer, inputs: Mapping[str, Any], *, training: bool | None) -> Any:
     """Returns for each sentence the `[CLS]` state of `[CLS] sentence [SEP]` read alone.
 
-    The encoder sees sentences in a few groups of like length, so that little of what it reads is padding.
+    The encoder reads sentences in a few groups of similar length, so that little of its input is padding.
     """
     token_ids, ends = inputs["token_ids"], inputs["sep_positions"]
     batch, sentences = ops.shape(ends)[0], ops.shape(ends)[1]
@@ -57,7 +57,7 @@ def cls_states(encoder: keras.layers.Layer, inputs: Mapping[str, Any], *, traini
 
 
 class SentenceAttention(keras.layers.Layer):
-    """A small transformer over a document's sentences, so that sentences read alone learn of their neighbours.
+    """A small transformer over a document's sentences; it gives sentences that were read alone their context.
 
     Sinusoidal positions are added first (Vaswani et al., NeurIPS 2017, section 3.5).
     """
@@ -82,7 +82,7 @@ class SentenceAttention(keras.layers.Layer):
 
 
 class _Block(keras.layers.Layer):
-    """A feed-forward part, with a residual where the width allows, and self-attention; both normalized afterwards."""
+    """A feed-forward part, with a residual if the width allows it, then self-attention; each is followed by a norm."""
 
     def __init__(self, settings: SentenceAttentionSettings, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -115,7 +115,7 @@ class _Block(keras.layers.Layer):
 
 
 def _sinusoids(count: Any, width: int) -> Any:
-    """Returns float32 `[count, width]`: sines of ever longer wavelengths in the first half, cosines in the second."""
+    """Returns float32 `[count, width]`: sines of increasing wavelengths in the first half, cosines in the second."""
     half = -(-width // 2)
     rates = ops.exp(ops.arange(half, dtype="float32") * (-math.log(10_000.0) / max(half - 1, 1)))
     angles = ops.cast(ops.arange(count), "float32")[:, None] * rates[None, :]

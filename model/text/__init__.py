@@ -1,1 +1,1 @@
-"""From text to wordpiece ids and windows."""
+"""Turns text into wordpiece ids, and sentences into windows."""

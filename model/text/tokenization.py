@@ -1,8 +1,8 @@
 """WordPiece in the TensorFlow graph, with the encoder's own vocabulary.
 
-The ids are those of Hugging Face's BERT tokenizer: its normalization is written out in graph operations, since
-tf.text's own lower-casing (NFKC case folding) differs in about one sentence in seven hundred. What still differs: final
-sigma in capitals, and words over 100 bytes but not over 100 characters.
+The ids are those of Hugging Face's BERT tokenizer. Its normalization is written in graph operations, since the one of
+tf.text (NFKC case folding) differs in about one sentence in seven hundred. What still differs: final sigma in capitals,
+and words of over 100 bytes but at most 100 characters.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _PLACEHOLDER = "BADSENTENCE"  # the word that the paper's code puts in the place
 
 
 class Tokenizer(tf.Module):
-    """Sentences to wordpiece ids; lives in the tf.Transform graph and in the bundle alike.
+    """Turns sentences into wordpiece ids; part of both the tf.Transform graph and the bundle.
 
-    Text that spells a special token, such as "[SEP]", is tokenized as the text it is.
+    Text that spells a special token, such as "[SEP]", is tokenized like any other text.
     """
 
     def __init__(self, vocabulary: Vocabulary, *, mask_outliers: bool = False) -> None:
@@ -31,24 +31,24 @@ class Tokenizer(tf.Module):
             vocab=list(vocabulary.pieces),
             max_bytes_per_word=_MAX_BYTES_PER_WORD,
             token_out_type=tf.int32,
-            lower_case_nfd_strip_accents=False,  # _normalize does it, and closer to the encoder's pretraining
+            lower_case_nfd_strip_accents=False,  # _normalize does it in the way of the encoder's pretraining
         )
 
     def tokenize(self, sentences: tf.Tensor) -> tf.RaggedTensor:
-        """Returns int32 ids `[sentences, (tokens)]`, without special tokens, of string `[sentences]`."""
+        """Returns the ids of string `[sentences]`, int32 `[sentences, (tokens)]`, without special tokens."""
         if self._mask_outliers:
             sentences = tf.where(is_outlier(sentences), _PLACEHOLDER, sentences)
         return self._tokenizer.tokenize(_normalize(sentences, lower_case=self.vocabulary.lower_case))
 
 
 def is_outlier(sentences: tf.Tensor) -> tf.Tensor:
-    """Returns bool `[sentences]`, True for at most 10 or at least 600 characters: fragments, and text never split."""
+    """Returns bool `[sentences]`: True for at most 10 or at least 600 characters (fragments, and text left unsplit)."""
     length = tf.strings.length(sentences, unit="UTF8_CHAR")
     return (length <= 10) | (length >= 600)
 
 
 def _normalize(sentences: tf.Tensor, *, lower_case: bool) -> tf.Tensor:
-    """Cleans, and for uncased encoders lower-cases and strips accents, as BERT's own basic tokenizer does."""
+    """Returns cleaned text, for uncased encoders lower-cased and without accents, as by BERT's own basic tokenizer."""
     text = tf.strings.regex_replace(sentences, r"[\t\r\n\p{Zs}\p{Zl}\p{Zp}]", " ")
     text = tf.strings.regex_replace(text, r"[\p{Cc}\p{Cf}\p{Co}\x{FFFD}]", "")
     if lower_case:

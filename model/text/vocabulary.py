@@ -1,4 +1,4 @@
-"""An encoder's wordpieces and special tokens. No TensorFlow: drivers read it too."""
+"""An encoder's wordpieces and special tokens. Needs no TensorFlow, since drivers use it too."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from model.errors import UserError
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """An encoder's wordpieces and how its tokenizer was set.
+    """An encoder's wordpieces and casing.
 
     Attributes:
         pieces: the wordpieces; a piece's position is its id.
-        lower_case: True for uncased encoders, which also lose their accents.
+        lower_case: True for uncased encoders, whose text is also stripped of accents.
     """
 
     pieces: tuple[str, ...]
@@ -50,19 +50,19 @@ class Vocabulary:
 
     @property
     def special_ids(self) -> dict[str, int]:
-        """The ids of the special tokens that there are."""
+        """The ids of the special tokens that the vocabulary has."""
         return {
             piece: self._ids[piece] for piece in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if piece in self._ids
         }
 
     @property
     def text(self) -> str:
-        """The pieces as a `vocab.txt`, one a line."""
+        """The pieces as a `vocab.txt`, one per line."""
         return "".join(f"{piece}\n" for piece in self.pieces)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the pieces in order and of the casing."""
+        """SHA-256 of the pieces, in order, and the casing."""
         return hashlib.sha256(f"{self.text}lower_case={self.lower_case}".encode()).hexdigest()
 
     @classmethod
@@ -70,8 +70,8 @@ class Vocabulary:
         """Returns the vocabulary of a `vocab.txt`.
 
         Args:
-            text: of the file.
-            lower_case: None where the encoder does not say; the pieces do then.
+            text: the content of the file.
+            lower_case: None to infer the casing from the pieces, if the encoder does not state it.
 
         Raises:
             UserError: a special token is missing.
@@ -81,8 +81,8 @@ class Vocabulary:
 
 
 def has_no_capitals(pieces: Sequence[str]) -> bool:
-    """Returns whether no capital letter is a wordpiece by itself, as in vocabularies of lower-cased text.
+    """Returns True if no single capital letter is a wordpiece, as in vocabularies of lower-cased text.
 
-    A cased vocabulary spells unknown words with them.
+    A cased vocabulary needs them to spell unknown words.
     """
     return not set(string.ascii_uppercase) & set(pieces)

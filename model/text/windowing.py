@@ -1,12 +1,12 @@
-"""Sentences into windows under a token budget. Pure functions of lengths and ids; no TensorFlow.
+"""Cuts documents into windows under a token budget. Pure functions of lengths and ids; no TensorFlow.
 
-A document that fits the budget is one window. One that does not is cut into owned ranges, each shown with `context`
+A document that fits the budget is one window. A longer one is cut into owned ranges, each shown with `context`
 sentences on either side:
 
 - as few windows as possible, found greedily (any part of a range that fits also fits, so greedy is optimal);
-- balanced: the windows are made as even as that number allows, by the smallest budget that needs no more of them;
-- each sentence is owned by exactly one window, and no other window shows it with more context on its scarcer side;
-- context gives way where a single sentence leaves no room for it, and a sentence that alone is longer than the budget
+- balanced: the smallest budget that needs no more windows makes them as even as possible;
+- each sentence is owned by exactly one window, and no other window shows it with more context on its shorter side;
+- if a single sentence leaves no room for context, context is dropped; a sentence that alone is longer than the budget
   is cut to fit and keeps its `[SEP]`.
 """
 
@@ -23,10 +23,10 @@ from model.records import EncodedWindow, Window
 
 
 def plan_windows(lengths: Sequence[int], settings: WindowSettings) -> list[Window]:
-    """Returns the windows of a document in order; their owned ranges follow on one another and cover it.
+    """Returns the windows of a document in order; their owned ranges are adjacent and cover the document.
 
     Args:
-        lengths: wordpieces of each sentence, without special tokens.
+        lengths: number of wordpieces of each sentence, without special tokens.
         settings: budget and context.
     """
     if not lengths:
@@ -60,13 +60,13 @@ def encode_windows(
     sep_id: int,
     features: np.ndarray | None = None,
 ) -> list[EncodedWindow]:
-    """Returns a document's windows with their ids laid out as `[CLS] s1 [SEP] s2 [SEP] ... sN [SEP]`.
+    """Returns a document's windows with their ids, `[CLS] s1 [SEP] s2 [SEP] ... sN [SEP]`.
 
     Args:
         token_ids: wordpiece ids of each sentence, without special tokens.
         settings: budget, context and the kind of segment ids.
         cls_id, sep_id: the vocabulary's ids of `[CLS]` and `[SEP]`.
-        features: float32 `[sentences, features]`, standardized, where the model takes any.
+        features: float32 `[sentences, features]`, standardized; None if the model takes none.
     """
     longest = settings.max_tokens - 2
     lengths = np.array([len(ids) for ids in token_ids], np.int32)
@@ -76,7 +76,7 @@ def encode_windows(
     # The whole document is laid out once, and each window is a slice of it.
     kept = np.minimum(lengths, longest)
     ends = np.concatenate(([0], np.cumsum(kept + 1)), dtype=np.int32)
-    document = np.full(1 + ends[-1], sep_id, np.int32)  # its first place is [CLS]'s
+    document = np.full(1 + ends[-1], sep_id, np.int32)  # the first element becomes [CLS]
     for sentence, end, length in zip(token_ids, ends[1:].tolist(), kept.tolist(), strict=True):
         document[end - length : end] = sentence[:length]
     truncated = lengths > longest
@@ -102,13 +102,13 @@ def _cut(ends: list[int], capacity: int, context: int) -> list[int]:
         start = bounds[-1]
         last_shown = bisect_right(ends, ends[max(start - context, 0)] + capacity) - 1
         end = count if last_shown >= count else last_shown - context
-        end = max(end, start + 1)  # a range of one sentence is always allowed: its context gives way
+        end = max(end, start + 1)  # a range of one sentence is always allowed: its context is dropped
         bounds.append(end)
     return bounds
 
 
 def _with_context(ends: list[int], owned_start: int, owned_end: int, capacity: int, context: int) -> tuple[int, int]:
-    """Returns the shown range: the owned one and up to `context` sentences a side, evenly, as far as they fit."""
+    """Returns the shown range: the owned one and up to `context` sentences on each side, evenly, as far as they fit."""
     start, end = owned_start, owned_end
     for _ in range(context):
         if start > 0 and ends[end] - ends[start - 1] <= capacity:
