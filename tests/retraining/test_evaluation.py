@@ -1,0 +1,80 @@
+"""A candidate and a champion with other vocabularies and labels, judged on the same documents."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from conftest import TINY_VOCABULARY, write_checkpoint
+
+from model.bundles.bundle import Bundle, write_bundle
+from model.bundles.training_data import open_training_data
+from model.classifier.classifier import SentenceClassifier
+from model.config import EncoderSettings
+from model.encoders.encoder import load_encoder, load_vocabulary
+from model.evaluation.evaluate import Metrics, evaluate_bundle
+from model.inference.serving import ServingModule
+from model.text.tokenization import Tokenizer
+from model.training.warm_start import warm_start
+from pipelines.retraining.evaluation import evaluate_candidate
+from pipelines.retraining.settings import GatesSection
+
+
+@pytest.fixture(scope="module")
+def twin(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle that gives every sentence what `tiny_bundle` gives it, and knows labels and wordpieces in other orders.
+
+    It also has a label that the other has not, and never gives it.
+    """
+    folder = tmp_path_factory.mktemp("twin")
+    pieces = tuple(reversed(TINY_VOCABULARY))
+    labels = ("odd", *reversed(tiny_bundle.labels))
+    settings = EncoderSettings(handle=str(write_checkpoint(folder / "encoder", vocabulary=pieces)))
+    classifier = SentenceClassifier(load_encoder(settings), len(labels))
+    classifier.build_variables()
+    warm_start(classifier, tiny_bundle, labels)
+    (words,) = [one for one in classifier.trainable_variables if one.shape[0] == len(pieces)]
+    words.assign(words.numpy()[::-1])
+    kernel, bias = classifier.head.linear.get_weights()
+    kernel[:, 0], bias[0] = 0.0, -100.0
+    classifier.head.linear.set_weights([kernel, bias])
+    vocabulary = load_vocabulary(settings)
+    serving = ServingModule(
+        classifier,
+        Tokenizer(vocabulary),
+        labels=labels,
+        window=tiny_bundle.window,
+        temperature=tiny_bundle.description["temperature"],
+    )
+    return write_bundle(
+        folder / "bundle", serving.export, labels=labels, window=tiny_bundle.window, vocabulary=vocabulary, facts={}
+    )
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["twin is champion", "twin is candidate"])
+def test_labels_are_matched_by_name(tiny_bundle: Bundle, twin: Bundle, tiny_records: Path, turned: bool) -> None:
+    data = open_training_data(tiny_records)
+    candidate, champion = (twin, tiny_bundle) if turned else (tiny_bundle, twin)
+    settings = GatesSection(samples=100, slice_pattern="tiny")
+    found = evaluate_candidate(
+        candidate, champion, data, "test", settings=settings, champion_facts={"version": 4, "said": "of it"}
+    )
+    expected = evaluate_bundle(str(tiny_bundle.path), str(tiny_records), "test")["sepline"]
+    assert isinstance(expected, Metrics) and expected.accuracy > 0.7
+    assert (found["sentences"], found["documents"]) == (expected.sentences, expected.documents)
+    for figures in (found["candidate"], found["champion"]):
+        metrics = figures["metrics"]
+        assert metrics["accuracy"] == expected.accuracy
+        assert metrics["macro_f1"] == pytest.approx(expected.macro_f1)
+        assert metrics["calibration_error"] == pytest.approx(expected.calibration_error, abs=1e-3)
+        of_known = {label: metrics["labels"][label] for label in data.labels}
+        assert of_known == {label: dataclasses.asdict(one) for label, one in expected.labels.items()}
+        assert metrics["labels"]["odd"]["support"] == 0
+        assert [row[: len(data.labels)] for row in metrics["confusion"][:-1]] == expected.confusion
+    assert found["candidate"]["fingerprint"] == candidate.fingerprint
+    assert (found["champion"]["fingerprint"], found["champion"]["said"]) == (champion.fingerprint, "of it")
+    assert {found["comparison"]["accuracy"][key] for key in ("low", "difference", "high")} == {0.0}
+    (one,) = found["slices"]
+    assert (one["name"], one["documents"]) == ("tiny", expected.documents)
+    assert one["first"] == one["second"] == pytest.approx(expected.accuracy)
