@@ -57,12 +57,14 @@ def test_labels_come_from_the_category_and_else_from_the_heading() -> None:
         + text("C.", Label="FINDINGS")
         + text("D.", Label="METHODS AND RESULTS", NlmCategory="UNASSIGNED")
         + text("E.")
+        + text("F.", Label="FINDINGS", NlmCategory="METHODS")
     ) == (
         Section("A.", "background", "CONTEXT AND SUCH"),
         Section("B.", "methods", "Main Outcomes  and Measures:"),
         Section("C.", "results", "FINDINGS"),
         Section("D.", None, "METHODS AND RESULTS"),
         Section("E."),
+        Section("F.", "methods", "FINDINGS"),
     )
 
 

@@ -1,6 +1,9 @@
 """Preprocessing on the real local runner, its folder read back."""
 
+import dataclasses
+import hashlib
 import json
+import shutil
 import signal
 from collections import Counter
 from pathlib import Path
@@ -10,11 +13,14 @@ import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
 from apache_beam.options.pipeline_options import PipelineOptions
+from conftest import tiny_documents
 from support.warm_jobs import WarmJobs
 
 from model.bundles.training_data import open_training_data
+from model.config import DataSettings
 from model.errors import UserError
 from model.schema import training_spec
+from model.training.input_pipeline import read_windows
 from pipelines.cli import main
 from pipelines.preprocessing.ingest import assign_split
 from pipelines.preprocessing.transform import scratch_folder, scratch_place
@@ -134,16 +140,33 @@ def test_a_failed_run_does_not_block_the_next(
 
 
 def test_fixed_labels_keep_their_order_and_reject_the_rest(
-    tiny_encoder: Path, tiny_corpus: Path, tmp_path: Path
+    tiny_command: list[str], tiny_records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    documents = [json.loads(line) for line in tiny_corpus.read_text(encoding="utf-8").splitlines()]
-    without = sum("background" in document["labels"] for document in documents)
-    kept = ["results", "conclusions", "methods"]
-    assert preprocess(tiny_encoder, tiny_corpus, tmp_path / "out", "--set", f"data.labels={kept}") in (0, 2)
-    if without < len(documents):
-        data = open_training_data(tmp_path / "out")
-        assert list(data.labels) == kept
-        assert data.stats["counts"]["rejects"]["unknown_label"] == without
+    """Into a finished folder that was made without them, which only `--overwrite` replaces."""
+    out, documents = tmp_path / "records", {document["doc_id"]: document for document in tiny_documents()}
+    shutil.copytree(tiny_records, out)
+    kept = ["results", "background", "methods"]  # neither by frequency nor by name
+    command = [*tiny_command, str(out), "--set", f"data.labels={kept}"]
+    assert main(command) == 2
+    message = capsys.readouterr().err
+    assert "data.labels" in message and "--overwrite" in message
+    assert open_training_data(out) == dataclasses.replace(open_training_data(tiny_records), path=out)
+
+    assert main([*command, "--overwrite"]) == 0
+    data = open_training_data(out)
+    assert list(data.labels) == kept
+    assert data.stats["counts"]["rejects"] == {"unknown_label": 27}
+    seen = set()
+    for split in ("train", "dev", "test"):
+        for window in read_windows(data, split):
+            shown = documents[window.doc_id]["labels"][window.encoded.window.start : window.encoded.window.end]
+            assert window.targets.tolist() == [kept.index(label) for label in shown]
+            seen.add(window.doc_id)
+    assert seen == {doc_id for doc_id, document in documents.items() if "conclusions" not in document["labels"]}
+    rejects = pq.read_table(out / "rejects").to_pylist()
+    assert {row["message"] for row in rejects} == {"'conclusions' is not among data.labels"}
+    assert sorted(row["doc_id"] for row in rejects) == sorted(documents.keys() - seen)
+    assert main(command) == 0  # what is finished now is the job of these labels
 
 
 def test_a_budget_beyond_the_encoder_is_refused(
@@ -153,9 +176,22 @@ def test_a_budget_beyond_the_encoder_is_refused(
     assert "4096" in capsys.readouterr().err
 
 
-def test_splits_follow_the_shares() -> None:
-    from model.config import DataSettings
+def test_a_document_stays_in_its_split() -> None:
+    """Whatever else is read with it, and whatever version reads it: what is held out is never trained on later."""
+    splits: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
+    for doc_id in map(str, range(20)):
+        split = assign_split(doc_id, DataSettings())
+        assert split is not None
+        splits[split].append(doc_id)
+        share = int(hashlib.sha256(f"split/{doc_id}".encode()).hexdigest()[:16], 16) / 2**64
+        assert split == ("train" if share < 0.8 else "dev" if share < 0.9 else "test")
+    assert (splits["dev"], splits["test"], len(splits["train"])) == (["2", "3", "12"], ["10"], 16)
+    sampled = [doc_id for doc_id in map(str, range(20)) if assign_split(doc_id, DataSettings(sample=0.3)) is not None]
+    assert sampled == ["3", "4", "5", "7", "10", "14", "15", "16"]
+    assert assign_split("10", DataSettings(sample=0.3)) == "test"  # of its own share, not of the sample's
 
+
+def test_splits_follow_the_shares() -> None:
     data = DataSettings(splits={"train": 0.5, "dev": 0.25, "test": 0.25}, sample=0.5)
     counts = Counter(assign_split(str(index), data) for index in range(20_000))
     assert counts[None] == pytest.approx(10_000, abs=300)
