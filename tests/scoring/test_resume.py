@@ -6,6 +6,7 @@ import csv
 import gzip
 import hashlib
 import json
+import os
 import random
 import re
 import shutil
@@ -135,6 +136,28 @@ def test_several_processes_give_the_same_bytes_and_die_with_the_one_that_started
     assert tree(tmp_path / "killed") == left
     assert warm.run(arguments) == 0
     assert tree(tmp_path / "killed") == whole
+
+
+def test_a_worker_that_dies_is_one_line_and_takes_the_others_along(
+    tiny_bundle: Bundle, corpus: Path, warm: WarmJobs, tmp_path: Path
+) -> None:
+    said = warm.errors.stat().st_size
+    job = warm.start(command(tiny_bundle, corpus, tmp_path / "out", "--workers", "2"))
+
+    def workers() -> list[int]:
+        """Without the process of Python's own that keeps track of what they share."""
+        return [pid for pid in job.children() if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    job.wait_until(lambda: len(workers()) == 2)
+    killed, other = workers()
+    os.kill(killed, signal.SIGKILL)
+    assert job.wait() == 1
+    assert warm.errors.read_bytes()[said:].decode() == (
+        "sepline: a worker process ended with signal 9; if memory ran out, take fewer --workers or a smaller "
+        "--batch-tokens; what is finished stays, and the same command goes on from it\n"
+    )
+    assert not Path(f"/proc/{other}").exists()
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
 
 
 def test_ctrl_c_says_how_far_it_is_and_how_to_go_on(
