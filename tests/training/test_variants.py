@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -283,12 +284,24 @@ def test_several_training_sets_by_share(tiny_records: Path) -> None:
     assert len(seen(both) - seen(own)) > 0
 
 
-def test_training_on_two_folders(tiny_records: Path, tiny_settings: Settings, tmp_path: Path) -> None:
+def test_training_on_two_folders(
+    tiny_bundle: Bundle, tiny_records: Path, tiny_settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Into the folder of another run, which only `--overwrite` replaces."""
+    shutil.copytree(tiny_bundle.path.parent, tmp_path / "run")
     settings = training(tiny_settings, tiny_records, training={"epochs": 1}, encoder={"layers": 1})
     command = ["train", "--data", str(tiny_records), str(tiny_records), "--shares", "2", "1"]
     (tmp_path / "s.json").write_text(json.dumps(settings.model_dump(mode="json")), encoding="utf-8")
-    assert main([*command, "--config", str(tmp_path / "s.json"), "--output", str(tmp_path / "run")]) == 0
-    assert len(load_bundle(tmp_path / "run" / "bundle").description["data"]) == 2
+    command += ["--config", str(tmp_path / "s.json"), "--output", str(tmp_path / "run")]
+    assert main(command) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert load_bundle(tmp_path / "run" / "bundle").fingerprint == tiny_bundle.fingerprint
+    assert main([*command, "--overwrite"]) == 0
+    bundle = load_bundle(tmp_path / "run" / "bundle")
+    assert (len(bundle.description["data"]), bundle.description["best_epoch"]) == (2, 1)
+    assert [figures["epoch"] for figures in read_history(tmp_path / "run")] == [1]
+    assert main(command) == 0  # it is finished, and as asked for
+    assert load_bundle(tmp_path / "run" / "bundle") == bundle
     with pytest.raises(UserError, match="positive share"):
         train_and_evaluate(settings, [str(tiny_records)] * 2, str(tmp_path / "other"), shares=[1.0])
 
@@ -437,17 +450,30 @@ def test_half_precision_trains_and_exports_in_full(tiny_records: Path, tiny_sett
 
 
 def test_xla_trains_on_few_shapes(tiny_records: Path, tiny_settings: Settings, tmp_path: Path) -> None:
+    """At a rate that changes nothing, the figures of the epoch are those of the exported model on the same windows."""
     data = open_training_data(tiny_records)
     batches = read_batches(data, static_shapes=True)
     widths = {inputs["token_ids"].shape[1] for inputs, _, _ in batches}
     assert widths <= {*(boundary - 1 for boundary in data.bucket_boundaries), data.settings.window.max_tokens}
     assert {inputs["sep_positions"].shape[1] for inputs, _, _ in batches} == {max(data.window_sentences["train"])}
+    still = write_checkpoint(tmp_path / "still", shape=STILL)
     settings = training(
-        tiny_settings, tiny_records, training={"epochs": 1, "xla": True, "batch_tokens": 5000}, encoder={"layers": 1}
+        tiny_settings,
+        tiny_records,
+        encoder={"handle": str(still), "layers": 1},
+        model={"dropout": 0.0},
+        training={"epochs": 1, "xla": True, "batch_tokens": 5000, "learning_rate": 1e-12},
     )
     bundle = train_and_evaluate(settings, str(tiny_records), str(tmp_path / "run"))
-    assert np.isfinite(read_history(tmp_path / "run")[0]["loss"])
-    assert bundle.description["dev"]["sentences"] == data.stats["counts"]["sentences"]["dev"]
+    (figures,) = read_history(tmp_path / "run")
+    sentences, outputs = predict(Predictor.load(bundle), read_windows(data, "train"))
+    uncalibrated = np.asarray(outputs["probabilities"], np.float64) ** bundle.description["temperature"]
+    likelihoods = (uncalibrated / uncalibrated.sum(axis=1, keepdims=True))[
+        np.arange(len(sentences.targets)), sentences.targets
+    ]
+    assert figures["loss"] == pytest.approx(-np.log(likelihoods).mean(), rel=1e-4)
+    assert figures["train_accuracy"] == pytest.approx(np.mean(outputs["label_ids"] == sentences.targets), abs=1e-6)
+    assert len(sentences.targets) == data.stats["counts"]["sentences"]["train"]
 
 
 def test_early_stopping_and_summaries(tiny_records: Path, tiny_settings: Settings, tmp_path: Path) -> None:
