@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from support.requirements import required, skip_unless_required
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # tests compare floats: one kind of device
@@ -89,6 +90,10 @@ TINY_SHAPE: dict[str, Any] = {
     "hidden_dropout_prob": 0.02,  # 0.1 is too much for a width of 16
     "attention_probs_dropout_prob": 0.02,
 }
+
+
+def pytest_configure() -> None:
+    required()  # refuses what is spelt wrongly before anything runs
 
 
 def tiny_weights(shape: dict[str, Any], *, seed: int = 0) -> dict[str, np.ndarray]:
@@ -170,8 +175,20 @@ def real_data(name: str) -> Path:
     """Returns the path of a public corpus under `$SEPLINE_DATA`, or skips the test where it is absent."""
     folder = Path(os.environ.get("SEPLINE_DATA", PROJECT.parent / "shared" / "data"))
     if not (folder / name).exists():
-        pytest.skip(f"{folder / name} is absent; set SEPLINE_DATA to the folder that holds the corpora")
+        reason = f"{folder / name} is absent; set SEPLINE_DATA to the folder that holds the corpora"
+        skip_unless_required("corpora", reason)
     return folder / name
+
+
+def real_encoder() -> Path:
+    """Returns the folder of the real MiniLM checkpoint, downloaded on first use; skips the test without it."""
+    from model.encoders.downloads import fetch
+    from model.errors import UserError
+
+    try:
+        return fetch("minilm-l6")
+    except UserError as error:
+        skip_unless_required("minilm", str(error))
 
 
 @pytest.fixture(scope="session")
@@ -185,14 +202,8 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def minilm() -> Path:
-    """The folder of the real MiniLM checkpoint, downloaded into the user's cache on first use."""
-    from model.encoders.downloads import fetch
-    from model.errors import UserError
-
-    try:
-        return fetch("minilm-l6")
-    except UserError as error:
-        pytest.skip(str(error))
+    """The folder of the real MiniLM checkpoint."""
+    return real_encoder()
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import PROJECT, TINY_SHAPE, tiny_weights
+from support.requirements import skip_unless_required
 from test_bert import bert_forward
 
 from model.classifier.classifier import SentenceClassifier
@@ -236,8 +237,9 @@ np.savez(sys.argv[3], **outputs)
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 def test_the_same_under_jax(tiny_encoder: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec("jax") is None:
+        skip_unless_required("jax", "jax is not installed")
     weights: dict[str, Any] = {}
     expected: dict[str, np.ndarray] = {}
     for name in VARIANTS:

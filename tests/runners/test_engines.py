@@ -199,13 +199,15 @@ def test_preprocessing_leaves_the_records_of_the_local_run(
     assert stats[0] == stats[1]
 
 
-@pytest.mark.parametrize("what", ["SDK worker", "machine"])
+@pytest.mark.parametrize(
+    ("engine", "what"),
+    [(name, what) for name in ENGINES for what in ("SDK worker", "machine") if (name, what) != ("prism", "machine")],
+    indirect=["engine"],
+)
 def test_a_job_that_loses_a_worker_fails_clean_or_recovers_and_ends_with_the_same_bytes(
     engine: Engine, worker_pool: tuple[str, int], job: Job, tmp_path: Path, what: str
 ) -> None:
     out, (_, pool) = tmp_path / "out", worker_pool
-    if what == "machine" and not engine.machines:
-        pytest.skip(f"{engine.name} has no machines")
     flags = [*engine.flags, *external(worker_pool)]
     command = job.command(out)
     before = set(children(pool))

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import FILLERS, PROJECT, tiny_documents
+from support.requirements import skip_unless_required
 from support.warm_jobs import WarmJobs
 
 from model.bundles.bundle import Bundle
@@ -209,7 +210,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(
         shutil.which("unshare") is None
         or subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode
     ):
-        pytest.skip("this system lets no user mount a small disk")
+        skip_unless_required("mount", "this system lets no user mount a small disk")
     with WarmJobs(tmp_path / "stderr", prefix=prefix) as jobs:
         seen = Path(f"/proc/{jobs.pid}/root{disk}")  # as the jobs see it
         (seen / "ballast").write_bytes(bytes(1_700_000))

@@ -15,11 +15,11 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-import pytest
 import yaml
 from conftest import PROJECT
 
 from support.engine_servers import free_port, python_package, running, server, wait_until
+from support.requirements import skip_unless_required
 
 FLINK = "1.19.0"
 SPARK = re.findall(
@@ -31,12 +31,12 @@ def job_server_jar(engine: str) -> Path:
     """Returns Beam's job server for an engine, which `make` has Maven put together on first use."""
     for program in ("mvn", "java"):
         if shutil.which(program) is None:
-            pytest.skip(f"the job server of {engine} needs Maven and Java, and there is no {program}")
+            skip_unless_required(engine, f"its job server needs Maven and Java, and there is no {program}")
     jar = f"build/{engine}/job-server.jar"
     made = subprocess.run(["make", jar], cwd=PROJECT, capture_output=True, text=True, check=False)
     if made.returncode:
         reasons = [line for line in made.stdout.splitlines() if "ERROR" in line]
-        pytest.skip(f"Maven can't make {jar}: {next(iter(reasons), made.stderr)}")
+        skip_unless_required(engine, f"Maven can't make {jar}: {next(iter(reasons), made.stderr)}")
     return PROJECT / jar
 
 
@@ -56,7 +56,7 @@ class Cluster:
 @contextmanager
 def flink_cluster(folder: Path) -> Iterator[Cluster]:
     """Runs a Flink with two task managers of two slots, which tries a job again when it fails."""
-    package = python_package(f"apache-flink-libraries=={FLINK}") / "pyflink"
+    package = python_package(f"apache-flink-libraries=={FLINK}", capability="flink") / "pyflink"
     port = free_port()
     sizes = {
         **{f"{kind}.{place}.size": "128m" for kind in ("task", "framework") for place in ("heap", "off-heap")},
@@ -95,7 +95,7 @@ def flink_cluster(folder: Path) -> Iterator[Cluster]:
 @contextmanager
 def spark_cluster(folder: Path) -> Iterator[Cluster]:
     """Runs a Spark with two workers of one core; each starts an executor for a job."""
-    package = python_package(f"pyspark=={SPARK}") / "pyspark"
+    package = python_package(f"pyspark=={SPARK}", capability="spark") / "pyspark"
     port, page = free_port(), free_port()
     env = {**os.environ, "SPARK_HOME": str(package), "SPARK_LOCAL_IP": "127.0.0.1"}
     java = [str(package / "bin" / "spark-class")]

