@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import pytest
 import tensorflow as tf
 from conftest import TINY_VOCABULARY
 
@@ -17,7 +15,6 @@ from model.bundles.training_data import open_training_data
 from model.schema import training_spec
 from pipelines.retraining.drift import (
     Profile,
-    distance,
     label_drift,
     length_drift,
     read_profile,
@@ -64,16 +61,6 @@ def test_the_windows_hold_the_tokens_that_are_counted(tiny_records: Path) -> Non
         for index in range(int(record["owned_start"]), int(record["owned_end"])):
             owned += seps[index + 1] - seps[index] - 1
     assert 0 <= data.stats["vocabulary"]["train"]["tokens"] - owned <= 70 * data.stats["counts"]["truncated"]["train"]
-
-
-def test_known_distances() -> None:
-    assert distance({"a": 3, "b": 1}, {"a": 30, "b": 10}) == 0
-    assert distance({"a": 1}, {"b": 1}) == 1
-    assert distance({}, {"b": 1}) == 1
-    # Half the mass of one lies where the other has none: divergence (1/2)(log2(4/3) + (1/2)log2(2/3) + 1/2).
-    divergence = 0.5 * math.log2(4 / 3) + 0.5 * (0.5 * math.log2(2 / 3) + 0.5 * 1)
-    assert distance({"a": 2}, {"a": 1, "b": 1}) == pytest.approx(math.sqrt(divergence))
-    assert distance({"a": 1, "b": 1}, {"a": 2}) == distance({"a": 2}, {"a": 1, "b": 1})
 
 
 def profile(**changes: Any) -> Profile:
