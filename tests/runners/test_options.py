@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from conftest import PROJECT
 
 from model.errors import UserError
 from pipelines.runners.options import beam_options, check_paths
+
+LAUNCHER = f"--job_server_java_launcher={sys.executable}"
+"""A program that exists, in place of Java, which options are only checked to find."""
 
 CONFIGS = sorted((PROJECT / "runner_configs").glob("*.yaml"))
 
@@ -35,7 +39,7 @@ def test_without_a_file_it_is_the_local_runner_and_no_main_session_is_pickled() 
 
 @pytest.mark.parametrize("config", [path for path in CONFIGS if path.stem in ("direct", "flink", "spark")])
 def test_shipped_configurations_hold(config: Path) -> None:
-    options = given(config)
+    options = given(config, LAUNCHER)
     assert options["save_main_session"] is False
     expected = {"direct": "FnApiRunner", "flink": "FlinkRunner", "spark": "SparkRunner"}
     assert options["runner"] == expected[config.stem]
@@ -129,7 +133,7 @@ def test_java_is_looked_for_before_anything_starts(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_relative_paths_are_for_workers_that_share_this_folder(flags: list[str], here: bool, tmp_path: Path) -> None:
-    options = beam_options(None, flags)
+    options = beam_options(None, [LAUNCHER, *flags])
     check_paths(options, [str(tmp_path), "gs://bucket/in"])
     if here:
         check_paths(options, ["in.jsonl"])

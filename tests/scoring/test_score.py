@@ -341,7 +341,7 @@ def test_workers_are_for_the_local_runner(
 ) -> None:
     source = write_jsonl(tmp_path / "corpus.jsonl", CORPUS)
     command = ["score", "--model", str(tiny_bundle.path), "--input", str(source), "--output", str(tmp_path / "out")]
-    assert main([*command, "--workers", "2", "--", "--runner=FlinkRunner"]) == 2
+    assert main([*command, "--workers", "2", "--", "--runner=FlinkRunner", "--job_endpoint=localhost:1"]) == 2
     assert "leave it out" in capsys.readouterr().err
 
 
