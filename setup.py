@@ -21,6 +21,7 @@ development = [
     "hypothesis>=6.150",
     "jax>=0.7,<1",  # the classifier runs under another Keras backend, too
     "mypy>=1.18",
+    "pre-commit>=4",
     "pytest>=9",
     "ruff>=0.14",
     "tokenizers>=0.22",

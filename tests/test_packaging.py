@@ -7,6 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import yaml
 from conftest import PROJECT
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -76,6 +77,15 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (folder / name).touch()
     environment = {"PATH": str(folder)}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_hooks_before_a_commit_are_the_linters_of_make_lint() -> None:
+    hooks = yaml.safe_load((PROJECT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert [repository["repo"] for repository in hooks] == ["local"]
+    entries = {hook["entry"].replace(" --force-exclude", "") for repository in hooks for hook in repository["hooks"]}
+    makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
+    recipe = makefile.partition("\nlint:")[2].partition("\n\n")[0].splitlines()[1:]
+    assert {line.strip().removesuffix(" .").replace("$(BIN)", ".venv/bin") for line in recipe} == entries
 
 
 def program(path: Path, *, code: int) -> None:
