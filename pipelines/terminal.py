@@ -13,12 +13,15 @@ from rich.text import Text
 from model.evaluation.evaluate import Metrics
 from model.progress import show_seconds
 from model.schema import SPLITS
+from pipelines.retraining.verdicts import FAIL, PASS, SKIPPED, Verdict
 
 if TYPE_CHECKING:  # so that what only prints does not load TensorFlow
     from model.bundles.bundle import Bundle
     from model.encoders.encoder import EncoderDescription
     from model.evaluation.score_metrics import ScoreMetrics
     from pipelines.inspection import Inspection, Sample, Summary
+    from pipelines.retraining.versions import PublishedVersion
+    from pipelines.retraining.workspace import Run
     from pipelines.scoring.dry_run import Estimate
 
 _SHOWN_LABELS = 8
@@ -29,7 +32,7 @@ _LABEL_FIGURES = {
     "calibration_error": "ECE",
 }
 _SCORE_FIGURES = {"mse": "MSE", "spearman": "Spearman", "rouge_l": "ROUGE-L"}
-_MARKS = {"pass": "[green]pass[/]", "fail": "[red]fail[/]", "skipped": "[dim]-[/]"}
+_MARKS = {PASS: "[green]pass[/]", FAIL: "[red]fail[/]", SKIPPED: "[dim]-[/]"}
 _STYLES = ("cyan", "green", "magenta", "yellow", "blue", "red")
 
 
@@ -234,44 +237,44 @@ def show_estimate(estimate: Estimate) -> None:
         )
 
 
-def show_result(outcome: str, reason: str) -> None:
+def show_outcome(outcome: str, reason: str) -> None:
     """Prints how a retraining has ended, in one line."""
     _console().print(Text(f"{outcome.replace('_', ' ')}: {reason}"))
 
 
-def show_decision(record: Mapping[str, Any]) -> None:
-    """Prints every check and gate of a run that it came to; nothing where there was no run."""
-    for part, title in (("checks", "checks of the data"), ("gates", "gates of the model")):
-        if record.get(part):
-            _show_verdicts(record[part]["verdicts"], title=f"{title}, run {record['run']}")
+def show_decision(run: Run) -> None:
+    """Prints the checks and gates of a run, as far as it got."""
+    if run.checks:
+        _show_verdicts(run.checks.verdicts, title=f"checks of the data, run {run.name}")
+    if run.decision:
+        _show_verdicts(run.decision.verdicts, title=f"gates of the model, run {run.name}")
 
 
-def show_versions(versions: Sequence[Mapping[str, Any]]) -> None:
-    """Prints a row a version, the champion marked."""
+def show_versions(versions: Sequence[PublishedVersion]) -> None:
+    """Prints a row for each version and marks the champion."""
     table = Table("version", "", "accuracy", "macro F1", "added", "why", "fingerprint")
     for one in versions:
-        metrics = (one["evaluation"] or {}).get("candidate", {}).get("metrics", {})
-        figures = [f"{metrics[name]:.4f}" if metrics else "" for name in ("accuracy", "macro_f1")]
-        added = next((change for change in one["changes"] if change["change"] == "add"), {"when": "", "why": ""})
-        champion = "champion" if one["champion"] else ""
-        table.add_row(
-            f"{one['version']}", champion, *figures, added["when"], escape(added["why"]), one["fingerprint"][:12]
-        )
+        metrics = one.evaluation.candidate.metrics if one.evaluation else None
+        figures = [f"{metrics.accuracy:.4f}", f"{metrics.macro_f1:.4f}"] if metrics else ["", ""]
+        added = [(change.when, escape(change.why)) for change in one.changes if change.change == "add"] or [("", "")]
+        champion = "champion" if one.champion else ""
+        table.add_row(f"{one.version}", champion, *figures, *added[0], one.fingerprint[:12])
     _show_table(table)
 
 
-def show_version(one: Mapping[str, Any]) -> None:
-    """Prints what is known of a version: its place, its changes, and the gates that it has passed."""
+def show_version(one: PublishedVersion) -> None:
+    """Prints what is known of a version: its folder, its changes, and the checks and gates that it has passed."""
     console = _console()
-    console.print(f"version {one['version']}{', the champion' if one['champion'] else ''}: {escape(one['path'])}")
-    console.print(f"fingerprint {one['fingerprint']}, labels {escape(', '.join(one['labels']))}")
+    console.print(f"version {one.version}{', the champion' if one.champion else ''}: {escape(str(one.path))}")
+    console.print(f"fingerprint {one.fingerprint}, labels {escape(', '.join(one.labels))}")
     table = Table("when", "change", "who", "why", title="changes")
-    for change in one["changes"]:
-        table.add_row(change["when"], change["change"], escape(change["who"]), escape(change["why"]))
+    for change in one.changes:
+        table.add_row(change.when, change.change, escape(change.who), escape(change.why))
     _show_table(table)
-    for part, title in (("checks", "checks of the data"), ("gates", "gates of the model")):
-        if one[part]:
-            _show_verdicts(one[part]["verdicts"], title=title)
+    if one.checks:
+        _show_verdicts(one.checks.verdicts, title="checks of the data")
+    if one.gates:
+        _show_verdicts(one.gates.verdicts, title="gates of the model")
 
 
 def show_bytes(count: int) -> str:
@@ -304,12 +307,12 @@ def show_predictions(rows: list[dict[str, Any]], *, labels: list[str]) -> None:
         console.print(table)
 
 
-def _show_verdicts(verdicts: Sequence[Mapping[str, Any]], *, title: str) -> None:
+def _show_verdicts(verdicts: Sequence[Verdict], *, title: str) -> None:
     table = Table("", "measured", "limit", "", "", title=title)
     _align_right(table, columns=2)
     for one in verdicts:
-        numbers = [_number(one[key]) for key in ("measured", "limit")]
-        table.add_row(escape(one["name"]), *numbers, _MARKS[one["verdict"]], escape(one["words"]))
+        numbers = (_number(one.measured), _number(one.limit))
+        table.add_row(escape(one.name), *numbers, _MARKS[one.verdict], escape(one.words))
     _show_table(table)
 
 

@@ -8,8 +8,6 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.errors import UserError
@@ -152,7 +150,7 @@ def run_retrain(options: argparse.Namespace) -> int:
     _check_local("retrain.workspace", settings.retrain.workspace)
     _check_local("retrain.registry", settings.retrain.registry)
     from pipelines.retraining.retrain import retrain
-    from pipelines.terminal import show_decision, show_result
+    from pipelines.terminal import show_decision, show_outcome
 
     beam_options = _beam_options(options)
     # An exception gives the lock back; the default handler would leave it behind.
@@ -165,35 +163,37 @@ def run_retrain(options: argparse.Namespace) -> int:
     if options.json:
         _print_json({"outcome": result.outcome, "reason": result.reason, "record": result.record})
     else:
-        show_result(result.outcome, result.reason)
-        if options.explain:
-            show_decision(result.record)
+        show_outcome(result.outcome, result.reason)
+        if options.explain and result.run:
+            show_decision(result.run)
     return result.exit_code
 
 
 def run_models_list(options: argparse.Namespace) -> None:
     """Prints the versions of a model."""
-    registry = _open_registry(options)
+    from pipelines.retraining.versions import describe_version
     from pipelines.terminal import show_versions
 
+    registry = _open_registry(options)
     versions = [describe_version(registry, version) for version in registry.versions()]
     if options.json:
-        _print_json(versions)
+        _print_json([version.to_json() for version in versions])
     else:
         show_versions(versions)
 
 
 def run_models_show(options: argparse.Namespace) -> None:
     """Prints what is known of one version, the champion by default."""
-    registry = _open_registry(options)
+    from pipelines.retraining.versions import describe_version
     from pipelines.terminal import show_version
 
+    registry = _open_registry(options)
     version = options.version if options.version is not None else registry.champion()
     if version is None:
         raise UserError(f"{registry.folder}: has no champion; name a version")
     described = describe_version(registry, version)
     if options.json:
-        _print_json(described)
+        _print_json(described.to_json())
     else:
         show_version(described)
 
@@ -274,32 +274,6 @@ def _open_registry(options: argparse.Namespace) -> Registry:
             f"{options.model}: no versions of a model here; give REGISTRY/NAME as in the retraining settings"
         )
     return registry
-
-
-def describe_version(registry: Registry, version: int) -> dict[str, Any]:
-    """Returns what is known of a version, as JSON values."""
-    path = registry.version_path(version)
-    if not path.is_dir():
-        there = ", ".join(str(one) for one in registry.versions())
-        raise UserError(f"{registry.folder}: has no version {version}; there are: {there}")
-    bundle = json.loads((path / "bundle.json").read_text(encoding="utf-8"))
-    evaluation = _read(registry.record_path(version) / "evaluation.json")
-    changes = [asdict(change) for change in registry.changes() if change.version == version]
-    return {
-        "version": version,
-        "champion": version == registry.champion(),
-        "path": str(path),
-        "fingerprint": bundle["fingerprint"],
-        "labels": bundle["labels"],
-        "evaluation": evaluation,
-        "gates": _read(registry.record_path(version) / "decision.json"),
-        "checks": _read(registry.record_path(version) / "checks.json"),
-        "changes": changes,
-    }
-
-
-def _read(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def _print_json(content: Any) -> None:

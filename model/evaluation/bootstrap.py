@@ -7,8 +7,7 @@ on each draw, so that what is hard for both cancels out of their difference.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -39,9 +38,6 @@ class Comparison:
     confidence: float
     accuracy: Interval
     macro_f1: Interval
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ def paired_bootstrap(
 
 def compare_slices(
     first_hits: np.ndarray, second_hits: np.ndarray, *, documents: np.ndarray, slices: Sequence[str]
-) -> list[SliceComparison]:
+) -> tuple[SliceComparison, ...]:
     """Returns both models' accuracies by slice, in the order of the slices' names.
 
     Args:
@@ -103,14 +99,14 @@ def compare_slices(
     accuracies = [
         np.bincount(of_sentence, weights=hits, minlength=len(names)) / sentences for hits in (first_hits, second_hits)
     ]
-    return [
+    return tuple(
         SliceComparison(str(name), int(size), float(one), float(other))
         for name, size, one, other in zip(names, sizes, *accuracies, strict=True)
-    ]
+    )
 
 
 def _document_counts(truth: np.ndarray, predicted: np.ndarray, documents: np.ndarray, *, labels: int) -> np.ndarray:
-    """Returns float64 `[documents, 3 * labels]`: sentences by true label, by predicted label, and rightly predicted."""
+    """Returns float64 `[documents, 3 * labels]`: sentences by true label, by predicted label, and correct ones."""
     count = int(documents.max()) + 1
 
     def table(sentences: np.ndarray, given: np.ndarray) -> np.ndarray:
@@ -131,7 +127,7 @@ def _draws(count: int, samples: int, random: np.random.Generator) -> Iterator[np
 
 
 def _differences(weights: np.ndarray, tables: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns float64 `[2, draws]`: the differences of accuracy and of macro F1, with documents so weighted."""
+    """Returns float64 `[2, draws]`: the differences of accuracy and of macro F1, with the documents weighted."""
     first, second = (_figures(weights @ table) for table in tables)
     return first - second
 

@@ -1,43 +1,62 @@
-"""Whether new data are fit to train on: their schema, their size, what was rejected, and drift from the champion's."""
+"""Checks whether new data are fit to train on: their labels, size and rejects, and drift from the champion's data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from model.bundles.training_data import TrainingData
+from model.bundles.training_data import STATS, TrainingData
 from model.records import Reason
 from model.schema import SPLITS
-from pipelines.retraining.drift import Profile, label_drift, length_drift, sentences_drift, vocabulary_drift
-from pipelines.retraining.settings import ChecksSection
-from pipelines.retraining.verdicts import Verdict, at_least, at_most
+from pipelines.retraining.drift import (
+    Profile,
+    label_drift,
+    length_drift,
+    read_profile,
+    sentences_drift,
+    vocabulary_drift,
+)
+from pipelines.retraining.settings import ChecksSection, RetrainSettings
+from pipelines.retraining.verdicts import Checks, Verdict, at_least, at_most
 
 _BROKEN_SOURCES = (Reason.UNREADABLE_SOURCE, Reason.BROKEN_SOURCE)
 _DAMAGE = (Reason.NO_ID, Reason.BROKEN_RECORD, Reason.WRONG_TYPE, Reason.WRONG_LENGTH, Reason.INVALID_ENCODING)
 _SHOWN = 3
+_NO_CHAMPION = "no champion to compare with"
 
 
-def count_new_documents(data: TrainingData, champion: Profile | None) -> int:
-    """Returns how many documents come from files that the champion's run has not read, or not with this content."""
-    known = {source["sha256"] for source in champion.stats["inputs"]} if champion else set()
-    new = {source["path"] for source in data.stats["inputs"] if source["sha256"] not in known}
-    return sum(
-        source in new
-        for split in SPLITS
-        for file in data.document_files(split)
-        for source in pq.read_table(file, columns=["source"], partitioning=None)["source"].to_pylist()
+def check_data(data: TrainingData, recorded: Path | None, settings: RetrainSettings) -> Checks:
+    """Returns the checks of new training records.
+
+    Args:
+        data: the records.
+        recorded: the folder with what is recorded of the champion's data; None without a champion.
+        settings: the limits, and which labels and which split they are about.
+    """
+    champion = read_profile(recorded) if recorded is not None and (recorded / STATS).exists() else None
+    return Checks(
+        new_documents=_count_new_documents(data, champion),
+        counts=data.stats["counts"],
+        verdicts=compare_profiles(
+            read_profile(data.path),
+            champion,
+            settings=settings.checks,
+            held_out=settings.retrain.held_out,
+            expected_labels=settings.data.labels,
+        ),
     )
 
 
-def check_data(
+def compare_profiles(
     now: Profile,
     champion: Profile | None,
     *,
     settings: ChecksSection,
     held_out: str,
     expected_labels: Sequence[str] | None,
-) -> list[Verdict]:
+) -> tuple[Verdict, ...]:
     """Returns the verdict of every check.
 
     Args:
@@ -47,24 +66,44 @@ def check_data(
         expected_labels: the labels that the settings name, if any.
     """
     documents = now.stats["counts"]["documents"]
-    verdicts = [
+    return (
         _labels(now, champion, settings, expected_labels),
         _size("train_documents", documents.get("train", 0), settings.min_train_documents, "to train on"),
         _size("held_out_documents", documents.get(held_out, 0), settings.min_held_out_documents, "to judge models on"),
         *_rejects(now, champion, settings),
         _duplicates(now, settings),
         _unknown(now, settings),
-    ]
-    drifts: tuple[tuple[str, Callable[[Profile, Profile], float], float | None], ...] = (
-        ("label_drift", label_drift, settings.max_label_drift),
-        ("length_drift", length_drift, settings.max_length_drift),
-        ("sentences_drift", sentences_drift, settings.max_sentences_drift),
-        ("vocabulary_drift", vocabulary_drift, settings.max_vocabulary_drift),
+        _drift("label_drift", now, champion, settings.max_label_drift, measure=label_drift, explain=_label_changes),
+        _drift("length_drift", now, champion, settings.max_length_drift, measure=length_drift, explain=_mean_tokens),
+        _drift(
+            "sentences_drift",
+            now,
+            champion,
+            settings.max_sentences_drift,
+            measure=sentences_drift,
+            explain=_mean_sentences,
+        ),
+        _drift(
+            "vocabulary_drift",
+            now,
+            champion,
+            settings.max_vocabulary_drift,
+            measure=vocabulary_drift,
+            explain=_unknown_shares,
+        ),
     )
-    for name, measure, limit in drifts:
-        measured = measure(now, champion) if champion else None
-        verdicts.append(at_most(name, measured, limit, _drift_words(name, measured, now, champion)))
-    return verdicts
+
+
+def _count_new_documents(data: TrainingData, champion: Profile | None) -> int:
+    """Returns how many documents come from files that the champion's run has not read, or not with this content."""
+    known = {source["sha256"] for source in champion.stats["inputs"]} if champion else set()
+    new = {source["path"] for source in data.stats["inputs"] if source["sha256"] not in known}
+    return sum(
+        source in new
+        for split in SPLITS
+        for file in data.document_files(split)
+        for source in pq.read_table(file, columns=["source"], partitioning=None)["source"].to_pylist()
+    )
 
 
 def _labels(now: Profile, champion: Profile | None, settings: ChecksSection, expected: Sequence[str] | None) -> Verdict:
@@ -97,7 +136,7 @@ def _rejects(now: Profile, champion: Profile | None, settings: ChecksSection) ->
         ),
     ]
     if champion is None:
-        return [*verdicts, at_most("reject_rise", None, settings.max_reject_rise, "no champion to compare with")]
+        return [*verdicts, at_most("reject_rise", None, settings.max_reject_rise, _NO_CHAMPION)]
     rises = {reason: share - champion.reject_shares.get(reason, 0.0) for reason, share in shares.items()}
     reason, rise = max(rises.items(), key=lambda item: item[1], default=("rejects", 0.0))
     words = f"{reason}: {shares.get(reason, 0):.2%} of the records, {rise:+.2%} against the champion's"
@@ -117,22 +156,43 @@ def _unknown(now: Profile, settings: ChecksSection) -> Verdict:
     return at_most("unknown_wordpieces", now.unknown_share, settings.max_unknown_share, words)
 
 
-def _drift_words(name: str, measured: float | None, now: Profile, champion: Profile | None) -> str:
-    if champion is None or measured is None:
-        return "no champion to compare with"
-    words = f"distance {measured:.4f} from the champion's data"
-    if name == "label_drift":
-        changes = _share_changes(now.labels, champion.labels)
-        return f"{words}: {', '.join(f'{label} {change:+.1%}' for label, change in changes[:_SHOWN])}"
-    key = {"length_drift": "mean_tokens", "sentences_drift": "mean_sentences"}.get(name)
-    if key is None:
-        return f"{words}; [UNK] {now.unknown_share:.2%}, was {champion.unknown_share:.2%}"
-    here, there = (one.stats["lengths"][key] for one in (now, champion))
-    return f"{words}; on average {here:.1f} {key.removeprefix('mean_')} a document, was {there:.1f}"
+def _drift(
+    name: str,
+    now: Profile,
+    champion: Profile | None,
+    limit: float | None,
+    *,
+    measure: Callable[[Profile, Profile], float],
+    explain: Callable[[Profile, Profile], str],
+) -> Verdict:
+    if champion is None:
+        return at_most(name, None, limit, _NO_CHAMPION)
+    measured = measure(now, champion)
+    words = f"distance {measured:.4f} from the champion's data{explain(now, champion)}"
+    return at_most(name, measured, limit, words)
+
+
+def _label_changes(now: Profile, champion: Profile) -> str:
+    changes = _share_changes(now.labels, champion.labels)
+    return f": {', '.join(f'{label} {change:+.1%}' for label, change in changes[:_SHOWN])}"
+
+
+def _mean_tokens(now: Profile, champion: Profile) -> str:
+    here, there = (one.stats["lengths"]["mean_tokens"] for one in (now, champion))
+    return f"; on average {here:.1f} tokens a document, was {there:.1f}"
+
+
+def _mean_sentences(now: Profile, champion: Profile) -> str:
+    here, there = (one.stats["lengths"]["mean_sentences"] for one in (now, champion))
+    return f"; on average {here:.1f} sentences a document, was {there:.1f}"
+
+
+def _unknown_shares(now: Profile, champion: Profile) -> str:
+    return f"; [UNK] {now.unknown_share:.2%}, was {champion.unknown_share:.2%}"
 
 
 def _share_changes(now: dict[str, int], then: dict[str, int]) -> list[tuple[str, float]]:
-    """Returns by how much each label's share of the sentences has changed, the greatest changes first."""
+    """Returns the change of each label's share of the sentences, the largest change first."""
     totals = max(sum(now.values()), 1), max(sum(then.values()), 1)
     changes = {
         label: now.get(label, 0) / totals[0] - then.get(label, 0) / totals[1] for label in sorted(now.keys() | then)

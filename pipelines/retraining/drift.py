@@ -1,4 +1,4 @@
-"""How far the data of a run have moved from those of the champion, from the statistics that preprocessing leaves.
+"""How far the data of a run have moved from the champion's data, measured on the statistics that preprocessing writes.
 
 Every distance is Jensen-Shannon's with base 2: 0 for equal distributions, 1 for distributions without overlap.
 """
@@ -17,14 +17,14 @@ from scipy.spatial.distance import jensenshannon
 
 from model.bundles.training_data import STATS, VOCABULARY
 
-# The champion's wordpieces in the order of their frequency are cut here; what is beyond the last one is rare.
+# Ranks that divide the champion's wordpieces, the most frequent first, into bands; those past the last are rare.
 _BANDS = (100, 1000, 5000)
 _STEPS_AN_OCTAVE = 2
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What is compared of a run's data; all of the train split.
+    """What is compared of a run's data. Figures are of the train split.
 
     Attributes:
         stats: everything in `stats.json`.
@@ -47,7 +47,7 @@ class Profile:
 
     @property
     def reject_shares(self) -> Mapping[str, float]:
-        """The share of the records that each reason for rejects has."""
+        """The share of the records that is rejected, by reason."""
         counts = self.stats["counts"]
         return {reason: count / max(counts["records"], 1) for reason, count in counts["rejects"].items()}
 
@@ -77,7 +77,10 @@ def sentences_drift(now: Profile, then: Profile) -> float:
 
 
 def vocabulary_drift(now: Profile, then: Profile) -> float:
-    """Returns the distance between what `then`'s frequent, rare, unseen and unknown wordpieces cover of both texts."""
+    """Returns the distance between the texts' coverage by frequent, rare, unseen and unknown wordpieces.
+
+    `then` says which wordpieces are frequent, rare and unseen.
+    """
     by_frequency = sorted(then.pieces, key=lambda piece: (-then.pieces[piece], piece))
     bands = {piece: int(np.searchsorted(_BANDS, rank, side="right")) for rank, piece in enumerate(by_frequency)}
     bands["[UNK]"] = len(_BANDS) + 2

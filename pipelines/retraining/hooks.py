@@ -1,4 +1,4 @@
-"""Commands that are told how a run has ended, for mail or chat. Whatever they do, the outcome stands."""
+"""Shell commands that run when a call has ended, for mail or chat. Whatever they do, the outcome stays the same."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _STANDARD_ERROR = 2  # standard output is for the record, with --json
 
 
 def run_hook(command: str, *, outcome: str, reason: str, record: Path | None) -> str | None:
-    """Runs a shell command and returns what went wrong with it, if anything.
+    """Runs a shell command and returns what went wrong with it, or None.
 
-    It finds SEPLINE_OUTCOME, SEPLINE_REASON and SEPLINE_RECORD in its environment; the last is the path of the run's
-    record, or of its error, and empty where there was no run.
+    Its environment has SEPLINE_OUTCOME, SEPLINE_REASON and SEPLINE_RECORD: the path of the run's record, or of its
+    error, or empty where there was no run.
     """
     told = {
         "SEPLINE_OUTCOME": outcome,

@@ -2,39 +2,47 @@
 
     fingerprint -> preprocess -> check the data -> train -> evaluate -> gates -> publish -> record
 
-Each step leaves its result in the run's folder (`workspace.py`) and takes it from there when it is there already.
-So a call after a crash, at whatever moment, ends as one that nothing disturbed. The champion serves all the while.
+Each step writes its result into the run's folder (`workspace.py`), and is skipped when its result is already there. So
+a call after a crash, whenever it happened, ends like an uninterrupted run. The champion stays in use all the while.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import model
 from model.bundles.bundle import Bundle, load_bundle
 from model.bundles.registry import Registry
 from model.bundles.training_data import STATS, VOCABULARY, TrainingData, open_training_data
-from model.config import Settings
 from model.errors import DataError
 from model.folders import write_json
 from pipelines.corpora.labels import LabelMap
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sources import fingerprint_source, match_sources
+from pipelines.retraining import workspace as files
+from pipelines.retraining.figures import Evaluation
 from pipelines.retraining.hooks import run_hook
 from pipelines.retraining.lock import LockHeldError, RunLock
 from pipelines.retraining.settings import RetrainSettings
-from pipelines.retraining.workspace import EXIT_CODES, Outcome, Run, Workspace, digest
+from pipelines.retraining.verdicts import Checks, Decision
+from pipelines.retraining.workspace import EXIT_CODES, Ending, Outcome, Run, RunFacts, Workspace, digest, now
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
-_RECORDED = ("run.json", "checks.json", "evaluation.json", "decision.json")
+    from pipelines.retraining.evaluation import Champion
+
+
+class _Json(Protocol):
+    def to_json(self) -> dict[str, Any]: ...
+
+
+T = TypeVar("T", bound=_Json)
 
 
 @dataclass(frozen=True)
@@ -42,17 +50,22 @@ class Result:
     """How a call has ended.
 
     Attributes:
-        outcome, reason: in a word, and in words.
-        record: of the run that it was about; empty where there was none.
+        outcome, reason: in one word, and in a sentence.
+        run: the run that the call was about, which has ended; None where there was none.
     """
 
     outcome: Outcome
     reason: str
-    record: dict[str, Any]
+    run: Run | None
 
     @property
     def exit_code(self) -> int:
         return EXIT_CODES[self.outcome]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The record of the run, as JSON values; empty where there was none."""
+        return self.run.record() if self.run else {}
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,7 @@ class _Job:
     """What all steps of a run need."""
 
     settings: RetrainSettings
+    options: ReadOptions
     beam_options: PipelineOptions
     workspace: Workspace
     registry: Registry
@@ -68,25 +82,20 @@ class _Job:
 
     @property
     def champion(self) -> int | None:
-        return self.run.facts["champion"]
+        return self.run.facts.champion
 
-    def step(self, name: str, make: Callable[[], Any]) -> Any:
-        """Returns the content of the run's JSON file `name`, which is made where it is missing."""
+    def step(self, name: str, kind: type[T], make: Callable[[], T]) -> T:
+        """Returns what the run's JSON file `name` holds; makes it first if it is not there."""
         self.lock.check()
-        if (there := self.run.read(name)) is not None:
-            return there
-        made = make()
-        write_json(self.run.folder / name, made)
-        return self.run.read(name)
+        there = self.run.read(name, kind)
+        if there is None:
+            there = make()
+            write_json(self.run.folder / name, there.to_json())
+        return there
 
 
-def retrain(
-    settings: RetrainSettings,
-    *,
-    beam_options: PipelineOptions,
-    take_over_lock: bool = False,
-) -> Result:
-    """Goes on with the unfinished run or makes a new one, to its end; runs the outcome's hook.
+def retrain(settings: RetrainSettings, *, beam_options: PipelineOptions, take_over_lock: bool = False) -> Result:
+    """Continues the unfinished run or starts a new one, brings it to its end, and runs the outcome's hook.
 
     Args:
         settings: what to retrain and when to publish it.
@@ -107,113 +116,106 @@ def retrain(
             result = _run_to_its_end(settings, beam_options, workspace, lock)
             workspace.tidy(keep=settings.retrain.keep_runs)
     except LockHeldError as error:
-        result = Result(Outcome.LOCKED, str(error), {})
+        result = Result(Outcome.LOCKED, str(error), None)
     except Exception as error:
         _finish(settings, workspace, Outcome.ERROR, f"{type(error).__name__}: {error}", record=_keep_error(workspace))
         raise
-    record = workspace.folder / "runs" / result.record["run"] / "record.json" if result.record else None
-    _finish(settings, workspace, result.outcome, result.reason, record=record)
+    _finish(
+        settings,
+        workspace,
+        result.outcome,
+        result.reason,
+        record=result.run.record_file if result.run else None,
+    )
     return result
 
 
 def _run_to_its_end(
-    settings: RetrainSettings,
-    beam_options: PipelineOptions,
-    workspace: Workspace,
-    lock: RunLock,
+    settings: RetrainSettings, beam_options: PipelineOptions, workspace: Workspace, lock: RunLock
 ) -> Result:
     registry = Registry(Path(settings.retrain.registry) / settings.retrain.name)
     options = _read_options(settings)
+    facts = _fingerprint(settings, options, registry)
+    pin = f"retrain-{digest(str(workspace.folder.resolve()))}"
+    if ended := workspace.ended_with(facts.key):
+        run, ending = ended
+        registry.unpin(pin)  # of a run that was killed after it wrote its record
+        reason = f"inputs and settings are those of run {run.name}, which has ended as {ending.outcome}"
+        return Result(Outcome.NOTHING_NEW, reason, run)
+
+    run = workspace.open(facts)
+    job = _Job(settings, options, beam_options, workspace, registry, run, lock)
+    if job.champion is not None:
+        registry.pin(job.champion, pin)
+    _say(f"run {run.name}: {len(facts.inputs)} files, {_named(job.champion)}")
+    try:
+        ending = _run_steps(job)
+    except DataError as error:
+        ending = run.end(Outcome.INVALID_DATA, str(error))
+    registry.unpin(pin)
+    return Result(ending.outcome, ending.reason, run)
+
+
+def _run_steps(job: _Job) -> Ending:
+    """Runs every step that is not done yet, and returns how the run has ended."""
+    run = job.run
+    data = _preprocess(job)
+    checks = job.step(files.CHECKS, Checks, lambda: _check(job, data))
+    wanted = job.settings.checks.min_new_documents
+    if checks.new_documents < wanted:
+        reason = f"{checks.new_documents:,} new documents, checks.min_new_documents is {wanted:,}"
+        return run.end(Outcome.NOTHING_NEW, reason)
+    if checks.failures:
+        return run.end(Outcome.INVALID_DATA, checks.failures)
+    bundle = _train(job, data)
+    evaluation = job.step(files.EVALUATION, Evaluation, lambda: _evaluate(job, data, bundle))
+    decision = job.step(files.DECISION, Decision, lambda: _decide(job, evaluation))
+    if decision.failures:
+        return run.end(Outcome.KEPT, decision.failures, version=job.champion)
+    version = _publish(job, data, bundle)
+    accuracy = evaluation.candidate.metrics.accuracy
+    reason = f"version {version} passed every gate, accuracy {accuracy:.4f}; before it: {_named(job.champion)}"
+    return run.end(Outcome.PUBLISHED, reason, version=version)
+
+
+def _fingerprint(settings: RetrainSettings, options: ReadOptions, registry: Registry) -> RunFacts:
+    """Returns what a run with these settings would start with now."""
     inputs = [{**fingerprint_source(source), "split": None} for source in match_sources(settings.retrain.input)]
     contents = [[PurePosixPath(str(source["path"])).name, source["sha256"]] for source in inputs]
-    key = digest([contents, settings.deciding(), asdict(options)])
-    holder = f"retrain-{digest(str(workspace.folder.resolve()))}"  # of the pin of the champion
-    if settled := workspace.settled(key):
-        registry.unpin(holder)  # by a run that was killed between its record and its end
-        record = settled.read("record.json")
-        reason = f"inputs and settings are those of run {settled.name}, which has ended as {record['outcome']}"
-        return Result(Outcome.NOTHING_NEW, reason, record)
-
     data_settings = settings.for_training().model_dump(
         mode="json", include={"encoder": {"handle"}, "window": True, "data": True}
     )
-    facts = {
-        "champion": registry.champion(),
-        "data": digest([inputs, data_settings, asdict(options), model.__version__]),
-        "sepline": model.__version__,
-        "inputs": inputs,
-        "settings": settings.deciding(),
-    }
-    run = workspace.open(key, facts)
-    job = _Job(settings, beam_options, workspace, registry, run, lock)
-    if job.champion is not None:
-        registry.pin(job.champion, holder)
-    _say(f"run {run.name}: {len(inputs)} files, {_named(job.champion)}")
-    try:
-        record = _steps(job, options)
-    except DataError as error:
-        record = run.settle(Outcome.INVALID_DATA, str(error))
-    registry.unpin(holder)
-    return Result(Outcome(record["outcome"]), record["reason"], record)
+    return RunFacts(
+        key=digest([contents, settings.deciding(), asdict(options)]),
+        started=now(),
+        champion=registry.champion(),
+        data=digest([inputs, data_settings, asdict(options), model.__version__]),
+        sepline=model.__version__,
+        inputs=inputs,
+        settings=settings.deciding(),
+    )
 
 
-def _steps(job: _Job, options: ReadOptions) -> dict[str, Any]:
-    """Returns the record of the run, with every step done."""
-    run, settings = job.run, job.settings
-    data = _preprocess(job, options)
-    checked = job.step("checks.json", lambda: _check(job, data))
-    if checked["new_documents"] < settings.checks.min_new_documents:
-        wanted = settings.checks.min_new_documents
-        reason = f"{checked['new_documents']:,} new documents, checks.min_new_documents is {wanted:,}"
-        return run.settle(Outcome.NOTHING_NEW, reason)
-    if checked["failures"]:
-        return run.settle(Outcome.INVALID_DATA, checked["failures"])
-    bundle = _train(job, data)
-    evaluation = job.step("evaluation.json", lambda: _evaluate(job, data, bundle))
-    decision = job.step("decision.json", lambda: _decide(evaluation, settings))
-    if decision["failures"]:
-        return run.settle(Outcome.KEPT, decision["failures"], version=job.champion)
-    version = _publish(job, data, bundle)
-    accuracy = evaluation["candidate"]["metrics"]["accuracy"]
-    reason = f"version {version} passed every gate, accuracy {accuracy:.4f}; before it: {_named(job.champion)}"
-    return run.settle(Outcome.PUBLISHED, reason, version=version)
-
-
-def _preprocess(job: _Job, options: ReadOptions) -> TrainingData:
+def _preprocess(job: _Job) -> TrainingData:
     from pipelines.preprocessing.preprocess import preprocess
 
     _say("preprocessing")
-    folder = job.workspace.data_folder(job.run.facts["data"])
+    folder = job.workspace.data_folder(job.run.facts.data)
     preprocess(
         job.settings.retrain.input,
         str(folder),
         settings=job.settings.for_training(),
-        options=options,
+        options=job.options,
         beam_options=job.beam_options,
     )
     return open_training_data(folder)
 
 
-def _check(job: _Job, data: TrainingData) -> dict[str, Any]:
-    from pipelines.retraining.data_checks import check_data, count_new_documents
-    from pipelines.retraining.drift import read_profile
-    from pipelines.retraining.verdicts import failures
+def _check(job: _Job, data: TrainingData) -> Checks:
+    from pipelines.retraining.data_checks import check_data
 
-    recorded = job.registry.record_path(job.champion) if job.champion is not None else None
-    champion = read_profile(recorded) if recorded is not None and (recorded / STATS).exists() else None
-    verdicts = check_data(
-        read_profile(data.path),
-        champion,
-        settings=job.settings.checks,
-        held_out=job.settings.retrain.held_out,
-        expected_labels=job.settings.data.labels,
-    )
-    return {
-        "new_documents": count_new_documents(data, champion),
-        "counts": data.stats["counts"],
-        "verdicts": [verdict.to_json() for verdict in verdicts],
-        "failures": failures(verdicts),
-    }
+    recorded = None if job.champion is None else job.registry.record_path(job.champion)
+    return check_data(data, recorded, job.settings)
 
 
 def _train(job: _Job, data: TrainingData) -> Bundle:
@@ -221,55 +223,48 @@ def _train(job: _Job, data: TrainingData) -> Bundle:
 
     settings = job.settings.for_training()
     if job.settings.retrain.start == "champion" and job.champion is not None:
-        settings = _warm(settings, job.registry.version_path(job.champion))
+        champion = str(job.registry.version_path(job.champion))
+        training = settings.training.model_copy(update={"warm_start": champion})
+        settings = settings.model_copy(update={"training": training})
     _say(f"training from {settings.training.warm_start or 'the pretrained encoder'}")
     job.lock.check()
     return train_and_evaluate(settings, str(data.path), str(job.run.folder / "training"))
 
 
-def _warm(settings: Settings, champion: Path) -> Settings:
-    training = settings.training.model_copy(update={"warm_start": str(champion)})
-    return settings.model_copy(update={"training": training})
-
-
-def _evaluate(job: _Job, data: TrainingData, bundle: Bundle) -> dict[str, Any]:
+def _evaluate(job: _Job, data: TrainingData, bundle: Bundle) -> Evaluation:
     from pipelines.retraining.evaluation import evaluate_candidate
 
     _say("evaluating")
-    champion, facts = None, {}
-    if job.champion is not None:
-        champion = load_bundle(job.registry.version_path(job.champion))
-        facts = {"version": job.champion, "accuracy_when_published": _published_accuracy(job)}
-    return evaluate_candidate(
-        bundle, champion, data, job.settings.retrain.held_out, settings=job.settings.gates, champion_facts=facts
-    )
+    split = job.settings.retrain.held_out
+    return evaluate_candidate(bundle, _load_champion(job), data, split, settings=job.settings.gates)
 
 
-def _published_accuracy(job: _Job) -> float | None:
-    """Returns what the champion's accuracy was in the run that published it."""
-    assert job.champion is not None
-    file = job.registry.record_path(job.champion) / "evaluation.json"
-    if not file.exists():
+def _load_champion(job: _Job) -> Champion | None:
+    from pipelines.retraining.evaluation import Champion
+
+    if job.champion is None:
         return None
-    return json.loads(file.read_text(encoding="utf-8"))["candidate"]["metrics"]["accuracy"]
+    published = files.read_json_as(Evaluation, job.registry.record_path(job.champion) / files.EVALUATION)
+    accuracy = published.candidate.metrics.accuracy if published else None
+    return Champion(load_bundle(job.registry.version_path(job.champion)), job.champion, accuracy)
 
 
-def _decide(evaluation: dict[str, Any], settings: RetrainSettings) -> dict[str, Any]:
+def _decide(job: _Job, evaluation: Evaluation) -> Decision:
     from pipelines.retraining.gates import apply_gates
-    from pipelines.retraining.verdicts import failures
 
-    verdicts = apply_gates(evaluation, settings.gates)
-    return {"verdicts": [verdict.to_json() for verdict in verdicts], "failures": failures(verdicts)}
+    return apply_gates(evaluation, job.settings.gates)
 
 
 def _publish(job: _Job, data: TrainingData, bundle: Bundle) -> int:
     _say("publishing")
     why = f"retraining, run {job.run.name}"
-    files = [*(job.run.folder / name for name in _RECORDED), data.path / STATS, data.path / VOCABULARY]
-    job.lock.check()
-    version: int = job.step("version.json", lambda: {"version": job.registry.add(bundle, why=why, records=files)})[
-        "version"
-    ]
+    names = (files.RUN, files.CHECKS, files.EVALUATION, files.DECISION)
+    records = [*(job.run.folder / name for name in names), data.path / STATS, data.path / VOCABULARY]
+
+    def add() -> files.AddedVersion:
+        return files.AddedVersion(job.registry.add(bundle, why=why, records=records))
+
+    version = job.step(files.VERSION, files.AddedVersion, add).version
     job.registry.publish(version, champion=job.champion, why=why)
     return version
 
@@ -285,7 +280,7 @@ def _keep_error(workspace: Workspace) -> Path | None:
     run = workspace.unfinished()
     if run is None:
         return None
-    file = run.folder / "error.json"
+    file = run.folder / files.ERROR
     write_json(file, {"run": run.name, "error": str(sys.exception()), "traceback": traceback.format_exc()})
     return file
 
@@ -293,11 +288,12 @@ def _keep_error(workspace: Workspace) -> Path | None:
 def _finish(
     settings: RetrainSettings, workspace: Workspace, outcome: Outcome, reason: str, *, record: Path | None
 ) -> None:
+    """Runs the outcome's hook and writes a line into the log."""
     hook = getattr(settings.hooks, outcome)
     problem = run_hook(hook, outcome=outcome, reason=reason, record=record) if hook else None
     workspace.log(outcome=outcome, reason=reason, record=None if record is None else str(record), hook_problem=problem)
     if problem:
-        print(f"sepline: {problem}; the outcome is {outcome} all the same", file=sys.stderr)
+        print(f"sepline: {problem}; the outcome is still {outcome}", file=sys.stderr)
 
 
 def _named(champion: int | None) -> str:

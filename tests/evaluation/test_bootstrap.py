@@ -81,7 +81,7 @@ def test_slices() -> None:
     documents = np.array([0, 0, 1, 2, 2, 2])
     first = np.array([True, True, False, True, True, False])
     second = np.array([True, False, True, True, True, True])
-    assert compare_slices(first, second, documents=documents, slices=["b", "a", "b"]) == [
+    assert compare_slices(first, second, documents=documents, slices=["b", "a", "b"]) == (
         SliceComparison("a", 1, 0.0, 1.0),
         SliceComparison("b", 2, 0.8, 0.8),
-    ]
+    )

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipelines.retraining.data_checks import check_data
+from model.errors import UserError
+from model.evaluation.bootstrap import Comparison, Interval, SliceComparison
+from model.evaluation.evaluate import LabelMetrics, Metrics
+from model.folders import write_json
+from pipelines.retraining.data_checks import compare_profiles
 from pipelines.retraining.drift import Profile
+from pipelines.retraining.figures import ChampionFigures, Evaluation, ModelFigures
 from pipelines.retraining.gates import apply_gates
 from pipelines.retraining.settings import ChecksSection, GatesSection
+from pipelines.retraining.verdicts import Checks, Decision, Verdict
+from pipelines.retraining.workspace import read_json_as
 
 
 def profile(**changes: Any) -> Profile:
@@ -31,7 +41,7 @@ def profile(**changes: Any) -> Profile:
 
 
 def verdicts_of_data(now: Profile, champion: Profile | None, **settings: Any) -> dict[str, tuple[str, str]]:
-    found = check_data(now, champion, settings=ChecksSection(**settings), held_out="test", expected_labels=None)
+    found = compare_profiles(now, champion, settings=ChecksSection(**settings), held_out="test", expected_labels=None)
     return {one.name: (one.verdict, one.words) for one in found}
 
 
@@ -77,26 +87,31 @@ def test_a_check_without_a_limit_is_skipped() -> None:
     assert found["labels"][0] == found["label_drift"][0] == "skipped"
 
 
-def model(accuracy: float, **changes: Any) -> dict[str, Any]:
-    labels = {"a": {"f1": accuracy, "support": 700}, "b": {"f1": accuracy, "support": 300}}
-    metrics = {"accuracy": accuracy, "macro_f1": accuracy, "calibration_error": 0.05, "labels": labels}
-    return {"metrics": metrics, "size_mb": 90.0, "speed": 100.0} | changes
+def model(accuracy: float, *, speed: float = 100.0) -> ModelFigures:
+    labels = {
+        "a": LabelMetrics(accuracy, accuracy, accuracy, 700),
+        "b": LabelMetrics(accuracy, accuracy, accuracy, 300),
+    }
+    metrics = Metrics(100, 1000, accuracy, accuracy, accuracy, 0.05, labels, confusion=[[700, 0], [0, 300]])
+    return ModelFigures("f", metrics, size_mb=90.0, speed=speed)
 
 
-def evaluation(candidate: dict[str, Any], *, low: float = 0.001, **changes: Any) -> dict[str, Any]:
-    interval = {"difference": low + 0.01, "low": low, "high": low + 0.02}
-    champion = model(0.8) | {"version": 6, "accuracy_when_published": 0.81}
-    return {
-        "sentences": 1000,
-        "candidate": candidate,
-        "champion": champion,
-        "comparison": {"confidence": 0.95, "accuracy": interval, "macro_f1": interval},
-        "slices": [{"name": "26", "documents": 80, "first": 0.8, "second": 0.82}],
-    } | changes
+def evaluation(candidate: ModelFigures, *, low: float = 0.001, when_published: float = 0.81) -> Evaluation:
+    interval = Interval(difference=low + 0.01, low=low, high=low + 0.02)
+    champion = model(0.8)
+    return Evaluation(
+        split="test",
+        documents=100,
+        sentences=1000,
+        candidate=candidate,
+        champion=ChampionFigures(**vars(champion), version=6, accuracy_when_published=when_published),
+        comparison=Comparison(100, 2000, 0.95, accuracy=interval, macro_f1=interval),
+        slices=(SliceComparison("26", 80, 0.8, 0.82),),
+    )
 
 
-def verdicts_of_model(found: dict[str, Any], **settings: Any) -> dict[str, tuple[str, str]]:
-    return {one.name: (one.verdict, one.words) for one in apply_gates(found, GatesSection(**settings))}
+def verdicts_of_model(found: Evaluation, **settings: Any) -> dict[str, tuple[str, str]]:
+    return {one.name: (one.verdict, one.words) for one in apply_gates(found, GatesSection(**settings)).verdicts}
 
 
 def test_a_better_model_passes_every_gate() -> None:
@@ -107,7 +122,7 @@ def test_a_better_model_passes_every_gate() -> None:
 
 
 def test_the_first_model_needs_only_the_absolute_gates() -> None:
-    found = verdicts_of_model(evaluation(model(0.7), champion=None, comparison=None, slices=[]))
+    found = verdicts_of_model(replace(evaluation(model(0.7)), champion=None, comparison=None, slices=()))
     assert {name for name, (verdict, _) in found.items() if verdict == "pass"} == {
         "accuracy",
         "f1.a",
@@ -127,11 +142,7 @@ def test_the_first_model_needs_only_the_absolute_gates() -> None:
         (evaluation(model(0.82), low=-0.0301), {"margin": 0.04}, {"champion.macro_f1"}),
         (evaluation(model(0.82), low=-0.01), {}, set()),
         (evaluation(model(0.82), low=-0.2), {"margin": None, "margin_macro_f1": None}, set()),
-        (
-            evaluation(model(0.82), champion=model(0.8) | {"version": 6, "accuracy_when_published": 0.86}),
-            {},
-            {"champion.fall"},
-        ),
+        (evaluation(model(0.82), when_published=0.86), {}, {"champion.fall"}),
         (evaluation(model(0.82)), {"max_slice_drop": 0.01}, {"slice.26"}),
         (evaluation(model(0.82)), {"max_slice_drop": 0.01, "min_slice_documents": 81}, set()),
         (evaluation(model(0.82)), {"max_calibration_error": 0.04}, {"calibration"}),
@@ -140,8 +151,40 @@ def test_the_first_model_needs_only_the_absolute_gates() -> None:
         (evaluation(model(0.82, speed=49.0)), {}, {"relative_speed"}),
     ],
 )
-def test_every_gate_fails_for_its_own_reason(
-    found: dict[str, Any], settings: dict[str, Any], failing: set[str]
-) -> None:
+def test_every_gate_fails_for_its_own_reason(found: Evaluation, settings: dict[str, Any], failing: set[str]) -> None:
     verdicts = verdicts_of_model(found, **settings)
     assert {name for name, (verdict, _) in verdicts.items() if verdict == "fail"} == failing
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    whole = evaluation(model(0.82))
+    for number, found in enumerate((whole, replace(whole, champion=None, comparison=None, slices=()))):
+        write_json(tmp_path / f"{number}.json", found.to_json())
+        assert read_json_as(Evaluation, tmp_path / f"{number}.json") == found
+    checks = Checks(7, {"records": 9}, (Verdict("train_documents", 99, 100, "fail", "99 documents"),))
+    write_json(tmp_path / "checks.json", checks.to_json())
+    again = read_json_as(Checks, tmp_path / "checks.json")
+    assert again == checks and json.dumps(again.to_json()) == json.dumps(json.loads(CHECKS_JSON))
+    assert read_json_as(Checks, tmp_path / "other.json") is None
+
+
+CHECKS_JSON = """
+{"new_documents": 7, "counts": {"records": 9},
+ "verdicts": [{"name": "train_documents", "measured": 99, "limit": 100, "verdict": "fail", "words": "99 documents"}],
+ "failures": "train_documents: 99 documents"}
+"""
+
+
+def test_a_file_that_holds_something_else_is_named(tmp_path: Path) -> None:
+    write_json(tmp_path / "decision.json", {"verdicts": [{"name": "accuracy", "verdict": "perhaps"}]})
+    with pytest.raises(UserError, match=r"decision.json: .*verdicts.0.measured"):
+        read_json_as(Decision, tmp_path / "decision.json")
+
+
+def test_the_reason_is_made_of_the_failures() -> None:
+    decision = apply_gates(evaluation(model(0.59, speed=49.0)), GatesSection(min_label_f1=0.6))
+    assert decision.failures == (
+        "accuracy: 0.5900 of 1,000 sentences; f1.a: F1 0.5900 of a, 700 sentences; "
+        "f1.b: F1 0.5900 of b, 300 sentences; relative_speed: 0.49 times the champion's"
+    )
+    assert decision.to_json()["failures"] == decision.failures

@@ -23,7 +23,7 @@ from support.zygote import Zygote
 from model.bundles.bundle import Bundle, load_bundle
 from model.bundles.registry import Registry
 from pipelines.cli import main
-from pipelines.retraining.workspace import Outcome, Workspace
+from pipelines.retraining.workspace import Outcome, RunFacts, Workspace
 
 FIRST, SECOND, THIRD = 160, 240, 300
 """How many documents the pool has after each of three deliveries."""
@@ -501,23 +501,29 @@ def test_an_airflow_dag_is_made() -> None:
     assert namespace["sepline_retrain"]().dag_id == "sepline_retrain"
 
 
+def facts(key: str, *, data: str = "d") -> RunFacts:
+    return RunFacts(key, "2026-01-01T00:00:00+00:00", champion=None, data=data, sepline="1", inputs=[], settings={})
+
+
 def test_workspaces_of_nothing(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "work")
-    assert workspace.settled("key") is None and workspace.unfinished() is None
-    run = workspace.open("key", {"champion": None, "data": "d"})
-    assert (run.name, workspace.open("key", {"champion": None, "data": "d"}).name) == ("000001", "000001")
+    assert workspace.ended_with("key") is None and workspace.unfinished() is None
+    run = workspace.open(facts("key"))
+    assert (run.name, workspace.open(facts("key"))) == ("000001", run)
     assert os.listdir(tmp_path / "work" / "runs") == ["000001"]
-    assert workspace.open("other", {"champion": None, "data": "d"}).name == "000002"
+    assert workspace.open(facts("other")).name == "000002"
+    abandoned = json.loads(run.record_file.read_text(encoding="utf-8"))
+    assert (abandoned["outcome"], abandoned["key"], abandoned["checks"]) == ("abandoned", "key", None)
 
 
 def test_what_a_workspace_keeps(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     for number in range(1, 6):
-        run = workspace.open(f"key {number}", {"champion": None, "data": f"data {(number + 1) // 2}"})
+        run = workspace.open(facts(f"key {number}", data=f"data {(number + 1) // 2}"))
         (run.folder / "training").mkdir()
-        workspace.data_folder(run.facts["data"]).mkdir(parents=True, exist_ok=True)
+        workspace.data_folder(run.facts.data).mkdir(parents=True, exist_ok=True)
         if number < 5:
-            run.settle(Outcome.KEPT, "as a test")
+            run.end(Outcome.KEPT, "as a test")
 
     def left() -> tuple[list[str], list[str]]:
         trained = [path.parent.name for path in tmp_path.glob("runs/*/training")]
