@@ -14,8 +14,8 @@ import keras
 import numpy as np
 import pytest
 from conftest import PROJECT, TINY_SHAPE, tiny_weights
+from support.numpy_bert import bert_forward
 from support.requirements import skip_unless_required
-from test_bert import bert_forward
 
 from model.classifier.classifier import SentenceClassifier
 from model.classifier.heads import CrfHead, LabelHead, ScoreHead
@@ -223,7 +223,7 @@ JAX = """
 import sys
 import keras, numpy as np
 assert keras.backend.backend() == "jax"
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "tests/classifier"]
 from pathlib import Path
 from test_heads import VARIANTS, pad_batch, variant, windows
 outputs = {}

@@ -15,8 +15,9 @@ import pytest
 import tensorflow as tf
 from conftest import PROJECT, TINY_SHAPE, tiny_weights
 from support.hub_modules import write_hub_bert
+from support.numpy_bert import bert_forward, encode, padded_batch
 from support.requirements import skip_unless_required
-from test_bert import bert_forward, encode, padded_batch, refusal
+from test_bert import refusal
 
 from model.config import EncoderSettings
 from model.encoders.bert import BertConfig, BertEncoder

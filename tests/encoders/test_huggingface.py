@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from conftest import CUES, FILLERS, PIECES, PUNCTUATION, SPECIAL_TOKENS, TINY_SHAPE, tiny_weights, write_checkpoint
 from safetensors.numpy import save_file
-from test_bert import bert_forward, encode, padded_batch, refusal
+from support.numpy_bert import bert_forward, encode, padded_batch
+from test_bert import refusal
 
 from model.config import EncoderSettings, settings_from_dict
 from model.encoders.encoder import check_budget, describe_encoder, load_encoder, load_vocabulary

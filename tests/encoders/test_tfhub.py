@@ -18,7 +18,8 @@ import pytest
 import tensorflow as tf
 from conftest import TINY_SHAPE, TINY_VOCABULARY, real_data, tiny_weights
 from support.hub_modules import write_hub_bag, write_hub_bert, write_hub_module
-from test_bert import bert_forward, encode, padded_batch, refusal
+from support.numpy_bert import bert_forward, encode, padded_batch
+from test_bert import refusal
 
 from model.bundles.bundle import load_bundle, write_bundle
 from model.classifier.classifier import SentenceClassifier
