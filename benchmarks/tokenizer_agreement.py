@@ -20,7 +20,7 @@ import tensorflow as tf
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from model.config import EncoderSettings
-from model.encoders.encoder import load_vocabulary
+from model.encoders.encoder import open_encoder
 from model.records import Document
 from model.text.tokenization import Tokenizer
 from model.text.vocabulary import Vocabulary
@@ -203,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--id-column", default="doc_id")
     parser.add_argument("--text-column", default="text")
     arguments = parser.parse_args(argv)
-    vocabulary = load_vocabulary(EncoderSettings(handle=arguments.encoder))
+    vocabulary = open_encoder(EncoderSettings(handle=arguments.encoder)).vocabulary
     if arguments.cased:
         vocabulary = Vocabulary(vocabulary.pieces, lower_case=False)
     comparison = Comparison(vocabulary)

@@ -39,14 +39,14 @@ def corpus_lengths(paths: Sequence[str], count: int, id_column: str, text_column
 def _corpus_lengths(paths: Sequence[str], id_column: str, text_column: str) -> Iterator[list[int]]:
     import tensorflow as tf
 
-    from model.encoders.encoder import load_vocabulary
+    from model.encoders.encoder import open_encoder
     from model.records import Document
     from model.text.tokenization import Tokenizer
     from pipelines.corpora.options import ReadOptions
     from pipelines.corpora.sentences import SentenceSplitter, split_document
     from pipelines.corpora.sources import match_sources, read_source
 
-    tokenizer, splitter = Tokenizer(load_vocabulary(EncoderSettings())), SentenceSplitter()
+    tokenizer, splitter = Tokenizer(open_encoder(EncoderSettings()).vocabulary), SentenceSplitter()
     options = ReadOptions(id_column=id_column, text_column=text_column)
     records = (record for source in match_sources(paths) for record in read_source(source.path, options))
     outcomes = (split_document(record, splitter) for record in records if isinstance(record, Document))

@@ -130,6 +130,11 @@ class Window:
         """Where the owned sentences stand among those that the window shows."""
         return slice(self.owned_start - self.start, self.owned_end - self.start)
 
+    @property
+    def owned_sentences(self) -> range:
+        """The indices of the owned sentences within the document."""
+        return range(self.owned_start, self.owned_end)
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedWindow:

@@ -15,7 +15,7 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from model.bundles.bundle import load_bundle
+from model.bundles.registry import open_model
 from model.errors import UserError
 from pipelines.cli import build_parser
 from pipelines.scoring.score import ScoringContext, describe_job, plan_units, submit_units
@@ -45,7 +45,7 @@ def submit(options: argparse.Namespace, beam_options: PipelineOptions) -> Any:
         options: of `sepline score`, parsed.
         beam_options: of the pipeline; nothing waits for its end.
     """
-    bundle, output = load_bundle(options.model), options.output.rstrip("/")
+    bundle, output = open_model(options.model), options.output.rstrip("/")
     settings, reading = score_settings(options), read_options(options)
     job = describe_job(bundle, options.input, settings=settings, options=reading)
     claim = claim_scored_folder(output, job, overwrite=options.overwrite, resume=options.resume)

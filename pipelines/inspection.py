@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import tensorflow as tf
 
 from model.config import Settings, WindowSettings
-from model.encoders.encoder import check_budget, load_vocabulary
+from model.encoders.encoder import open_encoder
 from model.progress import ProgressReporter
 from model.records import Document, Reason, Reject
 from model.text.tokenization import Tokenizer
@@ -173,8 +173,9 @@ def inspect_corpora(
     Raises:
         UserError: an input names no file, or the settings can't be used.
     """
-    vocabulary = load_vocabulary(settings.encoder)
-    check_budget(settings)
+    encoder = open_encoder(settings.encoder)
+    vocabulary = encoder.vocabulary
+    encoder.check_budget(settings.window)
     sources = match_sources(inputs)
     tokenizer, splitter = Tokenizer(vocabulary), SentenceSplitter()
     total, summaries = _Tally(), []

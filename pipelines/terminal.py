@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from model.evaluation.evaluate import Metrics
+from model.evaluation.metrics import Metrics
 from model.progress import show_seconds
 from model.schema import SPLITS
 from pipelines.retraining.verdicts import FAIL, PASS, SKIPPED, Verdict

@@ -64,10 +64,10 @@ def run_preprocess(options: argparse.Namespace) -> int:
 def run_encoder(options: argparse.Namespace) -> None:
     """Prints what an encoder is."""
     from model.config import EncoderSettings
-    from model.encoders.encoder import describe_encoder
+    from model.encoders.encoder import open_encoder
     from pipelines.terminal import show_encoder
 
-    description = describe_encoder(EncoderSettings(handle=options.handle))
+    description = open_encoder(EncoderSettings(handle=options.handle)).describe()
     if options.json:
         _print_json(description.to_json())
     else:

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from model.bundles.registry import resolve_model
 from model.config import WindowSettings
 from model.errors import UserError
 from model.text.vocabulary import Vocabulary
@@ -65,12 +64,10 @@ class Bundle:
 def load_bundle(path: str | Path) -> Bundle:
     """Returns the bundle in a folder, having checked every file against the description.
 
-    A `REGISTRY/NAME` stands for the version that is its champion now.
-
     Raises:
         UserError: no bundle, one of another format, or one whose files were changed or lost.
     """
-    folder = resolve_model(path)
+    folder = Path(path)
     try:
         description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -24,13 +24,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from model.bundles.bundle import Bundle, load_bundle
 from model.errors import UserError
 from model.folders import write_json
-
-if TYPE_CHECKING:
-    from model.bundles.bundle import Bundle
 
 _VERSIONS, _RECORDS, _PINS = "versions", "records", "pins"
 _POINTER, _CHANGES, _LOCK = "champion.json", "changes.jsonl", ".lock"
@@ -55,20 +52,22 @@ class Change:
     why: str
 
 
-def resolve_model(path: str | Path) -> Path:
-    """Returns the folder of the bundle that a path names: the champion of a `REGISTRY/NAME`, any other path itself.
+def open_model(path: str | Path) -> Bundle:
+    """Returns the bundle that a path names: the champion of a `REGISTRY/NAME`, or the bundle in any other folder.
 
     Raises:
-        UserError: the path is a `REGISTRY/NAME` without a champion.
+        UserError: the path is a `REGISTRY/NAME` without a champion, or `load_bundle` refuses the folder.
     """
     folder = Path(path)
-    if not (folder / _VERSIONS).is_dir():
-        return folder
-    registry = Registry(folder)
-    version = registry.champion()
-    if version is None:
-        raise UserError(f"{folder}: has no champion yet; promote a version with `sepline models promote {folder} N`")
-    return registry.version_path(version)
+    if (folder / _VERSIONS).is_dir():
+        registry = Registry(folder)
+        version = registry.champion()
+        if version is None:
+            raise UserError(
+                f"{folder}: has no champion yet; promote a version with `sepline models promote {folder} N`"
+            )
+        folder = registry.version_path(version)
+    return load_bundle(folder)
 
 
 def whoami() -> str:

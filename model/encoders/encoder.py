@@ -1,32 +1,30 @@
-"""From an encoder's handle to a Keras layer with pretrained weights, and to what the encoder is."""
+"""An encoder, opened once: what it is, its vocabulary, and Keras layers with its weights."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-import keras
-import numpy as np
-
-from model.config import EncoderSettings, Settings
+from model.config import EncoderSettings, WindowSettings
 from model.encoders.bert import BertConfig, BertEncoder
 from model.encoders.downloads import DOWNLOADS, fetch
 from model.encoders.huggingface import HuggingFaceCheckpoint
-from model.encoders.tfhub import SAVED_MODEL, HubModule, download
+from model.encoders.saved_model import SAVED_MODEL
+from model.encoders.tfhub import HubModule, download
 from model.encoders.wrapped import WrappedEncoder
 from model.errors import UserError
 from model.text.vocabulary import Vocabulary
 
 _NATIVE_ONLY = ("layers", "frozen_layers", "mix_layers", "attention_dropout")
 _SHAPE = ("layers", "width", "heads", "intermediate_width", "positions", "segments", "activation")
-_PROBE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class EncoderDescription:
-    """What an encoder is, under the settings that it is used with. None stands for what a wrapped module doesn't say.
+    """What an encoder is, under the settings that it is used with. None where a wrapped module does not record it.
 
     Attributes:
         handle: as the settings name it.
@@ -63,83 +61,128 @@ class EncoderDescription:
         return {**asdict(self), "folder": str(self.folder)}
 
     def facts(self) -> dict[str, Any]:
-        """Returns what a bundle keeps: all of it but where the files lay."""
+        """Returns what a bundle records: everything but the folder."""
         return {key: value for key, value in self.to_json().items() if key != "folder"}
 
 
-def load_vocabulary(settings: EncoderSettings) -> Vocabulary:
-    """Returns the encoder's vocabulary and casing.
+class EncoderFiles(Protocol):
+    """The files of an encoder in one format. A new format is a class like this and a line in `_open_files`.
+
+    Attributes:
+        format: its name.
+        folder: where the files lie.
+        files: those that are read.
+        config: the shape of the BERT that they hold; None where they hold another architecture.
+        not_bert: why `config` is None.
+        wrap: returns the encoder as the module that it is, in a built layer; None in a format that holds no module.
+    """
+
+    @property
+    def format(self) -> Literal["Hugging Face", "TF Hub"]: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def files(self) -> Sequence[Path]: ...
+    @property
+    def config(self) -> BertConfig | None: ...
+    @property
+    def not_bert(self) -> str: ...
+    @property
+    def wrap(self) -> Callable[[], WrappedEncoder] | None: ...
+    @property
+    def shape(self) -> Mapping[str, Any]: ...
+    def vocabulary(self) -> Vocabulary: ...
+    def copy_weights(self, encoder: BertEncoder) -> None: ...
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder under the settings that it is used with.
+
+    Attributes:
+        settings: which encoder, and how it is used.
+        source: its files.
+        vocabulary: its wordpieces and casing.
+        config: the BERT to build; None where the module is wrapped.
+    """
+
+    settings: EncoderSettings
+    source: EncoderFiles
+    vocabulary: Vocabulary
+    config: BertConfig | None
+
+    def describe(self) -> EncoderDescription:
+        """Returns what the encoder is; hashes its weights, but does not load them."""
+        return EncoderDescription(
+            handle=self.settings.handle,
+            folder=self.source.folder,
+            format=self.source.format,
+            kind="wrapped" if self.config is None else "native",
+            **{name: self._shape.get(name) for name in _SHAPE},
+            vocabulary_size=len(self.vocabulary.pieces),
+            lower_case=self.vocabulary.lower_case,
+            special_ids=self.vocabulary.special_ids,
+            parameters=self._shape["parameters"],
+            fingerprint=_fingerprint(self.source),
+        )
+
+    def check_budget(self, window: WindowSettings) -> None:
+        """Checks that the encoder can read windows of these settings.
+
+        Raises:
+            UserError: it can't.
+        """
+        positions = self._shape["positions"]
+        if positions is not None and window.max_tokens > positions:
+            raise UserError(f"window.max_tokens is {window.max_tokens}, but the encoder reads at most {positions}")
+
+    def build(self, *, pretrained: bool = True) -> BertEncoder | WrappedEncoder:
+        """Returns a built Keras layer named `encoder`.
+
+        Args:
+            pretrained: False to leave the weights random, where others will take their place. A wrapped module always
+                has its own.
+
+        Raises:
+            UserError: a tensor is missing or has another shape, or the module can't be loaded.
+        """
+        if self.config is None:
+            assert self.source.wrap is not None
+            return self.source.wrap()
+        settings = self.settings
+        encoder = BertEncoder(
+            self.config, mix_layers=settings.mix_layers, frozen_layers=settings.frozen_layers, name="encoder"
+        )
+        encoder.build()
+        if pretrained:
+            self.source.copy_weights(encoder)
+        return encoder
+
+    @property
+    def _shape(self) -> Mapping[str, Any]:
+        return _shape(self.source, self.config)
+
+
+def open_encoder(settings: EncoderSettings) -> Encoder:
+    """Returns the encoder that a handle names; downloads it on first use.
 
     Raises:
-        UserError: the handle names no encoder, or its vocabulary is not BERT's.
+        UserError: the handle names no encoder, its vocabulary is not BERT's or is longer than its embeddings, or the
+            settings ask for what it can't do.
     """
-    source = _open(settings.handle)
-    vocabulary, embedded = source.vocabulary(), _shape(source, settings).vocabulary_size
+    source = _open_files(_locate(settings.handle))
+    config = _choose_config(source, settings)
+    vocabulary, embedded = source.vocabulary(), _shape(source, config)["vocabulary_size"]
     if embedded is not None and len(vocabulary.pieces) > embedded:
         raise UserError(
             f"{source.folder}: its vocabulary has {len(vocabulary.pieces)} wordpieces, its embeddings only {embedded}"
         )
-    return vocabulary
+    return Encoder(settings, source, vocabulary, config)
 
 
-def check_budget(settings: Settings) -> None:
-    """Checks that the encoder can read the windows that the settings ask for.
-
-    Raises:
-        UserError: it can't, or the handle names no encoder.
-    """
-    positions = _shape(_open(settings.encoder.handle), settings.encoder).positions
-    if positions is not None and settings.window.max_tokens > positions:
-        raise UserError(f"window.max_tokens is {settings.window.max_tokens}, but the encoder reads at most {positions}")
-
-
-def load_encoder(settings: EncoderSettings) -> BertEncoder | WrappedEncoder:
-    """Returns a built encoder with pretrained weights, named `encoder`.
-
-    Raises:
-        UserError: the handle names no encoder, a tensor is missing or has another shape, or the settings ask for what
-            the encoder can't do.
-    """
-    source = _open(settings.handle)
-    shape = _shape(source, settings)
-    if isinstance(shape, HubModule):
-        return _wrap(shape)
-    encoder = BertEncoder(shape, mix_layers=settings.mix_layers, frozen_layers=settings.frozen_layers, name="encoder")
-    encoder.build()
-    if isinstance(source, HubModule):
-        _copy_from_hub(encoder, source)
-    else:
-        with source.weights() as read:
-            for name, variable in encoder.pretrained_weights.items():
-                variable.assign(read(name, tuple(variable.shape)))
-    return encoder
-
-
-def describe_encoder(settings: EncoderSettings) -> EncoderDescription:
-    """Returns what an encoder is, without loading its weights.
-
-    Raises:
-        UserError: as `load_encoder` and `load_vocabulary`, where it can be told without the weights.
-    """
-    source = _open(settings.handle)
-    shape, vocabulary = _shape(source, settings), load_vocabulary(settings)
-    known: dict[str, Any] = {name: getattr(shape, name, None) for name in _SHAPE}
-    return EncoderDescription(
-        handle=settings.handle,
-        folder=source.folder,
-        format="TF Hub" if isinstance(source, HubModule) else "Hugging Face",
-        kind="wrapped" if isinstance(shape, HubModule) else "native",
-        **known,
-        vocabulary_size=len(vocabulary.pieces),
-        lower_case=vocabulary.lower_case,
-        special_ids=vocabulary.special_ids,
-        parameters=shape.parameters,
-        fingerprint=_fingerprint(source),
-    )
-
-
-def _open(handle: str) -> HuggingFaceCheckpoint | HubModule:
-    if handle in DOWNLOADS and handle != "medline-sample":
+def _locate(handle: str) -> Path:
+    """Returns the folder of an encoder's files."""
+    if handle in DOWNLOADS and DOWNLOADS[handle].is_encoder:
         folder = fetch(handle)
     elif handle.startswith(("https://", "http://")):
         folder = download(handle)
@@ -150,12 +193,20 @@ def _open(handle: str) -> HuggingFaceCheckpoint | HubModule:
             f"encoder.handle is {handle!r}: no such folder; give minilm-l6, a BERT checkpoint folder, or the https:// "
             "address or the folder of a TF Hub text encoder"
         )
+    return folder
+
+
+def _open_files(folder: Path) -> EncoderFiles:
+    """Returns the files in a folder, opened by their format."""
     return HubModule.open(folder) if (folder / SAVED_MODEL).is_file() else HuggingFaceCheckpoint.open(folder)
 
 
-def _shape(source: HuggingFaceCheckpoint | HubModule, settings: EncoderSettings) -> BertConfig | HubModule:
-    """Returns the BERT to build under the settings, or the module to wrap."""
-    if isinstance(source, HubModule) and (settings.wrapped or source.config is None):
+def _choose_config(source: EncoderFiles, settings: EncoderSettings) -> BertConfig | None:
+    """Returns the BERT to build under the settings, or None where the module is to be wrapped."""
+    config = source.config
+    if settings.wrapped and source.wrap is None:
+        raise UserError(f"encoder.wrapped is true, but {settings.handle} is no TF Hub module; leave it out")
+    if settings.wrapped or config is None:
         reason = (
             "encoder.wrapped is true" if settings.wrapped else f"this module can only be wrapped: {source.not_bert}"
         )
@@ -163,11 +214,7 @@ def _shape(source: HuggingFaceCheckpoint | HubModule, settings: EncoderSettings)
             value = getattr(settings, key)
             if value is not None and value is not False:
                 raise UserError(f"encoder.{key} is {value!r}, which only sepline's own BERT can do, but {reason}")
-        return source
-    if settings.wrapped:
-        raise UserError(f"encoder.wrapped is true, but {settings.handle} is no TF Hub module; leave it out")
-    config = source.config
-    assert config is not None
+        return None
     if settings.layers is not None:
         if settings.layers > config.layers:
             raise UserError(f"encoder.layers is {settings.layers}, but {settings.handle} has {config.layers} layers")
@@ -181,59 +228,12 @@ def _shape(source: HuggingFaceCheckpoint | HubModule, settings: EncoderSettings)
     return config
 
 
-def _wrap(module: HubModule) -> WrappedEncoder:
-    import tensorflow as tf
-
-    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-        # Functions out of a SavedModel give the replicas gradients of different variables.
-        raise UserError(
-            f"{module.folder}: a wrapped encoder trains on one device; show one, with CUDA_VISIBLE_DEVICES=0"
-        )
-    encoder = WrappedEncoder(module, name="encoder")
-    encoder.build()
-    return encoder
+def _shape(source: EncoderFiles, config: BertConfig | None) -> Mapping[str, Any]:
+    """Returns what is known of the shape, by the names of `BertConfig`, with the number of `parameters`."""
+    return source.shape if config is None else {**asdict(config), "parameters": config.parameters}
 
 
-def _copy_from_hub(encoder: BertEncoder, module: HubModule) -> None:
-    """Fills an encoder from a module, having checked that sepline's BERT computes what the module does.
-
-    Names and shapes of variables don't say how a module uses them, so both read a few tokens.
-    """
-    assert module.config is not None
-    teacher, whole = WrappedEncoder(module, name="module"), BertEncoder(module.config, dtype="float32", name="whole")
-    teacher.build()
-    whole.build()
-    for name, variable in whole.pretrained_weights.items():
-        variable.assign(np.reshape(teacher.named_weights[module.variable_name(name)], variable.shape))
-    draw = np.random.default_rng(0)
-    shape = (2, min(16, module.config.positions))
-    mask = np.ones(shape, np.int32)
-    mask[1, shape[1] // 2 :] = 0
-    probe = (draw.integers(0, module.config.vocabulary_size, shape), draw.integers(0, module.config.segments, shape))
-    inputs = [keras.ops.convert_to_tensor(array, "int32") for array in (*probe, mask)]
-    states = [_call_once(layer, inputs)[mask == 1] for layer in (teacher, whole)]
-    if not np.abs(states[0] - states[1]).max() < _PROBE_TOLERANCE:
-        raise UserError(
-            f"{module.folder}: its variables are BERT's, but not what it computes with them; set encoder.wrapped=true"
-        )
-    for name, variable in encoder.pretrained_weights.items():
-        variable.assign(whole.pretrained_weights[name])
-
-
-def _call_once(layer: keras.layers.Layer, inputs: list[Any]) -> np.ndarray:
-    """Returns what a layer computes in full precision, also where it was made for several devices."""
-    import tensorflow as tf
-
-    strategy, short = tf.distribute.get_strategy(), tf.config.experimental.tensor_float_32_execution_enabled()
-    tf.config.experimental.enable_tensor_float_32_execution(False)  # GPUs would round each product to ten bits
-    try:
-        outputs = strategy.run(lambda: layer(*inputs, training=False))
-        return np.asarray(strategy.experimental_local_results(outputs)[0])
-    finally:
-        tf.config.experimental.enable_tensor_float_32_execution(short)
-
-
-def _fingerprint(source: HuggingFaceCheckpoint | HubModule) -> str:
+def _fingerprint(source: EncoderFiles) -> str:
     lines = []
     for file in source.files:
         with open(file, "rb") as stream:

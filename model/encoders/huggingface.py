@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from model.encoders.bert import BertConfig
+from model.encoders.bert import BertConfig, BertEncoder
 from model.errors import UserError
 from model.text.vocabulary import Vocabulary
 
@@ -64,6 +64,11 @@ class HuggingFaceCheckpoint:
         weight_files: the files with its tensors.
     """
 
+    format: ClassVar[Literal["Hugging Face"]] = "Hugging Face"
+    not_bert: ClassVar[str] = ""
+    wrap: ClassVar[None] = None
+    shape: ClassVar[Mapping[str, Any]] = {}  # `config` says it
+
     folder: Path
     config: BertConfig
     weight_files: tuple[Path, ...]
@@ -108,6 +113,16 @@ class HuggingFaceCheckpoint:
             )
         return vocabulary
 
+    def copy_weights(self, encoder: BertEncoder) -> None:
+        """Fills an encoder from the checkpoint.
+
+        Raises:
+            UserError: as `weights`.
+        """
+        with self.weights() as read:
+            for name, variable in encoder.pretrained_weights.items():
+                variable.assign(read(name, tuple(variable.shape)))
+
     @contextmanager
     def weights(self) -> Iterator[Callable[[str, tuple[int, ...]], np.ndarray]]:
         """Opens the tensors; yields a function to them from names in `BertEncoder.pretrained_weights` and shapes.
@@ -144,7 +159,7 @@ class HuggingFaceCheckpoint:
 
     @property
     def files(self) -> list[Path]:
-        """What of the folder is read."""
+        """The files that are read."""
         return [path for name in (_CONFIG, _TOKENIZER, _VOCABULARY) if (path := self.folder / name).is_file()] + [
             *self.weight_files
         ]

@@ -1,36 +1,27 @@
-"""TF Hub text encoders: SavedModels from `input_word_ids`, `input_mask`, `input_type_ids` to `sequence_output`.
-
-What a module is, is read out of `saved_model.pb` without running it: its signature, the names and shapes of its
-variables, and the operations of its graph.
-"""
+"""TF Hub text encoders: SavedModels from `input_word_ids`, `input_mask`, `input_type_ids` to `sequence_output`."""
 
 from __future__ import annotations
 
 import os
-import re
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+import keras
 import numpy as np
 
-from model.encoders.bert import BertConfig
+from model.encoders.bert import BertConfig, BertEncoder
 from model.encoders.downloads import cache_root
 from model.encoders.huggingface import read_vocabulary
+from model.encoders.saved_model import POSITIONS, SAVED_MODEL, SEGMENTS, WORDS, bert_config, read_graph, sequence_width
+from model.encoders.wrapped import WrappedEncoder
 from model.errors import UserError
 from model.extras import import_extra
 from model.text.vocabulary import Vocabulary
 
-SAVED_MODEL = "saved_model.pb"
-_INPUTS = ("input_word_ids", "input_mask", "input_type_ids")
-_OUTPUT = "sequence_output"
-_WORDS, _POSITIONS, _SEGMENTS = (
-    "word_embeddings/embeddings",
-    "position_embedding/embeddings",
-    "type_embeddings/embeddings",
-)
 _SUBLAYERS = {
     "query": "self_attention/query",
     "key": "self_attention/key",
@@ -42,20 +33,13 @@ _SUBLAYERS = {
     "output_norm": "output_layer_norm",
 }
 _EMBEDDINGS = {
-    "word_embeddings/embeddings": _WORDS,
-    "position_embeddings/embeddings": _POSITIONS,
-    "segment_embeddings/embeddings": _SEGMENTS,
+    "word_embeddings/embeddings": WORDS,
+    "position_embeddings/embeddings": POSITIONS,
+    "segment_embeddings/embeddings": SEGMENTS,
     "embeddings_norm/gamma": "embeddings/layer_norm/gamma",
     "embeddings_norm/beta": "embeddings/layer_norm/beta",
 }
-_BESIDE_THE_ENCODER = ("pooler_transform/", "cls/", "predictions/")
-_TANH_GELU = np.float32(0.044715)
-_DROPOUT_NOTES = {
-    "dropout": rb'"(?:output_dropout|dropout_rate)": ([0-9.eE-]+)',
-    "attention_dropout": rb'"attention_dropout(?:_rate)?": ([0-9.eE-]+)',
-}
-
-Shapes = dict[str, tuple[int, ...]]
+_PROBE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -71,6 +55,8 @@ class HubModule:
         parameters: how many numbers the module learns, parts that sepline has no use for included.
         prefix: what precedes the usual names of its variables.
     """
+
+    format: ClassVar[Literal["TF Hub"]] = "TF Hub"
 
     folder: Path
     width: int
@@ -88,23 +74,23 @@ class HubModule:
         Raises:
             UserError: it is no SavedModel, or no text encoder.
         """
-        graph = _read_graph(folder / SAVED_MODEL)
-        width = _sequence_width(graph, folder)
+        graph = read_graph(folder / SAVED_MODEL)
+        width = sequence_width(graph, folder)
         shapes = {
             node.variable.name: tuple(dim.size for dim in node.variable.shape.dim)
             for node in graph.object_graph_def.nodes
             if node.WhichOneof("kind") == "variable" and node.variable.trainable
         }
-        prefix = next((name.removesuffix(_WORDS) for name in shapes if name.endswith(_WORDS)), "")
+        prefix = next((name.removesuffix(WORDS) for name in shapes if name.endswith(WORDS)), "")
         usual = {name.removeprefix(prefix): shape for name, shape in shapes.items()}
-        config, not_bert = _bert_config(usual, graph, folder)
+        config, not_bert = bert_config(usual, graph, folder)
         return cls(
             folder=folder,
             width=width,
             config=config,
             not_bert=not_bert,
-            vocabulary_size=usual[_WORDS][0] if _WORDS in usual else None,
-            positions=usual[_POSITIONS][0] if _POSITIONS in usual else None,
+            vocabulary_size=usual[WORDS][0] if WORDS in usual else None,
+            positions=usual[POSITIONS][0] if POSITIONS in usual else None,
             parameters=sum(int(np.prod(shape)) for shape in shapes.values()),
             prefix=prefix,
         )
@@ -122,6 +108,47 @@ class HubModule:
             )
         return read_vocabulary(found[0], lower_case=_read_lower_case(self.folder))
 
+    def wrap(self) -> WrappedEncoder:
+        """Returns the module inside a built Keras layer, named `encoder`.
+
+        Raises:
+            UserError: TensorFlow can't load it, or several devices are to train it.
+        """
+        import tensorflow as tf
+
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            # Functions out of a SavedModel give the replicas gradients of different variables.
+            raise UserError(
+                f"{self.folder}: a wrapped encoder trains on one device; show one, with CUDA_VISIBLE_DEVICES=0"
+            )
+        encoder = WrappedEncoder(self.folder, self.width, name="encoder")
+        encoder.build()
+        return encoder
+
+    def copy_weights(self, encoder: BertEncoder) -> None:
+        """Fills an encoder from the module, after checking that sepline's BERT computes what the module does.
+
+        Names and shapes of variables don't say how a module uses them, so both read a few tokens.
+
+        Raises:
+            UserError: they compute different states.
+        """
+        assert self.config is not None
+        wrapped = WrappedEncoder(self.folder, self.width, name="module")
+        whole = BertEncoder(self.config, dtype="float32", name="whole")
+        wrapped.build()
+        whole.build()
+        for name, variable in whole.pretrained_weights.items():
+            variable.assign(np.reshape(wrapped.named_weights[self.variable_name(name)], variable.shape))
+        inputs = _probe(self.config)
+        states = [_call_once(layer, inputs)[inputs[2] == 1] for layer in (wrapped, whole)]
+        if not np.abs(states[0] - states[1]).max() < _PROBE_TOLERANCE:
+            raise UserError(
+                f"{self.folder}: its variables are BERT's, but it computes something else; set encoder.wrapped=true"
+            )
+        for name, variable in encoder.pretrained_weights.items():
+            variable.assign(whole.pretrained_weights[name])
+
     def variable_name(self, name: str) -> str:
         """Returns what the module calls one of `BertEncoder.pretrained_weights`."""
         if name in _EMBEDDINGS:
@@ -130,8 +157,14 @@ class HubModule:
         return f"{self.prefix}transformer/{layer}/{_SUBLAYERS[part]}/{tensor}"
 
     @property
+    def shape(self) -> Mapping[str, Any]:
+        """What the module records of itself, by the names of `BertConfig`."""
+        names = ("width", "vocabulary_size", "positions", "parameters")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def files(self) -> list[Path]:
-        """What of the folder is read."""
+        """The files that are read."""
         variables, assets = (sorted((self.folder / name).glob("*")) for name in ("variables", "assets"))
         return [self.folder / SAVED_MODEL, *variables, *assets]
 
@@ -160,135 +193,6 @@ def download(handle: str) -> Path:
         ) from error
 
 
-def _read_graph(path: Path) -> Any:
-    """Returns the MetaGraphDef of a TensorFlow 2 SavedModel."""
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    try:
-        saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-    except (OSError, DecodeError) as error:
-        raise UserError(f"{path}: can't be read as a SavedModel ({error})") from error
-    if len(saved_model.meta_graphs) != 1 or not saved_model.meta_graphs[0].object_graph_def.nodes:
-        raise UserError(f"{path}: not a TensorFlow 2 SavedModel; sepline reads text encoders in the format of TF2")
-    return saved_model.meta_graphs[0]
-
-
-def _sequence_width(graph: Any, folder: Path) -> int:
-    """Returns the width of `sequence_output`; refuses modules that are no text encoders or read one length only."""
-    inputs, outputs = _call_signature(graph.object_graph_def)
-    if set(inputs) != set(_INPUTS) or _OUTPUT not in outputs:
-        has = f"{', '.join(sorted(inputs)) or 'nothing'} -> {', '.join(sorted(outputs)) or 'nothing'}"
-        raise UserError(
-            f"{folder}: not a TF Hub text encoder: called by name, it maps {has}; sepline needs "
-            f"{', '.join(_INPUTS)} -> {_OUTPUT}"
-        )
-    lengths = {length for name in _INPUTS for length in inputs[name][1:]} - {-1}
-    if lengths:
-        raise UserError(f"{folder}: reads windows of exactly {max(lengths)} tokens; sepline needs one for any length")
-    if len(outputs[_OUTPUT]) != 3 or outputs[_OUTPUT][2] < 1:
-        raise UserError(f"{folder}: its {_OUTPUT} is not [batch, tokens, width]; sepline needs a text encoder")
-    return outputs[_OUTPUT][2]
-
-
-def _call_signature(objects: Any) -> tuple[Shapes, Shapes]:
-    """Returns the names and shapes of what the module takes and gives where it is called with a mapping.
-
-    The module's signatures don't do: exporters give their outputs names of their own making.
-    """
-    calls = [child.node_id for child in objects.nodes[0].children if child.local_name == "__call__"]
-    names = [name for node in calls for name in objects.nodes[node].function.concrete_functions]
-    for name in names:
-        function = objects.concrete_functions[name]
-        arguments = function.canonicalized_input_signature.tuple_value.values[:1]
-        first = [value for argument in arguments for value in argument.tuple_value.values[:1]]
-        inputs = [_tensor_shapes(value) for value in first]
-        return (inputs or [{}])[0], _tensor_shapes(function.output_signature)
-    return {}, {}
-
-
-def _tensor_shapes(structure: Any) -> Shapes:
-    """Returns the shapes of the tensors in a mapping, -1 for a length that is open."""
-    fields = structure.dict_value.fields
-    return {name: tuple(dim.size for dim in fields[name].tensor_spec_value.shape.dim) for name in fields}
-
-
-def _bert_config(shapes: Shapes, graph: Any, folder: Path) -> tuple[BertConfig | None, str]:
-    """Returns the BERT that a module's variables make, or the reason why they make none."""
-    wanted = {name: shape for name, shape in shapes.items() if not name.startswith(_BESIDE_THE_ENCODER)}
-    numbers = [int(match[1]) for name in wanted if (match := re.match(r"transformer/layer_(\d+)/", name))]
-    try:
-        vocabulary_size, width = wanted[_WORDS]
-        _, heads, _ = wanted["transformer/layer_0/self_attention/query/kernel"]
-        config = BertConfig(
-            vocabulary_size=vocabulary_size,
-            width=width,
-            layers=max(numbers) + 1,
-            heads=heads,
-            intermediate_width=wanted["transformer/layer_0/intermediate/kernel"][1],
-            positions=wanted[_POSITIONS][0],
-            segments=wanted[_SEGMENTS][0],
-        )
-    except (KeyError, ValueError, IndexError) as error:
-        return None, f"its variables are not BERT's ({error})"
-    expected = _expected_shapes(config)
-    different = sorted(name for name in wanted.keys() | expected.keys() if wanted.get(name) != expected.get(name))
-    if different:
-        return None, f"its variables are not BERT's ({different[0]})"
-    activation = _find_activation(graph)
-    if activation is None:
-        return None, "its activation is not GELU"
-    return replace(config, activation=activation, **_find_dropout(folder)), ""
-
-
-def _expected_shapes(config: BertConfig) -> Shapes:
-    """Returns the names and shapes of the variables of Google's BERT."""
-    width, wide, heads = config.width, config.intermediate_width, config.heads
-    by_head = (heads, width // heads)
-    shapes: Shapes = {
-        _WORDS: (config.vocabulary_size, width),
-        _POSITIONS: (config.positions, width),
-        _SEGMENTS: (config.segments, width),
-        "embeddings/layer_norm/gamma": (width,),
-        "embeddings/layer_norm/beta": (width,),
-    }
-    for index in range(config.layers):
-        layer = f"transformer/layer_{index}"
-        for name in ("query", "key", "value"):
-            shapes[f"{layer}/self_attention/{name}/kernel"] = (width, *by_head)
-            shapes[f"{layer}/self_attention/{name}/bias"] = by_head
-        shapes[f"{layer}/self_attention/attention_output/kernel"] = (*by_head, width)
-        shapes[f"{layer}/self_attention/attention_output/bias"] = (width,)
-        shapes[f"{layer}/intermediate/kernel"], shapes[f"{layer}/intermediate/bias"] = (width, wide), (wide,)
-        shapes[f"{layer}/output/kernel"], shapes[f"{layer}/output/bias"] = (wide, width), (width,)
-        for norm in ("self_attention_layer_norm", "output_layer_norm"):
-            shapes[f"{layer}/{norm}/gamma"] = shapes[f"{layer}/{norm}/beta"] = (width,)
-    return shapes
-
-
-def _find_activation(graph: Any) -> Literal["gelu_erf", "gelu_tanh"] | None:
-    """Returns which GELU the graph computes: by the error function, or by the constant of its approximation."""
-    import tensorflow as tf
-
-    nodes = [node for function in graph.graph_def.library.function for node in function.node_def]
-    if any(node.op in ("Erf", "Erfc") for node in nodes):
-        return "gelu_erf"
-    scalars = (tf.make_ndarray(node.attr["value"].tensor) for node in nodes if node.op == "Const")
-    tanh = any(value.dtype == np.float32 and value.ndim == 0 and value == _TANH_GELU for value in scalars)
-    return "gelu_tanh" if tanh else None
-
-
-def _find_dropout(folder: Path) -> dict[str, Any]:
-    """Returns the dropout rates that Keras noted beside the graph, where it did."""
-    rates = {}
-    for name in ("keras_metadata.pb", SAVED_MODEL):  # the latter up to TensorFlow 2.4
-        notes = (folder / name).read_bytes() if (folder / name).is_file() else b""
-        for rate, pattern in _DROPOUT_NOTES.items():
-            if rate not in rates and (match := re.search(pattern, notes)):
-                rates[rate] = float(match[1])
-    return rates
-
-
 def _read_lower_case(folder: Path) -> bool | None:
     """Returns the value of the module's variable `do_lower_case`, None where it has none."""
     import tensorflow as tf
@@ -299,3 +203,27 @@ def _read_lower_case(folder: Path) -> bool | None:
         return bool(variables.get_tensor(key)) if variables.has_tensor(key) else None
     except (tf.errors.OpError, ValueError) as error:
         raise UserError(f"{folder / 'variables'}: can't be read ({' '.join(str(error).split())})") from error
+
+
+def _probe(config: BertConfig) -> list[np.ndarray]:
+    """Returns token ids, segment ids and padding mask, int32 `[2, tokens]`, of two windows of random tokens."""
+    draw = np.random.default_rng(0)
+    shape = (2, min(16, config.positions))
+    mask = np.ones(shape, np.int32)
+    mask[1, shape[1] // 2 :] = 0
+    drawn = (draw.integers(0, config.vocabulary_size, shape), draw.integers(0, config.segments, shape))
+    return [*(array.astype(np.int32) for array in drawn), mask]
+
+
+def _call_once(layer: keras.layers.Layer, inputs: list[np.ndarray]) -> np.ndarray:
+    """Returns what a layer computes in full precision, also where it was made for several devices."""
+    import tensorflow as tf
+
+    tensors = [keras.ops.convert_to_tensor(array) for array in inputs]
+    strategy, short = tf.distribute.get_strategy(), tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)  # GPUs would round each product to ten bits
+    try:
+        outputs = strategy.run(lambda: layer(*tensors, training=False))
+        return np.asarray(strategy.experimental_local_results(outputs)[0])
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(short)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import keras
 
-from model.encoders.tfhub import HubModule
 from model.errors import UserError
 
 
@@ -19,18 +19,19 @@ class WrappedEncoder(keras.layers.Layer):
     in its own precision, whatever the policy, and needs the TensorFlow backend.
     """
 
-    def __init__(self, module: HubModule, **kwargs: Any) -> None:
+    def __init__(self, folder: Path, width: int, **kwargs: Any) -> None:
+        """Makes a layer of the SavedModel in a folder, whose hidden states are so wide; `build` loads it."""
         super().__init__(dtype="float32", **kwargs)
-        self.module = module
+        self.folder, self.width = folder, width
 
     def build(self, input_shape: Any = None) -> None:
         import tensorflow as tf
 
         try:
-            self._loaded = tf.saved_model.load(str(self.module.folder))
+            self._loaded = tf.saved_model.load(str(self.folder))
         except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"{self.module.folder}: TensorFlow can't load this SavedModel ({reason})") from error
+            raise UserError(f"{self.folder}: TensorFlow can't load this SavedModel ({reason})") from error
         self._takes_training = "training" in inspect.signature(self._loaded.__call__).parameters
         for name, variable in self.named_weights.items():
             *scopes, last = name.split("/")  # so that its path says which are biases and norms
@@ -58,4 +59,4 @@ class WrappedEncoder(keras.layers.Layer):
         return self._loaded(inputs, **options)["sequence_output"]
 
     def compute_output_shape(self, token_ids_shape: Any, *_: Any) -> tuple[Any, ...]:
-        return (*token_ids_shape, self.module.width)
+        return (*token_ids_shape, self.width)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.bundles.training_data import TrainingData
-from model.evaluation.evaluate import LabelledSentences, Metrics, measure
+from model.evaluation.metrics import LabelledSentences, Metrics, measure
 from model.evaluation.score_metrics import ScoreMetrics, measure_scores, read_highlights
 
 _POSITION_BINS = 20

@@ -1,133 +1,37 @@
-"""What a model is worth: metrics over sentences, each judged once, by the window that owns it."""
+"""What a model is worth on a split of training records, beside baselines on the same documents."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
-from model.bundles.bundle import load_bundle
+from model.bundles.registry import open_model
 from model.bundles.training_data import open_training_data
 from model.errors import UserError
-from model.evaluation.calibration import expected_calibration_error
+from model.evaluation.baselines import evaluate_baselines
+from model.evaluation.metrics import LabelledSentences, Metrics, measure
 from model.evaluation.score_metrics import ScoreMetrics, measure_scores, read_highlights
+from model.inference.labelled_windows import read_windows
+from model.inference.owned import take_owned
 from model.inference.predictor import Outputs, Predictor
 from model.records import LabelledWindow
 
 
-@dataclass(frozen=True)
-class LabelMetrics:
-    """Precision, recall and F1 of one label, and how many sentences truly have it."""
-
-    precision: float
-    recall: float
-    f1: float
-    support: int
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """Sentence-level figures of one model on one set of documents.
-
-    Attributes:
-        documents, sentences: how many were judged.
-        accuracy: the share of sentences with the right label; equals micro F1, the paper's figure.
-        macro_f1: the mean of the labels' F1; labels that neither occur nor are predicted are left out.
-        weighted_f1: the mean weighted by support.
-        calibration_error: by how much the probabilities of the predicted labels differ from the share that is right
-            (`calibration.expected_calibration_error`); None for a classifier that gives none.
-        labels: by label, in the model's order.
-        confusion: `[true label][predicted label]` sentence counts, in the model's order.
-    """
-
-    documents: int
-    sentences: int
-    accuracy: float
-    macro_f1: float
-    weighted_f1: float
-    calibration_error: float | None
-    labels: dict[str, LabelMetrics]
-    confusion: list[list[int]]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class LabelledSentences:
-    """The sentences of a split in document order, as parallel arrays.
-
-    Attributes:
-        doc_ids: `[sentences]`.
-        sentence_indices: int64 `[sentences]`, from 0 in each document.
-        targets: `[sentences]`, the true labels as int64, or the true scores as float32.
-    """
-
-    doc_ids: list[str]
-    sentence_indices: np.ndarray
-    targets: np.ndarray
+def labelled_sentences(windows: Sequence[LabelledWindow]) -> LabelledSentences:
+    """Returns the sentences of the windows' documents in order, each once."""
+    shown = [one.encoded.window for one in windows]
+    doc_ids = [one.doc_id for one, window in zip(windows, shown, strict=True) for _ in window.owned_sentences]
+    indices = np.concatenate([window.owned_sentences for window in shown])
+    targets = take_owned(shown, ({"targets": one.targets} for one in windows))["targets"]
+    return LabelledSentences(doc_ids, indices, targets)
 
 
 def predict(predictor: Predictor, windows: Iterable[LabelledWindow]) -> tuple[LabelledSentences, Outputs]:
-    """Returns the sentences and what the model says of each, `[sentences, ...]`, taken from the window that owns it."""
-    windows = list(windows)
-    outputs = predictor.run([window.encoded for window in windows])
-    doc_ids: list[str] = []
-    indices, targets = [], []
-    own: dict[str, list[np.ndarray]] = {name: [] for name in outputs[0]}
-    for labelled, shown in zip(windows, outputs, strict=True):
-        window = labelled.encoded.window
-        doc_ids += [labelled.doc_id] * (window.owned_end - window.owned_start)
-        indices.append(np.arange(window.owned_start, window.owned_end))
-        targets.append(labelled.targets[window.owned])
-        for name, values in shown.items():
-            own[name].append(values[window.owned])
-    sentences = LabelledSentences(doc_ids, np.concatenate(indices), np.concatenate(targets))
-    return sentences, {name: np.concatenate(values) for name, values in own.items()}
-
-
-def measure(
-    sentences: LabelledSentences,
-    predicted: np.ndarray,
-    *,
-    labels: Sequence[str],
-    probabilities: np.ndarray | None = None,
-) -> Metrics:
-    """Returns the metrics of predicted labels against the true ones.
-
-    Args:
-        sentences: with the true labels.
-        predicted: int `[sentences]`, indices into `labels`.
-        labels: the model's.
-        probabilities: float `[sentences, labels]`, where the classifier gives any.
-    """
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
-    confusion = confusion_matrix(sentences.targets, predicted, labels=range(len(labels)))
-    precision, recall, f1, support = precision_recall_fscore_support(
-        sentences.targets, predicted, labels=range(len(labels)), zero_division=0.0
-    )
-    seen = (confusion.sum(0) + confusion.sum(1)) > 0
-    correct = sentences.targets == predicted
-    calibration_error = None
-    if probabilities is not None:
-        confidences = np.take_along_axis(probabilities, predicted[:, None], axis=1)[:, 0]
-        calibration_error = expected_calibration_error(confidences, correct)
-    return Metrics(
-        documents=len(set(sentences.doc_ids)),
-        sentences=len(predicted),
-        accuracy=float(np.mean(correct)),
-        macro_f1=float(np.mean(f1[seen])),
-        weighted_f1=float(np.average(f1, weights=support)),
-        calibration_error=calibration_error,
-        labels={
-            name: LabelMetrics(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
-            for i, name in enumerate(labels)
-        },
-        confusion=confusion.tolist(),
-    )
+    """Returns the sentences of labelled windows, and the model's outputs for them, `[sentences, ...]` by name."""
+    labelled = list(windows)
+    outputs = predictor.run([one.encoded for one in labelled])
+    return labelled_sentences(labelled), take_owned((one.encoded.window for one in labelled), outputs)
 
 
 def measure_outputs(
@@ -149,10 +53,7 @@ def evaluate_bundle(bundle_dir: str, data_dir: str, split: str) -> dict[str, Met
     Raises:
         UserError: bundle or data can't be used, don't belong together, or the split is empty.
     """
-    from model.evaluation.baselines import evaluate_baselines
-    from model.training.input_pipeline import read_windows
-
-    bundle, data = load_bundle(bundle_dir), open_training_data(data_dir)
+    bundle, data = open_model(bundle_dir), open_training_data(data_dir)
     if bundle.labels != data.labels or bundle.vocabulary.fingerprint != data.vocabulary_fingerprint:
         raise UserError(f"{data_dir}: labels or vocabulary are not those of {bundle_dir}; preprocess for this model")
     if len(bundle.features) != len(data.features):

@@ -20,6 +20,7 @@ from model.bundles.bundle import Bundle
 from model.bundles.training_data import TrainingData
 from model.errors import DataError
 from model.inference.document_windows import encode_documents
+from model.inference.owned import take_owned
 from model.inference.predictor import Predictor
 from model.text.tokenization import Tokenizer
 
@@ -94,9 +95,9 @@ class DocumentClassifier:
         for start in range(0, len(documents), _CHUNK_DOCUMENTS):
             chunk = encode_documents(documents[start : start + _CHUNK_DOCUMENTS], self.bundle, self._tokenizer)
             windows = list(chain.from_iterable(chunk))
-            for encoded, outputs in zip(windows, self._predictor.run(windows), strict=True):
-                label_ids.append(outputs["label_ids"][encoded.window.owned])
-                probabilities.append(outputs["probabilities"][encoded.window.owned])
+            owned = take_owned((encoded.window for encoded in windows), self._predictor.run(windows))
+            label_ids.append(owned["label_ids"])
+            probabilities.append(owned["probabilities"])
         return np.concatenate(label_ids), np.concatenate(probabilities)
 
 

@@ -10,6 +10,8 @@ from typing import Literal
 import keras
 import tensorflow as tf
 
+from model.config import TrainingSettings
+
 _BFLOAT16_CAPABILITY = (8, 0)  # NVIDIA's Ampere and later
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
@@ -63,3 +65,12 @@ def choose_devices(precision: Literal["auto", "float32", "bfloat16"]) -> Devices
         precision = "bfloat16" if capabilities and min(capabilities) >= _BFLOAT16_CAPABILITY else "float32"
     strategy = tf.distribute.MirroredStrategy(list(names)) if len(names) > 1 else None
     return Devices(names, strategy, precision)
+
+
+def describe_devices(training: TrainingSettings, devices: Devices) -> str:
+    """Returns a line that says which devices a training uses, in which precision and with which batches."""
+    count = len(devices.names)
+    on = devices.names[0] if count == 1 else f"{count} devices ({', '.join(devices.names)})"
+    steps = "" if training.accumulate == 1 else f", {training.accumulate} batches a step"
+    xla = ", XLA" if training.xla and count == 1 else ""
+    return f"training on {on} in {devices.precision}{xla}, up to {training.batch_tokens:,} wordpieces a batch{steps}"

@@ -1,9 +1,9 @@
-"""Training records to tensors: shuffled, length-bucketed, padded batches to train on, and windows to evaluate."""
+"""Training records to shuffled, length-bucketed, padded batches."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from model.bundles.training_data import TrainingData
-from model.records import EncodedWindow, LabelledWindow, Window
+from model.config import TrainingSettings
+from model.errors import UserError
 from model.schema import training_spec
 
 _SHUFFLE_BUFFER = 16_384  # windows; a few kilobytes each
@@ -74,6 +75,27 @@ def plan_training_sets(
     ]
 
 
+def label_weights(
+    training: TrainingSettings, folders: Sequence[TrainingData], labels: Sequence[str]
+) -> tuple[float, ...] | None:
+    """Returns what a sentence counts in the loss by its label; None where all count alike.
+
+    Raises:
+        UserError: `training.class_weights` names a label that the records don't have.
+    """
+    wanted = training.class_weights
+    if wanted is None:
+        return None
+    if wanted == "balanced":
+        counts = np.array(
+            [sum(folder.stats["label_counts"]["train"].get(label, 0) for folder in folders) for label in labels], float
+        )
+        return tuple((counts.sum() / (len(labels) * np.maximum(counts, 1.0))).tolist())
+    if unknown := sorted(set(wanted) - set(labels)):
+        raise UserError(f"training.class_weights names {unknown[0]!r}; the labels are {', '.join(labels) or 'scores'}")
+    return tuple(wanted.get(label, 1.0) for label in labels)
+
+
 def training_batches(sets: Sequence[TrainingSet], batching: Batching, *, epoch: int) -> tf.data.Dataset:
     """Returns one epoch of `(inputs, targets, weights)`, in an order of its own for each seed and epoch.
 
@@ -100,33 +122,6 @@ def count_batches(data: TrainingData, split: str, *, batch_tokens: int) -> int:
     for length, count in data.window_lengths[split].items():
         members[np.searchsorted(boundaries, length, side="right")] += count
     return int(sum(-(-members // np.array(sizes))))
-
-
-def read_windows(data: TrainingData, split: str) -> Iterator[LabelledWindow]:
-    """Yields the split's windows in the order of its files."""
-    spec = training_spec()
-    for serialized in tf.data.TFRecordDataset(data.window_files(split)):
-        record = {name: value.numpy() for name, value in tf.io.parse_single_example(serialized, spec).items()}
-        first, count = int(record["first_sentence"]), len(record["sep_positions"])
-        window = Window(
-            index=int(record["window_index"]),
-            start=first,
-            end=first + count,
-            owned_start=first + int(record["owned_start"]),
-            owned_end=first + int(record["owned_end"]),
-        )
-        features = record["features"].reshape(count, -1) if len(data.features) else None
-        encoded = EncodedWindow(
-            window=window,
-            token_ids=record["token_ids"].astype(np.int32),
-            segment_ids=record["segment_ids"].astype(np.int32),
-            sep_positions=record["sep_positions"].astype(np.int32),
-            truncated=record["truncated"].astype(bool),
-            features=features,
-        )
-        confidences = record["confidences"] if len(record["confidences"]) else np.ones(count, np.float32)
-        targets = record["labels"] if data.labels else record["scores"]
-        yield LabelledWindow(record["doc_id"].decode("utf-8"), encoded, targets, confidences)
 
 
 def _repeated(one: TrainingSet, batching: Batching, order: str) -> tf.data.Dataset:

@@ -29,7 +29,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 import model
 from model.bundles.training_data import COMPLETED, DATA_FORMAT, STATS, check_format
 from model.config import DataSettings, Settings
-from model.encoders.encoder import check_budget, load_vocabulary
+from model.encoders.encoder import open_encoder
 from model.errors import DataError, JobFailure, UserError
 from model.folders import difference
 from model.schema import SPLITS, encode_training_record
@@ -89,8 +89,9 @@ def preprocess(
         Interrupted: the user stopped it; repeated, it begins anew.
     """
     sources = _sources(inputs, given_splits or {})
-    vocabulary = load_vocabulary(settings.encoder)
-    check_budget(settings)
+    encoder = open_encoder(settings.encoder)
+    vocabulary = encoder.vocabulary
+    encoder.check_budget(settings.window)
     mark = _mark(sources, settings, options, vocabulary)
     folder = output.rstrip("/")
     place = scratch_place(folder, beam_options)

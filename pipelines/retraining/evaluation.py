@@ -12,8 +12,8 @@ from model.bundles.bundle import Bundle
 from model.bundles.training_data import TrainingData
 from model.errors import UserError
 from model.evaluation.bootstrap import Comparison, SliceComparison, compare_slices, paired_bootstrap
-from model.evaluation.evaluate import LabelledSentences, Metrics, measure
 from model.evaluation.held_out import DocumentClassifier, HeldOut, measure_speed, read_held_out
+from model.evaluation.metrics import LabelledSentences, Metrics, measure
 from pipelines.retraining.figures import ChampionFigures, Evaluation, ModelFigures
 from pipelines.retraining.settings import GatesSection
 

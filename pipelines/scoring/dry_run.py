@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
-from model.bundles.bundle import load_bundle
+from model.bundles.registry import open_model
 from model.inference.predictor import Predictor
 from model.schema import prediction_schema
 from pipelines.corpora.chunks import Chunk, Unit, read_chunks
@@ -64,7 +64,7 @@ def estimate(
     Raises:
         UserError: bundle or inputs can't be used.
     """
-    bundle = load_bundle(bundle_dir)
+    bundle = open_model(bundle_dir)
     schema = prediction_schema(bundle.labels, {}, **asdict(settings.format))
     context = ScoringContext(bundle, output, settings, options)
     job = describe_job(bundle, inputs, settings=settings, options=options)

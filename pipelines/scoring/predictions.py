@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 import model
 from model.bundles.bundle import Bundle
+from model.inference.owned import take_owned
 from model.inference.predictor import Outputs, WindowFailure
 from model.records import Document, EncodedWindow, Reason, Reject
 from model.schema import STATUSES, prediction_schema
@@ -149,24 +150,21 @@ def settle(chunk: TokenizedChunk, inference: ChunkInference) -> tuple[list[Score
     failed: list[Reject] = []
     results = iter(inference.results)
     for document, windows in zip(chunk.documents, chunk.windows, strict=True):
-        owned: list[Outputs] = []
-        truncated = np.zeros(len(document.sentences), bool)
-        failures: list[str] = []
-        for encoded in windows:
-            window, result = encoded.window, next(results)
-            if isinstance(result, WindowFailure):
-                failures.append(f"sentences {window.start} to {window.end - 1}: {result.message}")
-                continue
-            own = window.owned
-            owned.append({name: values[own] for name, values in result.items()})
-            truncated[window.owned_start : window.owned_end] = encoded.truncated[own]
+        of_document = [(encoded, next(results)) for encoded in windows]
+        failures = [(encoded.window, result) for encoded, result in of_document if isinstance(result, WindowFailure)]
         if failures:
-            message = f"the model failed on {failures[0]}"
+            window, failure = failures[0]
+            message = f"the model failed on sentences {window.start} to {window.end - 1}: {failure.message}"
             place = (document.source, document.record_index)
             failed.append(Reject(*place, Reason.FAILED_WINDOW, message, document.doc_id, " ".join(document.sentences)))
-        else:
-            outputs = {name: np.concatenate([values[name] for values in owned]) for name in owned[0]}
-            scored.append(ScoredDocument(document, outputs, truncated))
+            continue
+        shown = [
+            {**result, "truncated": encoded.truncated}
+            for encoded, result in of_document
+            if not isinstance(result, WindowFailure)
+        ]
+        outputs = take_owned((encoded.window for encoded in windows), shown)
+        scored.append(ScoredDocument(document, outputs, outputs.pop("truncated")))
     return scored, failed
 
 

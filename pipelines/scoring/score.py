@@ -21,7 +21,8 @@ from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInf
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 import model
-from model.bundles.bundle import Bundle, load_bundle
+from model.bundles.bundle import Bundle
+from model.bundles.registry import open_model
 from model.errors import JobFailure, UserError
 from model.inference.document_windows import encode_documents
 from model.inference.predictor import DEFAULT_BATCH_TOKENS, Predictor, PredictorCounts
@@ -124,7 +125,7 @@ def score(
         JobFailure: the job broke off; repeated, it goes on.
         Interrupted: the user stopped it; repeated, it goes on.
     """
-    bundle, output = load_bundle(bundle_dir), output.rstrip("/")
+    bundle, output = open_model(bundle_dir), output.rstrip("/")
     check_paths(beam_options, [str(bundle.path), output, *inputs])
     prediction_schema(bundle.labels, {}, **asdict(settings.format))
     local = beam_options.view_as(StandardOptions).runner in _LOCAL_RUNNERS

@@ -15,7 +15,7 @@ import pytest
 from conftest import PROJECT
 
 from model.bundles.bundle import Bundle, load_bundle
-from model.bundles.registry import Registry
+from model.bundles.registry import Registry, open_model
 from model.config import WindowSettings
 from model.errors import UserError
 from model.text.vocabulary import Vocabulary
@@ -59,16 +59,16 @@ def test_versions_are_numbered_and_the_champion_is_what_readers_get(bundles: lis
     assert (registry.versions(), registry.champion()) == ([], None)
     assert registry.add(bundles[0], why="first", who="ann") == 1
     with pytest.raises(UserError, match="has no champion yet; promote"):
-        load_bundle(registry.folder)
+        open_model(registry.folder)
     registry.promote(1, why="first", who="ann")
-    reader = load_bundle(registry.folder)
+    reader = open_model(registry.folder)
     assert reader.path == tmp_path / "registry" / "medline" / "versions" / "000001"
     assert reader.fingerprint == bundles[0].fingerprint
 
     assert registry.add(bundles[1], why="second", who="bob") == 2
-    assert load_bundle(registry.folder).fingerprint == bundles[0].fingerprint
+    assert open_model(registry.folder).fingerprint == bundles[0].fingerprint
     registry.promote(2, why="second", who="bob")
-    assert load_bundle(registry.folder).fingerprint == bundles[1].fingerprint
+    assert open_model(registry.folder).fingerprint == bundles[1].fingerprint
     assert load_bundle(reader.path) == reader  # who resolved a version keeps it
     assert [(change.change, change.version, change.who, change.why) for change in registry.changes()] == [
         ("add", 1, "ann", "first"),
@@ -109,7 +109,7 @@ def test_rollback_goes_back_step_by_step(bundles: list[Bundle], tmp_path: Path) 
     registry.promote(3, why="it was fine")
     assert registry.champion() == 3
     assert registry.rollback(why="it was not") == 1
-    assert load_bundle(registry.folder).fingerprint == bundles[0].fingerprint
+    assert open_model(registry.folder).fingerprint == bundles[0].fingerprint
 
 
 def test_publishing_wants_the_champion_that_was_compared(bundles: list[Bundle], tmp_path: Path) -> None:
@@ -152,22 +152,22 @@ def test_a_change_that_was_cut_short_is_completed(bundles: list[Bundle], tmp_pat
     with open(log, "a", encoding="utf-8") as file:
         file.write('{"change": "promo')
     (registry.folder / "versions" / ".000004.writing").mkdir()
-    assert load_bundle(registry.folder).fingerprint == bundles[1].fingerprint  # readers have the old one until then
+    assert open_model(registry.folder).fingerprint == bundles[1].fingerprint  # readers have the old one until then
     assert registry.add(bundles[3], why="next") == 4
     assert registry.champion() == 3
     assert [change.change for change in registry.changes()] == ["add", "promote"] * 3 + ["add"]
     assert json.loads(log.read_text().splitlines()[-1])["why"] == "next"
     (registry.folder / "champion.json").write_text("not JSON")
     with pytest.raises(UserError, match=r"champion\.json: can't be read"):
-        load_bundle(registry.folder)
+        open_model(registry.folder)
     registry.promote(1, why="mend it")
-    assert load_bundle(registry.folder).fingerprint == bundles[0].fingerprint
+    assert open_model(registry.folder).fingerprint == bundles[0].fingerprint
 
 
 CHANGE_FOREVER = """
 import itertools, sys
 from model.bundles.bundle import load_bundle
-from model.bundles.registry import Registry
+from model.bundles.registry import Registry, open_model
 registry, bundles = Registry(sys.argv[1]), [load_bundle(path) for path in sys.argv[2:]]
 for number in itertools.count():
     version = registry.add(bundles[number % len(bundles)], why=str(number))
@@ -190,10 +190,10 @@ def test_a_reader_always_finds_a_whole_champion_while_writers_are_killed(bundles
             writer.stdout.readline()
             deadline = time.monotonic() + 0.05 + 0.013 * kill
             while time.monotonic() < deadline:
-                assert load_bundle(registry.folder).fingerprint in fingerprints
+                assert open_model(registry.folder).fingerprint in fingerprints
                 read += 1
             writer.send_signal(signal.SIGKILL)
-        assert load_bundle(registry.folder).fingerprint in fingerprints
+        assert open_model(registry.folder).fingerprint in fingerprints
     registry.prune(keep=1, why="whatever was cut short is completed")
     promoted = [change.version for change in registry.changes() if change.change == "promote"]
     assert registry.champion() == promoted[-1]

@@ -21,7 +21,7 @@ from model.classifier.classifier import SentenceClassifier
 from model.classifier.heads import CrfHead, LabelHead, ScoreHead
 from model.classifier.sentence_states import SentenceAttention, cls_states
 from model.config import EncoderSettings, ModelSettings, SentenceAttentionSettings
-from model.encoders.encoder import load_encoder
+from model.encoders.encoder import open_encoder
 from model.inference.predictor import pad_batch
 from model.records import EncodedWindow, Window
 
@@ -60,7 +60,7 @@ def variant(name: str, encoder: Path) -> tuple[SentenceClassifier, int]:
     """Returns a classifier whose head tells sentences apart, and how many features it takes."""
     settings, labels, features = VARIANTS[name]
     keras.utils.set_random_seed(3)
-    classifier = SentenceClassifier(load_encoder(EncoderSettings(handle=str(encoder))), labels, settings)
+    classifier = SentenceClassifier(open_encoder(EncoderSettings(handle=str(encoder))).build(), labels, settings)
     classifier.build_variables(features)
     draw = np.random.default_rng(5)
     for weight in classifier.head.weights:
@@ -112,7 +112,7 @@ def test_every_weight_is_trained(name: str, tiny_encoder: Path) -> None:
 
 
 def test_cls_states_are_those_of_each_sentence_alone(tiny_encoder: Path) -> None:
-    encoder = load_encoder(EncoderSettings(handle=str(tiny_encoder)))
+    encoder = open_encoder(EncoderSettings(handle=str(tiny_encoder))).build()
     made = windows([3, 9, 1], [5], [2, 2, 30, 4, 0, 6, 1], [1])
     states = np.asarray(cls_states(encoder, pad_batch(made, pad_id=0), training=False))
     weights = tiny_weights(TINY_SHAPE)

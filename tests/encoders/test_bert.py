@@ -12,7 +12,7 @@ from conftest import SPECIAL_TOKENS, TINY_SHAPE, TINY_VOCABULARY, tiny_weights, 
 from support.numpy_bert import bert_forward, encode, padded_batch
 
 from model.config import EncoderSettings
-from model.encoders.encoder import describe_encoder, load_encoder, load_vocabulary
+from model.encoders.encoder import open_encoder
 from model.errors import UserError
 
 
@@ -21,7 +21,7 @@ def test_forward_pass(tmp_path: Path, activation: str) -> None:
     shape = {**TINY_SHAPE, "hidden_act": activation}
     weights = tiny_weights(shape, seed=11)
     folder = write_checkpoint(tmp_path / "bert", shape=shape, weights=weights)
-    encoder = load_encoder(EncoderSettings(handle=str(folder)))
+    encoder = open_encoder(EncoderSettings(handle=str(folder))).build()
     token_ids, segment_ids, mask = padded_batch(shape["vocab_size"], (40, 1, 17, 128))
     expected = bert_forward(weights, shape, token_ids, segment_ids, mask)
     np.testing.assert_allclose(encode(encoder, token_ids, segment_ids, mask), expected, atol=1e-5)
@@ -38,7 +38,7 @@ def test_the_two_gelus_differ(tmp_path: Path) -> None:
 
 def test_first_layers_only(tiny_encoder: Path) -> None:
     weights = tiny_weights(TINY_SHAPE)
-    encoder = load_encoder(EncoderSettings(handle=str(tiny_encoder), layers=1))
+    encoder = open_encoder(EncoderSettings(handle=str(tiny_encoder), layers=1)).build()
     assert len(encoder.transformer_layers) == 1
     inputs = padded_batch(TINY_SHAPE["vocab_size"], (9, 30))
     expected = bert_forward(weights, {**TINY_SHAPE, "num_hidden_layers": 1}, *inputs)
@@ -51,9 +51,9 @@ def test_weights_under_a_bert_prefix(tmp_path: Path, tiny_encoder: Path) -> None
     weights["cls.predictions.bias"] = np.zeros(TINY_SHAPE["vocab_size"], np.float32)
     folder = write_checkpoint(tmp_path / "bert", weights=weights)
     inputs = padded_batch(TINY_SHAPE["vocab_size"], (9, 30))
-    plain = load_encoder(EncoderSettings(handle=str(tiny_encoder)))
+    plain = open_encoder(EncoderSettings(handle=str(tiny_encoder))).build()
     np.testing.assert_array_equal(
-        encode(load_encoder(EncoderSettings(handle=str(folder))), *inputs), encode(plain, *inputs)
+        encode(open_encoder(EncoderSettings(handle=str(folder))).build(), *inputs), encode(plain, *inputs)
     )
 
 
@@ -61,12 +61,12 @@ def test_half_precision_weights(tmp_path: Path) -> None:
     weights = {name: tensor.astype(np.float16) for name, tensor in tiny_weights(TINY_SHAPE).items()}
     folder = write_checkpoint(tmp_path / "bert", weights=weights)
     inputs = padded_batch(TINY_SHAPE["vocab_size"], (9, 30))
-    encoder = load_encoder(EncoderSettings(handle=str(folder)))
+    encoder = open_encoder(EncoderSettings(handle=str(folder))).build()
     np.testing.assert_allclose(encode(encoder, *inputs), bert_forward(weights, TINY_SHAPE, *inputs), atol=1e-5)
 
 
 def test_padding_never_changes_real_tokens(tiny_encoder: Path) -> None:
-    encoder = load_encoder(EncoderSettings(handle=str(tiny_encoder)))
+    encoder = open_encoder(EncoderSettings(handle=str(tiny_encoder))).build()
     lengths = (2, 7, 23, 64)
     token_ids, segment_ids, mask = padded_batch(TINY_SHAPE["vocab_size"], lengths)
     together = encode(encoder, token_ids, segment_ids, mask)
@@ -77,15 +77,18 @@ def test_padding_never_changes_real_tokens(tiny_encoder: Path) -> None:
 
 
 def test_dropout_acts_in_training_only(tiny_encoder: Path) -> None:
-    encoder = load_encoder(EncoderSettings(handle=str(tiny_encoder)))
+    encoder = open_encoder(EncoderSettings(handle=str(tiny_encoder))).build()
     inputs = padded_batch(TINY_SHAPE["vocab_size"], (20,))
     np.testing.assert_array_equal(encode(encoder, *inputs), encode(encoder, *inputs))
     assert np.abs(np.asarray(encoder(*inputs, training=True)) - encode(encoder, *inputs)).max() > 1e-3
 
 
 def test_attention_dropout_can_be_set(tiny_encoder: Path) -> None:
-    assert load_encoder(EncoderSettings(handle=str(tiny_encoder))).config.attention_dropout == 0.02
-    assert load_encoder(EncoderSettings(handle=str(tiny_encoder), attention_dropout=0.0)).config.attention_dropout == 0
+    assert open_encoder(EncoderSettings(handle=str(tiny_encoder))).build().config.attention_dropout == 0.02
+    assert (
+        open_encoder(EncoderSettings(handle=str(tiny_encoder), attention_dropout=0.0)).build().config.attention_dropout
+        == 0
+    )
 
 
 def test_minilm_forward_pass(minilm: Path) -> None:
@@ -94,13 +97,13 @@ def test_minilm_forward_pass(minilm: Path) -> None:
     shape = json.loads((minilm / "config.json").read_text(encoding="utf-8"))
     weights = load_file(minilm / "model.safetensors")
     inputs = padded_batch(shape["vocab_size"], (64, 5, 31))
-    encoder = load_encoder(EncoderSettings(handle=str(minilm)))
+    encoder = open_encoder(EncoderSettings(handle=str(minilm))).build()
     np.testing.assert_allclose(encode(encoder, *inputs), bert_forward(weights, shape, *inputs), atol=1e-4)
 
 
 def refusal(folder: Path, **settings: Any) -> str:
     with pytest.raises(UserError) as caught:
-        load_encoder(EncoderSettings(handle=str(folder), **settings))
+        open_encoder(EncoderSettings(handle=str(folder), **settings)).build()
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -117,7 +120,7 @@ def test_missing_file(tmp_path: Path, name: str) -> None:
     (folder / name).unlink()
     assert f"{folder}: {name} missing" in refusal(folder)
     with pytest.raises(UserError, match=f"{name} missing"):
-        load_vocabulary(EncoderSettings(handle=str(folder)))
+        open_encoder(EncoderSettings(handle=str(folder)))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +171,7 @@ def test_vocabulary_without_a_special_token(tmp_path: Path, missing: str) -> Non
     pieces = tuple("x" if piece == missing else piece for piece in TINY_VOCABULARY)
     folder = write_checkpoint(tmp_path / "bert", vocabulary=pieces)
     with pytest.raises(UserError, match="no " + missing.replace("[", r"\[")):
-        load_vocabulary(EncoderSettings(handle=str(folder)))
+        open_encoder(EncoderSettings(handle=str(folder)))
 
 
 def test_vocabulary_longer_than_the_embeddings(tmp_path: Path) -> None:
@@ -176,14 +179,14 @@ def test_vocabulary_longer_than_the_embeddings(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "bert", vocabulary=(*TINY_VOCABULARY, "surplus"))
     size = len(TINY_VOCABULARY)
     with pytest.raises(UserError, match=f"{size + 1} wordpieces, its embeddings only {size}"):
-        load_vocabulary(EncoderSettings(handle=str(folder)))
+        open_encoder(EncoderSettings(handle=str(folder)))
 
 
 def test_vocabulary_that_is_not_text(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "bert")
     (folder / "vocab.txt").write_bytes(b"[PAD]\n\xff\xfe\n")
     with pytest.raises(UserError, match=r"vocab\.txt"):
-        load_vocabulary(EncoderSettings(handle=str(folder)))
+        open_encoder(EncoderSettings(handle=str(folder)))
 
 
 def test_a_config_with_a_value_of_another_type_is_refused(tmp_path: Path) -> None:
@@ -191,4 +194,4 @@ def test_a_config_with_a_value_of_another_type_is_refused(tmp_path: Path) -> Non
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, "hidden_size": "wide"}), encoding="utf-8")
     with pytest.raises(UserError, match="hidden_size is 'wide'"):
-        describe_encoder(EncoderSettings(handle=str(folder)))
+        open_encoder(EncoderSettings(handle=str(folder)))

@@ -21,7 +21,7 @@ from test_bert import refusal
 
 from model.config import EncoderSettings
 from model.encoders.bert import BertConfig, BertEncoder
-from model.encoders.encoder import load_encoder
+from model.encoders.encoder import open_encoder
 
 
 def states_by_layer(*inputs: np.ndarray) -> list[np.ndarray]:
@@ -32,13 +32,13 @@ def states_by_layer(*inputs: np.ndarray) -> list[np.ndarray]:
 
 def test_the_mixture_starts_as_the_mean_of_all_layers(tiny_encoder: Path) -> None:
     inputs = padded_batch(TINY_SHAPE["vocab_size"], (9, 30))
-    encoder = load_encoder(EncoderSettings(handle=str(tiny_encoder), mix_layers=True))
+    encoder = open_encoder(EncoderSettings(handle=str(tiny_encoder), mix_layers=True)).build()
     np.testing.assert_allclose(encode(encoder, *inputs), np.mean(states_by_layer(*inputs), axis=0), atol=1e-5)
 
 
 def test_the_mixture_is_a_scaled_softmax(tiny_encoder: Path) -> None:
     inputs = padded_batch(TINY_SHAPE["vocab_size"], (9, 30))
-    encoder = load_encoder(EncoderSettings(handle=str(tiny_encoder), mix_layers=True))
+    encoder = open_encoder(EncoderSettings(handle=str(tiny_encoder), mix_layers=True)).build()
     assert encoder.mix is not None
     encoder.mix.set_weights([np.array([0.5, -1.0, 2.0]), np.array(1.7)])
     shares = np.exp([0.5, -1.0, 2.0]) / np.exp([0.5, -1.0, 2.0]).sum()
@@ -57,7 +57,7 @@ def gradients(encoder: BertEncoder, *inputs: np.ndarray) -> dict[str, bool]:
 
 
 def test_the_mixture_learns(tiny_encoder: Path) -> None:
-    encoder = load_encoder(EncoderSettings(handle=str(tiny_encoder), mix_layers=True))
+    encoder = open_encoder(EncoderSettings(handle=str(tiny_encoder), mix_layers=True)).build()
     moved = gradients(encoder, *padded_batch(TINY_SHAPE["vocab_size"], (9, 30)))
     assert moved["encoder/mix/logits"] and moved["encoder/mix/scale"]
 
@@ -73,7 +73,7 @@ def test_the_mixture_learns(tiny_encoder: Path) -> None:
 )
 def test_frozen_layers(tiny_encoder: Path, frozen: int | None, parts: set[str]) -> None:
     settings = EncoderSettings(handle=str(tiny_encoder), frozen_layers=frozen, mix_layers=True)
-    encoder = load_encoder(settings)
+    encoder = open_encoder(settings).build()
     moved = gradients(encoder, *padded_batch(TINY_SHAPE["vocab_size"], (9, 30)))
     still = {path for path, moves in moved.items() if not moves and not path.endswith("key/bias")}
     assert {path.split("/")[1] for path in still} == parts
@@ -82,7 +82,7 @@ def test_frozen_layers(tiny_encoder: Path, frozen: int | None, parts: set[str]) 
 
 
 def test_dropout_acts_in_frozen_layers_too(tiny_encoder: Path) -> None:
-    encoder = load_encoder(EncoderSettings(handle=str(tiny_encoder), frozen_layers=2))
+    encoder = open_encoder(EncoderSettings(handle=str(tiny_encoder), frozen_layers=2)).build()
     inputs = padded_batch(TINY_SHAPE["vocab_size"], (20,))
     assert np.abs(np.asarray(encoder(*inputs, training=True)) - encode(encoder, *inputs)).max() > 1e-3
 
@@ -93,7 +93,7 @@ def test_more_frozen_layers_than_there_are(tiny_encoder: Path) -> None:
 
 
 def test_settings_survive_serialization(tiny_encoder: Path) -> None:
-    encoder = load_encoder(EncoderSettings(handle=str(tiny_encoder), frozen_layers=1, mix_layers=True))
+    encoder = open_encoder(EncoderSettings(handle=str(tiny_encoder), frozen_layers=1, mix_layers=True)).build()
     again = BertEncoder.from_config(encoder.get_config())
     again.build()
     assert (again.mix_layers, again.frozen_layers, again.config) == (True, 1, encoder.config)
@@ -115,7 +115,7 @@ def policy(request: pytest.FixtureRequest) -> Iterator[str]:
 )
 @pytest.mark.parametrize("mix_layers", [False, True])
 def test_half_precision(tiny_encoder: Path, policy: str, tolerance: float, mix_layers: bool) -> None:
-    encoder = load_encoder(EncoderSettings(handle=str(tiny_encoder), mix_layers=mix_layers))
+    encoder = open_encoder(EncoderSettings(handle=str(tiny_encoder), mix_layers=mix_layers)).build()
     assert {variable.dtype for variable in encoder.trainable_variables} == {"float32"}
     token_ids, segment_ids, mask = padded_batch(TINY_SHAPE["vocab_size"], (40, 1, 17, 64))
     mask[3] = 0  # a window of nothing but padding
@@ -147,7 +147,7 @@ def test_large_scores_in_half_precision(policy: str) -> None:
 def test_a_module_is_read_under_a_policy_of_half_precision(policy: str, tmp_path: Path) -> None:
     """Its copy is compared with it in full precision."""
     weights = tiny_weights(TINY_SHAPE)
-    encoder = load_encoder(EncoderSettings(handle=str(write_hub_bert(tmp_path / "bert", weights))))
+    encoder = open_encoder(EncoderSettings(handle=str(write_hub_bert(tmp_path / "bert", weights)))).build()
     assert {layer.compute_dtype for layer in encoder._flatten_layers()} == {"bfloat16"}
     np.testing.assert_array_equal(encoder.get_weights()[0], weights["embeddings.word_embeddings.weight"])
 
@@ -156,13 +156,13 @@ JAX = """
 import sys
 import numpy as np, keras
 from model.config import EncoderSettings
-from model.encoders.encoder import load_encoder
+from model.encoders.encoder import open_encoder
 assert keras.backend.backend() == "jax"
 folder, inputs, outputs = sys.argv[1:]
 inputs = np.load(inputs)
 arrays = [inputs[name] for name in ("token_ids", "segment_ids", "mask")]
-encoder = load_encoder(EncoderSettings(handle=folder))
-mixed = load_encoder(EncoderSettings(handle=folder, mix_layers=True, frozen_layers=1))
+encoder = open_encoder(EncoderSettings(handle=folder)).build()
+mixed = open_encoder(EncoderSettings(handle=folder, mix_layers=True, frozen_layers=1)).build()
 np.savez(outputs, plain=encoder(*arrays, training=False), mixed=mixed(*arrays, training=False),
          dropped=encoder(*arrays, training=True))
 """

@@ -14,7 +14,7 @@ from support.numpy_bert import bert_forward, encode, padded_batch
 from test_bert import refusal
 
 from model.config import EncoderSettings, settings_from_dict
-from model.encoders.encoder import check_budget, describe_encoder, load_encoder, load_vocabulary
+from model.encoders.encoder import open_encoder
 from model.errors import UserError
 
 WORDS = (*FILLERS, *(cue for cues in CUES.values() for cue in cues), *PIECES, *PUNCTUATION)
@@ -40,11 +40,11 @@ def test_like_scibert(tmp_path: Path, cased: bool) -> None:
     unused = tuple(f"[unused{number}]" for number in range(100))
     vocabulary = ("[PAD]", *unused, "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *(CAPITALS if cased else ()))
     folder, shape, weights = write_as(tmp_path / "scibert", vocabulary, model_type=None, hidden_size=24)
-    description = describe_encoder(settings_of(folder))
+    description = open_encoder(settings_of(folder)).describe()
     assert description.lower_case is not cased
     assert description.special_ids == {"[PAD]": 0, "[UNK]": 101, "[CLS]": 102, "[SEP]": 103, "[MASK]": 104}
     inputs = padded_batch(len(vocabulary), (30, 4))
-    encoder = load_encoder(settings_of(folder))
+    encoder = open_encoder(settings_of(folder)).build()
     np.testing.assert_allclose(encode(encoder, *inputs), bert_forward(weights, shape, *inputs), atol=1e-5)
 
 
@@ -53,11 +53,11 @@ def test_like_pubmedbert(tmp_path: Path) -> None:
     vocabulary = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "A")
     folder, shape, weights = write_as(tmp_path / "pubmedbert", vocabulary, num_hidden_layers=3, intermediate_size=40)
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": true, "model_type": "bert"}')
-    description = describe_encoder(settings_of(folder))
+    description = open_encoder(settings_of(folder)).describe()
     assert description.lower_case is True  # told, whatever the wordpieces look like
     assert description.special_ids == {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
     inputs = padded_batch(len(vocabulary), (30, 4))
-    encoder = load_encoder(settings_of(folder))
+    encoder = open_encoder(settings_of(folder)).build()
     np.testing.assert_allclose(encode(encoder, *inputs), bert_forward(weights, shape, *inputs), atol=1e-5)
 
 
@@ -68,18 +68,20 @@ def test_like_minilm(tmp_path: Path) -> None:
     folder, shape, weights = write_as(tmp_path / "minilm", vocabulary, **changes)
     token_ids, _, mask = padded_batch(len(vocabulary), (40, 4))
     inputs = (token_ids, np.zeros_like(token_ids), mask)
-    encoder = load_encoder(settings_of(folder))
+    encoder = open_encoder(settings_of(folder)).build()
     np.testing.assert_allclose(encode(encoder, *inputs), bert_forward(weights, shape, *inputs), atol=1e-5)
     tree = {"encoder": {"handle": str(folder)}, "window": {"max_tokens": 41}}
+    checked = settings_from_dict(tree, origin="tests")
+    opened = open_encoder(checked.encoder)
     with pytest.raises(UserError, match=r"window\.max_tokens is 41, but the encoder reads at most 40"):
-        check_budget(settings_from_dict(tree, origin="tests"))
+        opened.check_budget(checked.window)
 
 
 def test_config_without_defaults(tmp_path: Path) -> None:
     """What Hugging Face leaves out has BERT's usual value."""
     absent = ("layer_norm_eps", "type_vocab_size", "hidden_dropout_prob", "attention_probs_dropout_prob")
     folder, *_ = write_as(tmp_path / "bert", (*SPECIAL_TOKENS, *WORDS), **dict.fromkeys(absent))
-    config = load_encoder(settings_of(folder)).config
+    config = open_encoder(settings_of(folder)).build().config
     assert (config.layer_norm_epsilon, config.segments, config.dropout, config.attention_dropout) == (
         1e-12,
         2,
@@ -97,7 +99,7 @@ def test_old_names_of_norms(tmp_path: Path) -> None:
     assert "embeddings.LayerNorm.gamma" in old
     folder = write_checkpoint(tmp_path / "bert", weights=old)
     inputs = padded_batch(TINY_SHAPE["vocab_size"], (9, 30))
-    encoder = load_encoder(settings_of(folder))
+    encoder = open_encoder(settings_of(folder)).build()
     np.testing.assert_allclose(encode(encoder, *inputs), bert_forward(weights, TINY_SHAPE, *inputs), atol=1e-5)
 
 
@@ -108,7 +110,7 @@ def test_bfloat16_weights(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "bert", weights=weights)
     rounded = {name: tensor.astype(np.float32) for name, tensor in weights.items()}
     inputs = padded_batch(TINY_SHAPE["vocab_size"], (9, 30))
-    encoder = load_encoder(settings_of(folder))
+    encoder = open_encoder(settings_of(folder)).build()
     np.testing.assert_allclose(encode(encoder, *inputs), bert_forward(rounded, TINY_SHAPE, *inputs), atol=1e-5)
 
 
@@ -130,7 +132,10 @@ def write_shards(folder: Path, *, prefix: str = "") -> dict[str, str]:
 def test_shards(tmp_path: Path, tiny_encoder: Path, prefix: str) -> None:
     write_shards(tmp_path / "bert", prefix=prefix)
     inputs = padded_batch(TINY_SHAPE["vocab_size"], (9, 30))
-    whole, sharded = load_encoder(settings_of(tiny_encoder)), load_encoder(settings_of(tmp_path / "bert"))
+    whole, sharded = (
+        open_encoder(settings_of(tiny_encoder)).build(),
+        open_encoder(settings_of(tmp_path / "bert")).build(),
+    )
     np.testing.assert_array_equal(encode(sharded, *inputs), encode(whole, *inputs))
 
 
@@ -158,7 +163,7 @@ def test_a_pytorch_checkpoint_is_refused_with_the_way_to_convert_it(tmp_path: Pa
 def test_casing_of_a_vocabulary_without_capitals(tmp_path: Path, tokenizer: dict[str, Any], lower_case: bool) -> None:
     folder = write_checkpoint(tmp_path / "bert")
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    assert load_vocabulary(settings_of(folder)).lower_case is lower_case
+    assert open_encoder(settings_of(folder)).vocabulary.lower_case is lower_case
 
 
 @pytest.mark.parametrize(
@@ -174,22 +179,22 @@ def test_tokenizers_that_sepline_does_not_have(tmp_path: Path, tokenizer: dict[s
     folder = write_checkpoint(tmp_path / "bert")
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     with pytest.raises(UserError, match=words):
-        load_vocabulary(settings_of(folder))
+        open_encoder(settings_of(folder))
 
 
 def test_the_count_of_parameters(tmp_path: Path) -> None:
     folder, _, weights = write_as(tmp_path / "bert", (*SPECIAL_TOKENS, *WORDS), num_hidden_layers=3)
-    assert describe_encoder(settings_of(folder)).parameters == sum(tensor.size for tensor in weights.values())
-    fewer = describe_encoder(settings_of(folder, layers=1))
-    assert fewer.parameters == load_encoder(settings_of(folder, layers=1)).count_params()
+    assert open_encoder(settings_of(folder)).describe().parameters == sum(tensor.size for tensor in weights.values())
+    fewer = open_encoder(settings_of(folder, layers=1)).describe()
+    assert fewer.parameters == open_encoder(settings_of(folder, layers=1)).build().count_params()
     assert fewer.layers == 1
 
 
 def test_the_fingerprint_is_of_the_contents(tmp_path: Path) -> None:
-    first = describe_encoder(settings_of(write_checkpoint(tmp_path / "one"))).fingerprint
-    assert describe_encoder(settings_of(write_checkpoint(tmp_path / "two"))).fingerprint == first
+    first = open_encoder(settings_of(write_checkpoint(tmp_path / "one"))).describe().fingerprint
+    assert open_encoder(settings_of(write_checkpoint(tmp_path / "two"))).describe().fingerprint == first
     other = write_checkpoint(tmp_path / "three", weights=tiny_weights(TINY_SHAPE, seed=1))
-    assert describe_encoder(settings_of(other)).fingerprint != first
+    assert open_encoder(settings_of(other)).describe().fingerprint != first
 
 
 def test_only_hub_modules_can_be_wrapped(tiny_encoder: Path) -> None:

@@ -25,7 +25,7 @@ from model.bundles.bundle import load_bundle, write_bundle
 from model.classifier.classifier import SentenceClassifier
 from model.config import EncoderSettings, WindowSettings, settings_from_dict
 from model.encoders.bert import BertEncoder
-from model.encoders.encoder import check_budget, describe_encoder, load_encoder, load_vocabulary
+from model.encoders.encoder import open_encoder
 from model.encoders.wrapped import WrappedEncoder
 from model.errors import UserError
 from model.inference.predictor import Predictor, pad_batch
@@ -57,7 +57,7 @@ def hub_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wrapped_and_native_agree_with_numpy(hub_bert: Path) -> None:
     inputs = padded_batch(TINY_SHAPE["vocab_size"], (40, 1, 17, 128))
     expected = bert_forward(WEIGHTS, TANH_SHAPE, *inputs)
-    wrapped, native = (load_encoder(settings_of(hub_bert, wrapped=wrapped)) for wrapped in (True, False))
+    wrapped, native = (open_encoder(settings_of(hub_bert, wrapped=wrapped)).build() for wrapped in (True, False))
     assert isinstance(wrapped, WrappedEncoder) and isinstance(native, BertEncoder)
     np.testing.assert_allclose(encode(wrapped, *inputs), expected, atol=1e-5)
     np.testing.assert_allclose(encode(native, *inputs), expected, atol=1e-5)
@@ -66,10 +66,10 @@ def test_wrapped_and_native_agree_with_numpy(hub_bert: Path) -> None:
 
 def test_erf_gelu_and_prefixed_names(tmp_path: Path) -> None:
     folder = write_hub_bert(tmp_path / "bert", WEIGHTS, prefix="bert_encoder/")
-    description = describe_encoder(settings_of(folder))
+    description = open_encoder(settings_of(folder)).describe()
     assert (description.kind, description.activation) == ("native", "gelu_erf")
     inputs = padded_batch(TINY_SHAPE["vocab_size"], (9, 30))
-    native = load_encoder(settings_of(folder))
+    native = open_encoder(settings_of(folder)).build()
     np.testing.assert_allclose(encode(native, *inputs), bert_forward(WEIGHTS, TINY_SHAPE, *inputs), atol=1e-5)
 
 
@@ -77,7 +77,7 @@ def test_erf_gelu_and_prefixed_names(tmp_path: Path) -> None:
 def test_the_genuine_export(wrapped: bool) -> None:
     """Model Garden's own exporter wrote it, and TF Hub's own layer the reference."""
     folder, reference = real_data("hub_bert_tiny"), np.load(real_data("hub_bert_tiny_reference.npz"))
-    encoder = load_encoder(settings_of(folder, wrapped=wrapped))
+    encoder = open_encoder(settings_of(folder, wrapped=wrapped)).build()
     inputs = [reference[name] for name in ("token_ids", "segment_ids", "padding_mask")]
     np.testing.assert_allclose(encode(encoder, *inputs), reference["sequence_output"], atol=1e-4)
     before = [variable.numpy() for variable in encoder.trainable_variables]
@@ -89,13 +89,13 @@ def test_the_genuine_export(wrapped: bool) -> None:
 
 
 def test_what_the_genuine_export_is() -> None:
-    description = describe_encoder(settings_of(real_data("hub_bert_tiny")))
+    description = open_encoder(settings_of(real_data("hub_bert_tiny"))).describe()
     assert (description.format, description.kind, description.activation) == ("TF Hub", "native", "gelu_tanh")
     assert (description.layers, description.width, description.heads, description.intermediate_width) == (2, 64, 2, 128)
     assert (description.positions, description.segments, description.vocabulary_size) == (512, 2, 30522)
     assert description.lower_case is True
     assert description.special_ids == {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
-    encoder = load_encoder(settings_of(real_data("hub_bert_tiny")))
+    encoder = open_encoder(settings_of(real_data("hub_bert_tiny"))).build()
     assert description.parameters == encoder.count_params()
     assert (encoder.config.dropout, encoder.config.attention_dropout) == (0.1, 0.1)
 
@@ -112,7 +112,7 @@ def learn(encoder: keras.layers.Layer, *inputs: np.ndarray, steps: int = 3) -> N
 
 
 def test_training_reaches_every_weight_of_a_wrapped_encoder(hub_bert: Path) -> None:
-    encoder = load_encoder(settings_of(hub_bert, wrapped=True))
+    encoder = open_encoder(settings_of(hub_bert, wrapped=True)).build()
     inputs = padded_batch(TINY_SHAPE["vocab_size"], (20, 9))
     before = {variable.path: variable.numpy() for variable in encoder.trainable_variables}
     learn(encoder, *inputs)
@@ -123,7 +123,7 @@ def test_training_reaches_every_weight_of_a_wrapped_encoder(hub_bert: Path) -> N
 
 
 def test_a_wrapped_encoder_that_is_not_trainable_stays(hub_bag: Path) -> None:
-    encoder = load_encoder(settings_of(hub_bag))
+    encoder = open_encoder(settings_of(hub_bag)).build()
     inputs = padded_batch(len(TINY_VOCABULARY), (20, 9))
     first = encode(encoder, *inputs)
     encoder.trainable = False
@@ -136,7 +136,7 @@ def test_a_wrapped_encoder_that_is_not_trainable_stays(hub_bag: Path) -> None:
 
 @pytest.mark.parametrize("name", ["hub_bert", "hub_bag"])
 def test_dropout_of_a_wrapped_encoder_acts_in_training_only(name: str, request: pytest.FixtureRequest) -> None:
-    encoder = load_encoder(settings_of(request.getfixturevalue(name), wrapped=True))
+    encoder = open_encoder(settings_of(request.getfixturevalue(name), wrapped=True)).build()
     inputs = padded_batch(len(TINY_VOCABULARY), (20,))
     np.testing.assert_array_equal(encode(encoder, *inputs), encode(encoder, *inputs))
     assert np.abs(np.asarray(encoder(*inputs, training=True)) - encode(encoder, *inputs)).max() > 1e-3
@@ -144,7 +144,7 @@ def test_dropout_of_a_wrapped_encoder_acts_in_training_only(name: str, request: 
 
 def test_paths_tell_biases_and_norms(hub_bert: Path) -> None:
     """Weight decay goes by them."""
-    encoder = load_encoder(settings_of(hub_bert, wrapped=True))
+    encoder = open_encoder(settings_of(hub_bert, wrapped=True)).build()
     spared = {v.path for v in encoder.trainable_variables if v.name == "bias" or "norm" in v.path}
     assert len(spared) == 2 + 2 * (6 + 4) + 1
     assert "encoder/transformer/layer_1/output_layer_norm/gamma" in spared
@@ -154,8 +154,8 @@ def test_paths_tell_biases_and_norms(hub_bert: Path) -> None:
 def test_a_wrapped_encoder_in_a_bundle(hub_bag: Path, tmp_path: Path) -> None:
     """Trained a little, exported and loaded again, it classifies as before."""
     settings = settings_of(hub_bag)
-    classifier = SentenceClassifier(load_encoder(settings), 3)
-    vocabulary, window = load_vocabulary(settings), WindowSettings(max_tokens=40, context=1)
+    classifier = SentenceClassifier(open_encoder(settings).build(), 3)
+    vocabulary, window = open_encoder(settings).vocabulary, WindowSettings(max_tokens=40, context=1)
     draw = np.random.default_rng(3)
     tokens = [draw.integers(5, 40, size).astype(np.int32) for size in (3, 12, 30, 7)]
     windows = encode_windows(tokens, window, cls_id=vocabulary.cls_id, sep_id=vocabulary.sep_id)
@@ -172,7 +172,7 @@ def test_a_wrapped_encoder_in_a_bundle(hub_bag: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(shown, expected[row, : len(shown)], atol=1e-5)
 
     classifier.save_weights(tmp_path / "w.weights.h5")
-    other = SentenceClassifier(load_encoder(settings), 3)
+    other = SentenceClassifier(open_encoder(settings).build(), 3)
     other(arrays)
     other.load_weights(tmp_path / "w.weights.h5")
     np.testing.assert_allclose(np.asarray(tf.nn.softmax(other(arrays, training=False))), expected, atol=1e-6)
@@ -186,7 +186,7 @@ def test_a_wrapped_encoder_trains_and_resumes(hub_bag: Path, tiny_records: Path,
     }
     settings = settings_from_dict(tree, origin="tests")
     first = train_and_evaluate(settings, str(tiny_records), str(tmp_path / "run"))
-    assert first.description["encoder"] == describe_encoder(settings.encoder).facts()
+    assert first.description["encoder"] == open_encoder(settings.encoder).describe().facts()
     assert (first.description["encoder"]["kind"], "folder" in first.description["encoder"]) == ("wrapped", False)
     windows = encode_windows([np.arange(10, 30, dtype=np.int32)], first.window, cls_id=2, sep_id=3)
     (before,) = Predictor.load(first).run(windows)
@@ -198,7 +198,7 @@ def test_a_wrapped_encoder_trains_and_resumes(hub_bag: Path, tiny_records: Path,
 
 def test_layers_settings_on_a_module(hub_bert: Path) -> None:
     inputs = padded_batch(TINY_SHAPE["vocab_size"], (9, 30))
-    encoder = load_encoder(settings_of(hub_bert, layers=1))
+    encoder = open_encoder(settings_of(hub_bert, layers=1)).build()
     expected = bert_forward(WEIGHTS, {**TANH_SHAPE, "num_hidden_layers": 1}, *inputs)
     np.testing.assert_allclose(encode(encoder, *inputs), expected, atol=1e-5)
 
@@ -215,7 +215,7 @@ def test_a_wrapped_encoder_refuses_what_it_can_not_do(hub_bert: Path, hub_bag: P
 
 
 def test_what_another_architecture_is(hub_bag: Path) -> None:
-    description = describe_encoder(settings_of(hub_bag))
+    description = open_encoder(settings_of(hub_bag)).describe()
     assert (description.kind, description.width, description.layers, description.positions) == (
         "wrapped",
         12,
@@ -224,20 +224,21 @@ def test_what_another_architecture_is(hub_bag: Path) -> None:
     )
     assert description.parameters == len(TINY_VOCABULARY) * 12 + 24 * 12 + 12
     tree = {"encoder": {"handle": str(hub_bag)}, "window": {"max_tokens": 5000}}
-    check_budget(settings_from_dict(tree, origin="tests"))  # no limit that it tells
-    assert load_encoder(settings_of(hub_bag)).count_params() == description.parameters
+    checked = settings_from_dict(tree, origin="tests")
+    open_encoder(checked.encoder).check_budget(checked.window)  # the module records no limit
+    assert open_encoder(settings_of(hub_bag)).build().count_params() == description.parameters
 
 
 def test_variables_like_berts_that_are_used_otherwise(tmp_path: Path) -> None:
     folder = write_hub_bert(tmp_path / "bert", WEIGHTS, shape=TANH_SHAPE, norm_first=True)
-    assert "its variables are BERT's, but not what it computes with them; set encoder.wrapped=true" in refusal(folder)
-    assert isinstance(load_encoder(settings_of(folder, wrapped=True)), WrappedEncoder)
+    assert "its variables are BERT's, but it computes something else; set encoder.wrapped=true" in refusal(folder)
+    assert isinstance(open_encoder(settings_of(folder, wrapped=True)).build(), WrappedEncoder)
 
 
 def test_a_module_is_read_within_a_distribution_strategy(hub_bert: Path) -> None:
     inputs = padded_batch(TINY_SHAPE["vocab_size"], (9, 30))
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
-        encoder = load_encoder(settings_of(hub_bert))
+        encoder = open_encoder(settings_of(hub_bert)).build()
     np.testing.assert_allclose(encode(encoder, *inputs), bert_forward(WEIGHTS, TANH_SHAPE, *inputs), atol=1e-5)
 
 
@@ -254,7 +255,7 @@ def test_casing(tmp_path: Path, told: bool | None, vocabulary: tuple[str, ...], 
     options: dict[str, Any] = {"vocabulary": vocabulary, "lower_case": told, "asset": "cased_vocab.txt"}
     weights = {"word_embeddings/embeddings": np.ones((len(vocabulary), 4), np.float32)}
     folder = write_hub_module(tmp_path / "m", weights, embed_only, **options)
-    assert load_vocabulary(settings_of(folder)).lower_case is lower_case
+    assert open_encoder(settings_of(folder)).vocabulary.lower_case is lower_case
 
 
 def embed_only(variables: Any, inputs: Any, training: bool) -> tf.Tensor:
@@ -265,14 +266,14 @@ def test_a_vocabulary_longer_than_the_embeddings(tmp_path: Path) -> None:
     weights = {"word_embeddings/embeddings": np.ones((7, 4), np.float32)}
     folder = write_hub_module(tmp_path / "m", weights, embed_only)
     with pytest.raises(UserError, match=f"{len(TINY_VOCABULARY)} wordpieces, its embeddings only 7"):
-        load_vocabulary(settings_of(folder))
+        open_encoder(settings_of(folder))
 
 
 def test_no_wordpiece_vocabulary(tmp_path: Path) -> None:
     weights = {"word_embeddings/embeddings": np.ones((len(TINY_VOCABULARY), 4), np.float32)}
     folder = write_hub_module(tmp_path / "m", weights, embed_only, asset="spiece.model")
     with pytest.raises(UserError, match=r"m: 0 vocab\.txt in assets; sepline reads encoders with one WordPiece"):
-        load_vocabulary(settings_of(folder))
+        open_encoder(settings_of(folder))
 
 
 def test_other_saved_models(tmp_path: Path, tiny_bundle: Any) -> None:
@@ -293,9 +294,9 @@ def test_a_broken_saved_model(tmp_path: Path, content: bytes) -> None:
 def test_a_module_without_its_variables(tmp_path: Path) -> None:
     folder = write_hub_bag(tmp_path / "bag")
     (folder / "variables" / "variables.index").unlink()
-    assert "TensorFlow can't load this SavedModel" in refusal(folder)
-    with pytest.raises(UserError, match="variables: can't be read"):
-        load_vocabulary(settings_of(folder))
+    assert "variables: can't be read" in refusal(folder)
+    with pytest.raises(UserError, match="TensorFlow can't load this SavedModel"):
+        WrappedEncoder(folder, 8).build()
 
 
 @pytest.fixture
@@ -326,13 +327,13 @@ def test_an_address_is_downloaded_once(
     with tarfile.open(folder / "bert", "w:gz") as archive:
         archive.add(hub_bert, arcname=".")
     settings = EncoderSettings(handle=f"{address}/bert")
-    description = describe_encoder(settings)
+    description = open_encoder(settings).describe()
     assert description.folder.parent == tmp_path / "cache" / "tfhub"
     assert (description.width, description.layers) == (16, 2)
     (folder / "bert").unlink()
     inputs = padded_batch(TINY_SHAPE["vocab_size"], (9, 30))
     expected = bert_forward(WEIGHTS, TANH_SHAPE, *inputs)
-    np.testing.assert_allclose(encode(load_encoder(settings), *inputs), expected, atol=1e-5)
+    np.testing.assert_allclose(encode(open_encoder(settings).build(), *inputs), expected, atol=1e-5)
 
 
 def test_downloads_that_fail(web: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,7 +346,7 @@ def test_downloads_that_fail(web: tuple[str, Path], tmp_path: Path, monkeypatch:
         ("http://127.0.0.1:9/bert", "Connection refused"),
     ):
         with pytest.raises(UserError) as caught:
-            load_encoder(EncoderSettings(handle=handle))
+            open_encoder(EncoderSettings(handle=handle)).build()
         message = str(caught.value)
         assert message.startswith(f"encoder.handle is {handle!r}: can't be downloaded (") and "\n" not in message
         assert reason in message
@@ -357,7 +358,7 @@ def test_the_verb(hub_bag: Path, hub_bert: Path, capsys: pytest.CaptureFixture[s
 
     assert main(["encoder", str(hub_bert), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed == describe_encoder(settings_of(hub_bert)).to_json()
+    assert printed == open_encoder(settings_of(hub_bert)).describe().to_json()
     assert (printed["kind"], printed["heads"], printed["folder"]) == ("native", 2, str(hub_bert))
     assert main(["encoder", str(hub_bag)]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from model.evaluation.evaluate import LabelledSentences, LabelMetrics, measure, predict
+from model.evaluation.evaluate import predict
+from model.evaluation.metrics import LabelledSentences, LabelMetrics, measure
 from model.inference.predictor import Outputs, Predictor
 from model.records import EncodedWindow, LabelledWindow, Window
 

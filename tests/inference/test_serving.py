@@ -17,7 +17,7 @@ from conftest import FILLERS
 from model.bundles.bundle import Bundle, load_bundle, write_bundle
 from model.classifier.classifier import SentenceClassifier
 from model.config import EncoderSettings, WindowSettings
-from model.encoders.encoder import load_encoder, load_vocabulary
+from model.encoders.encoder import open_encoder
 from model.inference.predictor import Outputs, Predictor, pad_batch
 from model.inference.serving import ServingModule, _plan_windows
 from model.text.tokenization import Tokenizer
@@ -29,11 +29,11 @@ LABELS = ("one", "two", "three")
 def serving_module(tiny_encoder: Path, window: WindowSettings) -> ServingModule:
     """Returns an untrained classifier, with a head large enough to tell sentences apart, ready to serve."""
     settings = EncoderSettings(handle=str(tiny_encoder))
-    classifier = SentenceClassifier(load_encoder(settings), len(LABELS))
+    classifier = SentenceClassifier(open_encoder(settings).build(), len(LABELS))
     classifier.build_variables()
     draw = np.random.default_rng(1)
     classifier.head.set_weights([draw.normal(size=(16, 3)), draw.normal(size=3)])
-    return ServingModule(classifier, Tokenizer(load_vocabulary(settings)), labels=LABELS, window=window)
+    return ServingModule(classifier, Tokenizer(open_encoder(settings).vocabulary), labels=LABELS, window=window)
 
 
 def random_documents(count: int, *, most_sentences: int, seed: int) -> list[list[str]]:
@@ -99,7 +99,7 @@ def check_serving(
 def test_raw_documents_get_what_the_scoring_job_gives(tiny_encoder: Path, context: int, segment_ids: str) -> None:
     window = WindowSettings.model_validate({"max_tokens": 40, "context": context, "segment_ids": segment_ids})
     module = serving_module(tiny_encoder, window)
-    tokenizer = Tokenizer(load_vocabulary(EncoderSettings(handle=str(tiny_encoder))))
+    tokenizer = Tokenizer(open_encoder(EncoderSettings(handle=str(tiny_encoder))).vocabulary)
 
     def classify(batch: Any) -> Outputs:
         return {name: output.numpy() for name, output in module.classify(**batch).items()}
@@ -115,7 +115,7 @@ def test_raw_documents_get_what_the_scoring_job_gives(tiny_encoder: Path, contex
 def test_export_and_reload(tiny_encoder: Path, tmp_path: Path) -> None:
     window = WindowSettings(max_tokens=24, context=2, segment_ids="alternating")
     module = serving_module(tiny_encoder, window)
-    vocabulary = load_vocabulary(EncoderSettings(handle=str(tiny_encoder)))
+    vocabulary = open_encoder(EncoderSettings(handle=str(tiny_encoder))).vocabulary
     write_bundle(tmp_path / "b", module.export, labels=LABELS, window=window, vocabulary=vocabulary, facts={})
     bundle = load_bundle(tmp_path / "b")
     loaded = tf.saved_model.load(str(bundle.path))

@@ -12,7 +12,7 @@ from model.bundles.bundle import Bundle, write_bundle
 from model.bundles.training_data import open_training_data
 from model.classifier.classifier import SentenceClassifier
 from model.config import EncoderSettings
-from model.encoders.encoder import load_encoder, load_vocabulary
+from model.encoders.encoder import open_encoder
 from model.evaluation.evaluate import Metrics, evaluate_bundle
 from model.inference.serving import ServingModule
 from model.text.tokenization import Tokenizer
@@ -31,7 +31,7 @@ def twin(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundl
     pieces = tuple(reversed(TINY_VOCABULARY))
     labels = ("odd", *reversed(tiny_bundle.labels))
     settings = EncoderSettings(handle=str(write_checkpoint(folder / "encoder", vocabulary=pieces)))
-    classifier = SentenceClassifier(load_encoder(settings), len(labels))
+    classifier = SentenceClassifier(open_encoder(settings).build(), len(labels))
     classifier.build_variables()
     warm_start(classifier, tiny_bundle, labels)
     (words,) = [one for one in classifier.trainable_variables if one.shape[0] == len(pieces)]
@@ -39,7 +39,7 @@ def twin(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundl
     kernel, bias = classifier.head.linear.get_weights()
     kernel[:, 0], bias[0] = 0.0, -100.0
     classifier.head.linear.set_weights([kernel, bias])
-    vocabulary = load_vocabulary(settings)
+    vocabulary = open_encoder(settings).vocabulary
     serving = ServingModule(
         classifier,
         Tokenizer(vocabulary),

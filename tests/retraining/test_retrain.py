@@ -21,7 +21,7 @@ from conftest import PROJECT, tiny_documents
 from support.zygote import Zygote
 
 from model.bundles.bundle import Bundle, load_bundle
-from model.bundles.registry import Registry
+from model.bundles.registry import Registry, open_model
 from pipelines.cli import main
 from pipelines.retraining.workspace import Outcome, RunFacts, Workspace
 
@@ -124,7 +124,7 @@ def test_the_first_run_needs_only_the_absolute_gates(published: Path, tiny_encod
     assert {name for name, verdict in gates.items() if verdict == "pass"} >= {"accuracy", "calibration", "f1.methods"}
     assert gates["champion.accuracy"] == gates["relative_speed"] == checks["label_drift"] == "skipped"
     assert "fail" not in {*gates.values(), *checks.values()}
-    assert load_bundle(schedule.registry.folder).path == schedule.registry.version_path(1)
+    assert open_model(schedule.registry.folder).path == schedule.registry.version_path(1)
     kept = sorted(path.name for path in schedule.registry.record_path(1).iterdir())
     wanted = ["checks.json", "decision.json", "evaluation.json", "run.json", "stats.json", "vocabulary.parquet"]
     assert kept == wanted
@@ -158,7 +158,7 @@ def test_a_cycle_of_deliveries(
     assert {"slice.1", "slice.2"} <= schedule.verdicts(2, "gates").keys()
     assert schedule.outcomes() == ["published", "nothing_new", "published"]
 
-    assert load_bundle(schedule.registry.folder).path == schedule.registry.version_path(2)
+    assert open_model(schedule.registry.folder).path == schedule.registry.version_path(2)
     assert main([*command, str(tmp_path / "new")]) == 0
     assert main([*command, str(tmp_path / "old")]) == 2  # begun with version 1, which is the champion no more
     assert "bundle" in capsys.readouterr().err
@@ -171,7 +171,7 @@ def test_a_cycle_of_deliveries(
     assert fingerprints == [load_bundle(schedule.registry.version_path(version)).fingerprint for version in (1, 2)]
 
     assert main(["models", "rollback", str(schedule.registry.folder), "--why", "complaints"]) == 0
-    assert load_bundle(schedule.registry.folder).path == schedule.registry.version_path(1)
+    assert open_model(schedule.registry.folder).path == schedule.registry.version_path(1)
     assert schedule("--json", *flags) == 11
     out = capsys.readouterr().out
     assert json.loads(out[out.index("{") :])["outcome"] == "nothing_new"
@@ -343,7 +343,7 @@ class Reader:
     def _read(self) -> None:
         while not self._stopped.is_set():
             try:
-                self.seen.append(int(load_bundle(self._registry.folder).path.name))
+                self.seen.append(int(open_model(self._registry.folder).path.name))
             except Exception as error:
                 self.problem = error
                 return

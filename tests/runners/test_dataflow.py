@@ -17,7 +17,7 @@ from support.engine_servers import install_sdist, without_checkout
 
 from model.bundles.bundle import Bundle
 from model.config import Settings
-from model.encoders.encoder import load_vocabulary
+from model.encoders.encoder import open_encoder
 from pipelines.corpora.options import ReadOptions
 from pipelines.preprocessing.ingest import ingest
 from pipelines.preprocessing.preprocess import RecordsJob, analyze, document_parts, transform
@@ -96,7 +96,7 @@ def build_preprocessing(folder: Path, records: Path, corpus: Path, settings: Set
     with pytest.raises(FileNotFoundError):  # the sums that the workers would have written
         ingest(sources, copy, data=settings.data, options=ReadOptions(), beam_options=options("ingest"))
     parts = document_parts(copy)
-    run = RecordsJob(copy, copy, load_vocabulary(settings.encoder), settings, options("analyze"))
+    run = RecordsJob(copy, copy, open_encoder(settings.encoder).vocabulary, settings, options("analyze"))
     analyze(parts, run)
     with pytest.raises(FileNotFoundError):
         transform(parts, replace(run, beam_options=options("transform")))

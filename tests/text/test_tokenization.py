@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from model.config import EncoderSettings
-from model.encoders.encoder import load_vocabulary
+from model.encoders.encoder import open_encoder
 from model.errors import UserError
 from model.text.tokenization import Tokenizer
 from model.text.vocabulary import Vocabulary
@@ -141,7 +141,7 @@ def test_any_text_tokenizes_by_itself(tiny_tokenizer: Tokenizer, texts: list[str
 
 
 def test_odd_texts_as_hugging_face(minilm: Path) -> None:
-    assert different(load_vocabulary(EncoderSettings(handle=str(minilm))), list(ODD_TEXTS)) == []
+    assert different(open_encoder(EncoderSettings(handle=str(minilm))).vocabulary, list(ODD_TEXTS)) == []
 
 
 def test_real_sentences_as_hugging_face(minilm: Path) -> None:
@@ -154,15 +154,15 @@ def test_real_sentences_as_hugging_face(minilm: Path) -> None:
     ]
     sentences = computing + trials
     assert len(sentences) > 2000
-    assert different(load_vocabulary(EncoderSettings(handle=str(minilm))), sentences) == []
+    assert different(open_encoder(EncoderSettings(handle=str(minilm))).vocabulary, sentences) == []
 
 
 def test_casing_comes_from_the_checkpoint(tmp_path: Path) -> None:
     uncased = write_checkpoint(tmp_path / "uncased")
     cased = write_checkpoint(tmp_path / "cased")
     (cased / "tokenizer_config.json").write_text('{"do_lower_case": false}', encoding="utf-8")
-    assert load_vocabulary(EncoderSettings(handle=str(uncased))).lower_case is True
-    assert load_vocabulary(EncoderSettings(handle=str(cased))).lower_case is False
+    assert open_encoder(EncoderSettings(handle=str(uncased))).vocabulary.lower_case is True
+    assert open_encoder(EncoderSettings(handle=str(cased))).vocabulary.lower_case is False
 
 
 def test_casing_and_pieces_make_the_fingerprint() -> None:

@@ -15,11 +15,12 @@ import tensorflow as tf
 from conftest import CUES, TINY_VOCABULARY, tiny_documents
 
 from model.bundles.training_data import TrainingData, open_training_data
+from model.inference.labelled_windows import read_windows
 from model.records import LabelledWindow
 from model.schema import SPLITS, TRAINING_RECORD, encode_training_record, training_spec
 from model.text.tokenization import Tokenizer
 from model.text.vocabulary import Vocabulary
-from model.training.input_pipeline import Batching, count_batches, plan_training_sets, read_windows, training_batches
+from model.training.input_pipeline import Batching, count_batches, plan_training_sets, training_batches
 
 PAD, CLS, SEP = 0, 2, 3
 BUDGETS = (8, 48, 100, 192, 500, 5000)

@@ -20,12 +20,13 @@ from conftest import PROJECT, write_checkpoint
 from model.bundles.bundle import Bundle, load_bundle
 from model.bundles.training_data import open_training_data
 from model.config import EncoderSettings, ModelSettings, Settings, load_settings, settings_from_dict
-from model.encoders.encoder import load_encoder
+from model.encoders.encoder import open_encoder
 from model.errors import UserError
 from model.evaluation.evaluate import predict
+from model.inference.labelled_windows import read_windows
 from model.inference.predictor import Predictor
 from model.training.devices import Devices
-from model.training.input_pipeline import count_batches, read_windows
+from model.training.input_pipeline import count_batches
 from model.training.loop import best_epoch, has_stopped, read_history
 from model.training.schedule import SlantedTriangle
 from model.training.step import TrainableClassifier, compile_classifier
@@ -46,7 +47,7 @@ ONE_CPU = Devices(("CPU:0",), None, "float32")
 def compiled(encoder: Path, settings: Settings, *, model: ModelSettings | None = None) -> TrainableClassifier:
     """Returns an untrained classifier over four labels, ready for ten batches."""
     keras.utils.set_random_seed(0)
-    classifier = TrainableClassifier(load_encoder(EncoderSettings(handle=str(encoder))), 4, model)
+    classifier = TrainableClassifier(open_encoder(EncoderSettings(handle=str(encoder))).build(), 4, model)
     compile_classifier(classifier, settings.training, ONE_CPU, features=0, steps=10)
     return classifier
 

@@ -24,15 +24,16 @@ from model.bundles.bundle import Bundle, load_bundle
 from model.bundles.training_data import TrainingData, open_training_data
 from model.classifier.classifier import SentenceClassifier
 from model.config import EncoderSettings, ModelSettings, Settings
-from model.encoders.encoder import load_encoder
+from model.encoders.encoder import open_encoder
 from model.errors import UserError
 from model.evaluation.evaluate import evaluate_bundle, predict
 from model.evaluation.score_metrics import ScoreMetrics
+from model.inference.labelled_windows import read_windows
 from model.inference.predictor import Predictor, pad_batch
-from model.training.input_pipeline import read_windows
+from model.training.input_pipeline import label_weights
 from model.training.loop import read_history
 from model.training.step import group
-from model.training.train import label_weights, train_and_evaluate
+from model.training.train import train_and_evaluate
 from model.training.warm_start import warm_start
 from pipelines.cli import main
 
@@ -398,7 +399,7 @@ def test_warm_start_on_the_same_and_on_other_labels(
 
     def started(labels: tuple[str, ...]) -> SentenceClassifier:
         keras.utils.set_random_seed(9)
-        classifier = SentenceClassifier(load_encoder(EncoderSettings(handle=str(tiny_encoder))), len(labels))
+        classifier = SentenceClassifier(open_encoder(EncoderSettings(handle=str(tiny_encoder))).build(), len(labels))
         classifier.build_variables()
         warm_start(classifier, tiny_bundle, labels)
         return classifier

@@ -12,7 +12,7 @@ import tensorflow as tf
 from model.bundles.bundle import Bundle, write_bundle
 from model.classifier.classifier import SentenceClassifier
 from model.config import EncoderSettings, ModelSettings, SentenceAttentionSettings
-from model.encoders.encoder import load_encoder
+from model.encoders.encoder import open_encoder
 from model.inference.serving import ServingModule
 from model.text.tokenization import Tokenizer
 from model.training.warm_start import warm_start
@@ -23,7 +23,7 @@ STACK = SentenceAttentionSettings(layers=2, width=8, feedforward_width=6, heads=
 def drawn(encoder: Path, labels: int, settings: ModelSettings, *, seed: int) -> SentenceClassifier:
     """Returns a classifier whose every weight is drawn anew, so that no two hold the same by accident."""
     keras.utils.set_random_seed(seed)
-    classifier = SentenceClassifier(load_encoder(EncoderSettings(handle=str(encoder))), labels, settings)
+    classifier = SentenceClassifier(open_encoder(EncoderSettings(handle=str(encoder))).build(), labels, settings)
     classifier.build_variables()
     draw = np.random.default_rng(seed)
     for variable in classifier.trainable_variables:
