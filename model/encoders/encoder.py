@@ -113,12 +113,13 @@ class Encoder:
 
     def describe(self) -> EncoderDescription:
         """Returns what the encoder is; hashes its weights, but does not load them."""
+        known: dict[str, Any] = {name: self._shape.get(name) for name in _SHAPE}
         return EncoderDescription(
             handle=self.settings.handle,
             folder=self.source.folder,
             format=self.source.format,
             kind="wrapped" if self.config is None else "native",
-            **{name: self._shape.get(name) for name in _SHAPE},
+            **known,
             vocabulary_size=len(self.vocabulary.pieces),
             lower_case=self.vocabulary.lower_case,
             special_ids=self.vocabulary.special_ids,

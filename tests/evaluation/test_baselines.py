@@ -12,7 +12,7 @@ import pytest
 from model.bundles.training_data import TrainingData
 from model.config import Settings
 from model.evaluation.baselines import evaluate_baselines
-from model.evaluation.evaluate import Metrics
+from model.evaluation.metrics import Metrics
 from model.evaluation.score_metrics import ScoreMetrics
 from model.schema import document_schema
 

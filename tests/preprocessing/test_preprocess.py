@@ -19,8 +19,8 @@ from support.warm_jobs import WarmJobs
 from model.bundles.training_data import open_training_data
 from model.config import DataSettings
 from model.errors import UserError
+from model.inference.labelled_windows import read_windows
 from model.schema import training_spec
-from model.training.input_pipeline import read_windows
 from pipelines.cli import main
 from pipelines.preprocessing.ingest import assign_split
 from pipelines.preprocessing.transform import scratch_folder, scratch_place
