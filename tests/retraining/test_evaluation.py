@@ -13,7 +13,8 @@ from model.bundles.training_data import open_training_data
 from model.classifier.classifier import SentenceClassifier
 from model.config import EncoderSettings
 from model.encoders.encoder import open_encoder
-from model.evaluation.metrics import Metrics, evaluate_bundle
+from model.evaluation.evaluate import evaluate_bundle
+from model.evaluation.metrics import Metrics
 from model.inference.serving import ServingModule
 from model.text.tokenization import Tokenizer
 from model.training.warm_start import warm_start
