@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from model.evaluation.bootstrap import Comparison, SliceComparison
-from model.evaluation.evaluate import Metrics
+from model.evaluation.metrics import Metrics
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 
 from model.errors import UserError
 from model.evaluation.bootstrap import Comparison, Interval, SliceComparison
-from model.evaluation.evaluate import LabelMetrics, Metrics
+from model.evaluation.metrics import LabelMetrics, Metrics
 from model.folders import write_json
 from pipelines.retraining.data_checks import compare_profiles
 from pipelines.retraining.drift import Profile
