@@ -14,42 +14,20 @@ change. Registries lie on a filesystem with atomic renames and `flock`: a local 
 from __future__ import annotations
 
 import fcntl
-import getpass
 import json
 import os
-import platform
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from model.bundles.bundle import Bundle, load_bundle
+from model.bundles.changes import Change, ChangeLog
 from model.errors import UserError
 from model.folders import write_json
 
 _VERSIONS, _RECORDS, _PINS = "versions", "records", "pins"
 _POINTER, _CHANGES, _LOCK = "champion.json", "changes.jsonl", ".lock"
-
-
-@dataclass(frozen=True)
-class Change:
-    """A line of the log.
-
-    Attributes:
-        change: `add`, `promote`, `rollback` or `prune`.
-        version: the version that was added or removed, or that is the champion from here on.
-        who: the user and machine that did it.
-        when: UTC, ISO 8601.
-        why: in words.
-    """
-
-    change: str
-    version: int
-    who: str
-    when: str
-    why: str
 
 
 def open_model(path: str | Path) -> Bundle:
@@ -70,20 +48,12 @@ def open_model(path: str | Path) -> Bundle:
     return load_bundle(folder)
 
 
-def whoami() -> str:
-    """Returns the user and the machine, as they stand in the log."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = str(os.getuid())
-    return f"{user}@{platform.node()}"
-
-
 class Registry:
     """One model's folder, `REGISTRY/NAME`."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._log = ChangeLog(self.folder / _CHANGES)
 
     def version_path(self, version: int) -> Path:
         """Returns the bundle folder of a version, there or not."""
@@ -109,7 +79,7 @@ class Registry:
 
     def changes(self) -> list[Change]:
         """Returns the log, oldest first."""
-        return [Change(**json.loads(line)) for line in _whole_lines(self.folder / _CHANGES)]
+        return self._log.read()
 
     def fallback(self) -> int | None:
         """Returns the version that a rollback would bring back: the champion before the present one."""
@@ -140,7 +110,7 @@ class Registry:
                 _copy_into(self.record_path(version), records)
                 _copy_into(self.version_path(version), sorted(bundle.path.iterdir()))
             if not any(change.change == "add" and change.version == version for change in self.changes()):
-                self._log("add", version, who, why)
+                self._log.append("add", version, who, why)
             return version
 
     def promote(self, version: int, *, why: str, who: str | None = None) -> None:
@@ -178,7 +148,7 @@ class Registry:
             version = self.fallback()
             if version is None:
                 raise UserError(f"{self.folder}: there is no earlier champion to go back to")
-            self._log("rollback", version, who, why)
+            self._log.append("rollback", version, who, why)
             self._point(version)
             return version
 
@@ -195,7 +165,7 @@ class Registry:
             spared = {*versions[-keep:], self.champion(), self.fallback(), *self._pinned()}
             leaving = [version for version in versions if version not in spared]
             for version in leaving if not dry_run else []:
-                self._log("prune", version, who, why)
+                self._log.append("prune", version, who, why)
                 self._remove(version)
             return leaving
 
@@ -216,7 +186,7 @@ class Registry:
         (self.folder / _VERSIONS).mkdir(parents=True, exist_ok=True)
         with open(self.folder / _LOCK, "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            _cut_torn_line(self.folder / _CHANGES)
+            self._log.repair()
             succession = self._succession()
             if succession and succession[-1] != _pointed_to(self.folder / _POINTER):
                 self._point(succession[-1])
@@ -244,20 +214,13 @@ class Registry:
     def _promote(self, version: int, who: str | None, why: str) -> None:
         self._check(version)
         if self.champion() != version:
-            self._log("promote", version, who, why)
+            self._log.append("promote", version, who, why)
             self._point(version)
 
     def _check(self, version: int) -> None:
         if version not in self.versions():
             there = ", ".join(str(one) for one in self.versions()) or "none"
             raise UserError(f"{self.folder}: has no version {version}; there are: {there}")
-
-    def _log(self, change: str, version: int, who: str | None, why: str) -> None:
-        line = Change(change, version, who or whoami(), datetime.now(UTC).isoformat(timespec="seconds"), why)
-        with open(self.folder / _CHANGES, "a", encoding="utf-8") as log:
-            log.write(json.dumps(asdict(line)) + "\n")
-            log.flush()
-            os.fsync(log.fileno())
 
     def _point(self, version: int) -> None:
         fresh = self.folder / f".{_POINTER}.writing"
@@ -320,16 +283,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _whole_lines(file: Path) -> list[str]:
-    """Returns the lines that end; one that was cut short says nothing."""
-    if not file.exists():
-        return []
-    return [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-
-
-def _cut_torn_line(file: Path) -> None:
-    if file.exists() and not (content := file.read_bytes()).endswith(b"\n") and content:
-        with open(file, "r+b") as log:
-            log.truncate(content.rfind(b"\n") + 1)

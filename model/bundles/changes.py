@@ -1,0 +1,67 @@
+"""The log of a registry's changes: a JSON line each, only ever added to."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Change:
+    """A line of the log.
+
+    Attributes:
+        change: `add`, `promote`, `rollback` or `prune`.
+        version: the version that was added or removed, or that is the champion from here on.
+        who: the user and machine that did it.
+        when: UTC, ISO 8601.
+        why: in words.
+    """
+
+    change: str
+    version: int
+    who: str
+    when: str
+    why: str
+
+
+def whoami() -> str:
+    """Returns the user and the machine, as they stand in the log."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = str(os.getuid())
+    return f"{user}@{platform.node()}"
+
+
+class ChangeLog:
+    """The log in a file. A line that a crash cut short does not count; `repair` removes it."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def read(self) -> list[Change]:
+        """Returns the changes, oldest first."""
+        if not self._file.exists():
+            return []
+        lines = self._file.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [Change(**json.loads(line)) for line in lines if line.endswith("\n")]
+
+    def append(self, change: str, version: int, who: str | None, why: str) -> None:
+        """Adds a change, on disk when this returns; `who` is this user where it is None."""
+        line = Change(change, version, who or whoami(), datetime.now(UTC).isoformat(timespec="seconds"), why)
+        with open(self._file, "a", encoding="utf-8") as log:
+            log.write(json.dumps(asdict(line)) + "\n")
+            log.flush()
+            os.fsync(log.fileno())
+
+    def repair(self) -> None:
+        """Removes a last line that was cut short, so that the next one begins a line of its own."""
+        if self._file.exists() and (content := self._file.read_bytes()) and not content.endswith(b"\n"):
+            with open(self._file, "r+b") as log:
+                log.truncate(content.rfind(b"\n") + 1)
