@@ -18,7 +18,7 @@ from model.evaluation.metrics import Metrics
 from model.inference.serving import ServingModule
 from model.text.tokenization import Tokenizer
 from model.training.warm_start import warm_start
-from pipelines.retraining.evaluation import evaluate_candidate
+from pipelines.retraining.evaluation import Champion, evaluate_candidate
 from pipelines.retraining.settings import GatesSection
 
 
@@ -58,24 +58,23 @@ def test_labels_are_matched_by_name(tiny_bundle: Bundle, twin: Bundle, tiny_reco
     data = open_training_data(tiny_records)
     candidate, champion = (twin, tiny_bundle) if turned else (tiny_bundle, twin)
     settings = GatesSection(samples=100, slice_pattern="tiny")
-    found = evaluate_candidate(
-        candidate, champion, data, "test", settings=settings, champion_facts={"version": 4, "said": "of it"}
-    )
+    found = evaluate_candidate(candidate, Champion(champion, 4, 0.5), data, "test", settings=settings)
     expected = evaluate_bundle(str(tiny_bundle.path), str(tiny_records), "test")["sepline"]
     assert isinstance(expected, Metrics) and expected.accuracy > 0.7
-    assert (found["sentences"], found["documents"]) == (expected.sentences, expected.documents)
-    for figures in (found["candidate"], found["champion"]):
-        metrics = figures["metrics"]
-        assert metrics["accuracy"] == expected.accuracy
-        assert metrics["macro_f1"] == pytest.approx(expected.macro_f1)
-        assert metrics["calibration_error"] == pytest.approx(expected.calibration_error, abs=1e-3)
-        of_known = {label: metrics["labels"][label] for label in data.labels}
-        assert of_known == {label: dataclasses.asdict(one) for label, one in expected.labels.items()}
-        assert metrics["labels"]["odd"]["support"] == 0
-        assert [row[: len(data.labels)] for row in metrics["confusion"][:-1]] == expected.confusion
-    assert found["candidate"]["fingerprint"] == candidate.fingerprint
-    assert (found["champion"]["fingerprint"], found["champion"]["said"]) == (champion.fingerprint, "of it")
-    assert {found["comparison"]["accuracy"][key] for key in ("low", "difference", "high")} == {0.0}
-    (one,) = found["slices"]
-    assert (one["name"], one["documents"]) == ("tiny", expected.documents)
-    assert one["first"] == one["second"] == pytest.approx(expected.accuracy)
+    assert (found.sentences, found.documents, found.split) == (expected.sentences, expected.documents, "test")
+    assert found.champion is not None and found.comparison is not None
+    for figures in (found.candidate, found.champion):
+        metrics = figures.metrics
+        assert metrics.accuracy == expected.accuracy
+        assert metrics.macro_f1 == pytest.approx(expected.macro_f1)
+        assert metrics.calibration_error == pytest.approx(expected.calibration_error, abs=1e-3)
+        assert {label: metrics.labels[label] for label in data.labels} == expected.labels
+        assert metrics.labels["odd"].support == 0
+        assert [row[: len(data.labels)] for row in metrics.confusion[:-1]] == expected.confusion
+    assert found.candidate.fingerprint == candidate.fingerprint
+    assert found.champion.fingerprint == champion.fingerprint
+    assert (found.champion.version, found.champion.accuracy_when_published) == (4, 0.5)
+    assert set(dataclasses.astuple(found.comparison.accuracy)) == {0.0}
+    (one,) = found.slices
+    assert (one.name, one.documents) == ("tiny", expected.documents)
+    assert one.first == one.second == pytest.approx(expected.accuracy)
