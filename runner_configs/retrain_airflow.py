@@ -1,4 +1,4 @@
-"""Airflow: one task per night. Put this file into the DAGs folder and set the two paths.
+"""Airflow 3: one task per night. Put this file into the DAGs folder and set the two paths.
 
 The task is skipped if nothing is new or the lock is held; it succeeds if the champion is kept; it fails on invalid data
 and on errors. Only errors are retried: the repeated call continues where the failed one stopped.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import subprocess
 from datetime import datetime, timedelta
 
-from airflow.decorators import dag, task
-from airflow.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk import dag, task
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 FOLDER = "/srv/sepline"
 COMMAND = [f"{FOLDER}/.venv/bin/sepline", "retrain", "--config", "runner_configs/retrain.yaml", "--explain"]

@@ -494,13 +494,6 @@ def test_the_shipped_schedules_parse() -> None:
     assert {outcome.name: code for outcome, code in EXIT_CODES.items()}.items() <= names.items()
 
 
-def test_an_airflow_dag_is_made() -> None:
-    pytest.importorskip("airflow", reason="Airflow is not installed")
-    namespace: dict[str, Any] = {}
-    exec((PROJECT / "runner_configs" / "retrain_airflow.py").read_text(encoding="utf-8"), namespace)
-    assert namespace["sepline_retrain"]().dag_id == "sepline_retrain"
-
-
 def facts(key: str, *, data: str = "d") -> RunFacts:
     return RunFacts(key, "2026-01-01T00:00:00+00:00", champion=None, data=data, sepline="1", inputs=[], settings={})
 
