@@ -18,7 +18,7 @@ from pipelines.retraining.drift import Profile
 from pipelines.retraining.figures import ChampionFigures, Evaluation, ModelFigures
 from pipelines.retraining.gates import apply_gates
 from pipelines.retraining.settings import ChecksSection, GatesSection
-from pipelines.retraining.verdicts import Checks, Decision, Verdict
+from pipelines.retraining.verdicts import Checks, Decision, Verdict, at_least, at_most
 from pipelines.retraining.workspace import read_json_as
 
 
@@ -188,3 +188,149 @@ def test_the_reason_is_made_of_the_failures() -> None:
         "f1.b: F1 0.5900 of b, 300 sentences; relative_speed: 0.49 times the champion's"
     )
     assert decision.to_json()["failures"] == decision.failures
+
+
+def uneven(*, accuracy: float, calibration_error: float | None, size_mb: float, speed: float) -> ModelFigures:
+    """Returns figures that all differ, of a model whose third label no held-out sentence has."""
+    labels = {
+        "a": LabelMetrics(0.1, 0.2, 0.71, 7000),
+        "b": LabelMetrics(0.1, 0.2, 0.52, 3000),
+        "c": LabelMetrics(0.0, 0.0, 0.0, 0),
+    }
+    metrics = Metrics(100, 10_000, accuracy, accuracy - 0.1, 0.9, calibration_error, labels, confusion=[])
+    return ModelFigures("f", metrics, size_mb=size_mb, speed=speed)
+
+
+CANDIDATE = uneven(accuracy=0.82, calibration_error=0.07, size_mb=91.26, speed=1234.5)
+COMPARED = Evaluation(
+    split="test",
+    documents=100,
+    sentences=10_000,
+    candidate=CANDIDATE,
+    champion=ChampionFigures(
+        **vars(uneven(accuracy=0.81, calibration_error=0.01, size_mb=80.0, speed=617.25)),
+        version=6,
+        accuracy_when_published=0.85,
+    ),
+    comparison=Comparison(100, 2000, 0.9, accuracy=Interval(0.01, -0.02, 0.04), macro_f1=Interval(0.011, 0.002, 0.03)),
+    slices=(SliceComparison("25", 49, 0.5, 0.9), SliceComparison("26", 1050, 0.8, 0.825)),
+)
+SETTINGS = GatesSection(
+    min_label_f1={"b": 0.6, "c": 0.1},
+    margin=0.03,
+    margin_macro_f1=0.001,
+    max_champion_fall=0.03,
+    max_slice_drop=0.02,
+    max_size_mb=91,
+    min_speed=1200,
+    min_relative_speed=2.5,
+)
+
+
+def test_every_row_beside_a_champion() -> None:
+    found = apply_gates(COMPARED, SETTINGS).verdicts
+    assert [replace(one, measured=None) for one in found] == [
+        Verdict("accuracy", None, 0.6, "pass", "0.8200 of 10,000 sentences"),
+        Verdict("f1.a", None, None, "skipped", "F1 0.7100 of a, 7,000 sentences"),
+        Verdict("f1.b", None, 0.6, "fail", "F1 0.5200 of b, 3,000 sentences"),
+        Verdict("f1.c", None, 0.1, "skipped", "no held-out sentence is c"),
+        Verdict(
+            "champion.accuracy",
+            None,
+            -0.03,
+            "pass",
+            "0.8200 against version 6's 0.8100: +0.0100, 90% interval -0.0200 to +0.0400",
+        ),
+        Verdict(
+            "champion.macro_f1",
+            None,
+            -0.001,
+            "pass",
+            "0.7200 against version 6's 0.7100: +0.0110, 90% interval +0.0020 to +0.0300",
+        ),
+        Verdict(
+            "champion.fall", None, 0.03, "fail", "the champion's own accuracy is 0.8100, -0.0400 since it was published"
+        ),
+        Verdict("slice.25", None, 0.02, "skipped", "0.5000 against 0.9000 on 49 documents, too few to tell"),
+        Verdict("slice.26", None, 0.02, "fail", "0.8000 against 0.8250 on 1,050 documents"),
+        Verdict("calibration", None, 0.1, "pass", "confidence and accuracy differ by 0.0700"),
+        Verdict("size", None, 91, "fail", "91.3 MB"),
+        Verdict("speed", None, 1200, "pass", "1,234 sentences a second"),
+        Verdict("relative_speed", None, 2.5, "fail", "2.00 times the champion's"),
+    ]
+    measured = {one.name: one.measured for one in found}
+    assert measured["f1.c"] is measured["slice.25"] is None
+    assert [measured[name] for name in ("accuracy", "f1.a", "f1.b", "size", "speed")] == [
+        0.82,
+        0.71,
+        0.52,
+        91.26,
+        1234.5,
+    ]
+    assert (measured["champion.accuracy"], measured["champion.macro_f1"]) == (-0.02, 0.002)
+    assert measured["champion.fall"] == pytest.approx(0.04)
+    assert measured["slice.26"] == pytest.approx(0.025)
+    assert (measured["calibration"], measured["relative_speed"]) == (0.07, 2.0)
+
+
+def test_every_row_without_a_champion() -> None:
+    candidate = uneven(accuracy=0.5, calibration_error=None, size_mb=90.0, speed=10.0)
+    found = apply_gates(
+        replace(COMPARED, candidate=candidate, champion=None, comparison=None, slices=()),
+        GatesSection(min_label_f1=0.6, margin=None),
+    ).verdicts
+    nothing = "no champion to compare with"
+    assert found == (
+        Verdict("accuracy", 0.5, 0.6, "fail", "0.5000 of 10,000 sentences"),
+        Verdict("f1.a", 0.71, 0.6, "pass", "F1 0.7100 of a, 7,000 sentences"),
+        Verdict("f1.b", 0.52, 0.6, "fail", "F1 0.5200 of b, 3,000 sentences"),
+        Verdict("f1.c", None, 0.6, "skipped", "no held-out sentence is c"),
+        Verdict("champion.accuracy", None, None, "skipped", nothing),
+        Verdict("champion.macro_f1", None, -0.03, "skipped", nothing),
+        Verdict("champion.fall", None, 0.05, "skipped", nothing),
+        Verdict("calibration", None, 0.1, "skipped", "not measured"),
+        Verdict("size", 90.0, None, "skipped", "90.0 MB"),
+        Verdict("speed", 10.0, None, "skipped", "10 sentences a second"),
+        Verdict("relative_speed", None, 0.5, "skipped", nothing),
+    )
+
+
+def test_a_champion_of_which_nothing_is_recorded() -> None:
+    assert COMPARED.champion is not None
+    champion = replace(COMPARED.champion, accuracy_when_published=None)
+    (fall,) = (
+        one
+        for one in apply_gates(replace(COMPARED, champion=champion), SETTINGS).verdicts
+        if one.name == "champion.fall"
+    )
+    assert fall == Verdict("champion.fall", None, 0.03, "skipped", "its accuracy when published is not recorded")
+
+
+@pytest.mark.parametrize(
+    ("judge", "measured", "limit", "verdict"),
+    [
+        (at_least, 0.3, 0.3, "pass"),
+        (at_least, 0.1 + 0.2, 0.3, "pass"),
+        (at_least, 0.3 - 5e-13, 0.3, "pass"),
+        (at_least, 0.3 - 5e-12, 0.3, "fail"),
+        (at_least, 2, 1, "pass"),
+        (at_least, 1, 2, "fail"),
+        (at_most, 0.3, 0.1 + 0.2, "pass"),
+        (at_most, 0.3 + 5e-13, 0.3, "pass"),
+        (at_most, 0.3 + 5e-12, 0.3, "fail"),
+        (at_most, 1, 2, "pass"),
+        (at_most, 2, 1, "fail"),
+        (at_most, -2, -1, "pass"),
+        (at_least, None, 1, "skipped"),
+        (at_most, 1, None, "skipped"),
+        (at_most, 0, 0, "pass"),
+    ],
+)
+def test_limits_count_as_kept(judge: Any, measured: float | None, limit: float | None, verdict: str) -> None:
+    assert judge("n", measured, limit, "w") == Verdict("n", measured, limit, verdict, "w")  # type: ignore[arg-type]
+
+
+def test_failures_are_listed_with_their_names() -> None:
+    rows = tuple(at_most(name, measured, 1, f"{name} it is") for name, measured in (("a", 2), ("b", 1), ("c", 3)))
+    assert Decision(rows).failures == Checks(0, {}, rows).failures == "a: a it is; c: c it is"
+    assert Decision(rows[1:2]).failures == ""
