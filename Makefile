@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	&& echo $$python && break; done)
 BIN := .venv/bin
 
-.PHONY: demo demo-full retrain-demo test test-engines lint format clean
+.PHONY: demo demo-full retrain-demo test test-engines mutants lint format clean
 .DEFAULT_GOAL := test
 
 .venv/installed: setup.py constraints.txt
@@ -39,6 +39,11 @@ test: lint
 
 test-engines: .venv/installed
 	$(BIN)/python -m pytest -m engines
+
+# docs/mutation-testing.md has its latest figures.
+mutants: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,mutants]'
+	$(BIN)/python benchmarks/mutants.py
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

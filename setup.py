@@ -63,6 +63,11 @@ setup(
         "tensorflow-transform>=1.21,<1.22",
         "zstandard>=0.23,<1",
     ],
-    extras_require={**extras, "all": everything, "dev": [*everything, *development]},
+    extras_require={
+        **extras,
+        "all": everything,
+        "dev": [*everything, *development],
+        "mutants": ["mutmut>=3.8,<4"],  # `make mutants`
+    },
     entry_points={"console_scripts": ["sepline=pipelines.cli:run"]},
 )
