@@ -37,7 +37,7 @@ TESTS = {
     "model/evaluation/baselines.py": ["evaluation/test_baselines.py"],
     "model/evaluation/bootstrap.py": ["evaluation/test_bootstrap.py"],
     "model/evaluation/calibration.py": ["evaluation/test_calibration.py"],
-    "model/evaluation/evaluate.py": ["evaluation/test_evaluate.py"],
+    "model/evaluation/metrics.py": ["evaluation/test_evaluate.py"],
     "model/evaluation/score_metrics.py": ["evaluation/test_score_metrics.py"],
     "model/text/tokenization.py": ["text/test_tokenization.py"],
     "model/text/vocabulary.py": ["text/test_vocabulary.py", "text/test_tokenization.py"],
