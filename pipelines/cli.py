@@ -13,12 +13,12 @@ from typing import TypeAlias
 from model import __version__
 from model.errors import Interrupted, JobFailure, UserError
 from pipelines import verbs
+from pipelines.corpora.formats import FORMATS
 from pipelines.runners.quiet_imports import keep_imports_quiet
 
 Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
 Run = Callable[[argparse.Namespace], int | None]
 
-_FORMATS = ("jsonl", "medline", "pubmed_rct", "csv", "tsv", "parquet")
 _INPUT_HELP = "files or globs; .gz, .bz2, .zst too"
 
 
@@ -230,7 +230,7 @@ def _add_inputs(verb: argparse.ArgumentParser, *, required: bool = True) -> None
 
 
 def _add_reading(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--format", choices=_FORMATS, help="default: by name and content")
+    verb.add_argument("--format", choices=FORMATS, help="default: by name and content")
     verb.add_argument("--id-column", metavar="NAME", help="column or key of the document id (default: doc_id)")
     verb.add_argument("--text-column", metavar="NAME", help="column or key of the text (default: text)")
     verb.add_argument(

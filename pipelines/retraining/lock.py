@@ -1,8 +1,8 @@
-"""A lock with an owner and an expiry, for work that must not overlap on whatever machines it is started.
+"""A lock with an owner and an expiry, for work that must not overlap, whatever machines it is started on.
 
 The owner refreshes the lock while it runs. A lock is stale when it has expired, or when its owner's process on this
-machine is gone; a stale one is taken over only by those who ask for that. The file is read and written under `flock`,
-which the operating system lets go of by itself, so that two can never both take it.
+machine no longer exists; a stale lock is taken over only by a caller who asks for that. The file is read and written
+under `flock`, which the operating system releases when a process ends, so that two callers can never both take it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _REFRESHES_AN_EXPIRY = 4
 
 
 class LockHeldError(UserError):
-    """Another run holds the lock, or has left it stale behind."""
+    """Another run holds the lock, or has left a stale one behind."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Owner:
 
     Attributes:
         token: of this one acquisition.
-        host, namespace: the machine, and on Linux the space in which `pid` counts: containers have their own.
-        pid, process_started: the process, and on Linux when it began, as process numbers come round again.
+        host, namespace: the machine, and on Linux the namespace that `pid` belongs to: containers have their own.
+        pid, process_started: the process, and on Linux when it started, since process numbers are reused.
         since: when the lock was taken, UTC, ISO 8601.
-        expires: when it ends unless refreshed, seconds since 1970.
+        expires: when it expires unless refreshed, in seconds since 1970.
     """
 
     token: str
@@ -56,7 +56,7 @@ class Owner:
 
 
 class RunLock:
-    """Held from `with` to its end; refreshed in the background.
+    """Held inside a `with` block; refreshed in the background.
 
     Example:
         with RunLock(Path("work/lock.json"), expiry=3600, take_over=False) as lock:
@@ -72,14 +72,14 @@ class RunLock:
         report: Callable[[str], None] = lambda message: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Sets a lock up without taking it.
+        """Prepares a lock without taking it.
 
         Args:
             path: the lock's file.
-            expiry: seconds for which it stands without being refreshed.
+            expiry: seconds for which it is valid without being refreshed.
             take_over: True to take over a stale one.
-            report: is told of a lock that was taken over.
-            clock: seconds since 1970.
+            report: called with a message when a lock is taken over.
+            clock: returns seconds since 1970.
         """
         self._path, self._expiry, self._take_over, self._report, self._clock = path, expiry, take_over, report, clock
         self._stopped = threading.Event()
@@ -89,7 +89,7 @@ class RunLock:
         """Takes the lock.
 
         Raises:
-            LockHeldError: another holds it, or it is stale and is not to be taken over.
+            LockHeldError: another run holds it, or it is stale and `take_over` is False.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._guarded():
@@ -118,10 +118,10 @@ class RunLock:
                 self._path.unlink()
 
     def check(self) -> None:
-        """Makes sure that the lock is still ours.
+        """Checks that the lock is still ours.
 
         Raises:
-            LockHeldError: another has taken it over, as happens to a machine that slept beyond the expiry.
+            LockHeldError: another run has taken it over, for example while this machine slept past the expiry.
         """
         if not self._is_ours():
             raise LockHeldError(f"{self._path}: the lock was taken over by {self._read() or 'nobody'}; this run ends")
@@ -131,9 +131,9 @@ class RunLock:
         if there.expires <= self._clock():
             state = "it has expired"
         elif _is_gone(there):
-            state = "that process is gone"
+            state = "that process no longer exists"
         else:
-            raise LockHeldError(f"{self._path}: {there} is running; wait for its end")
+            raise LockHeldError(f"{self._path}: {there} is running; wait until it has ended")
         if not self._take_over:
             raise LockHeldError(
                 f"{self._path}: a stale lock of {there}, {state}; make sure that it has ended and give --take-over-lock"
@@ -159,7 +159,7 @@ class RunLock:
             return None
         except (ValueError, TypeError) as error:
             raise UserError(
-                f"{self._path}: is no lock that this sepline can read; remove it if no run is on"
+                f"{self._path}: is not a lock that this sepline can read; remove it if no run is in progress"
             ) from error
 
     @contextmanager
@@ -170,7 +170,7 @@ class RunLock:
 
 
 def _is_gone(owner: Owner) -> bool:
-    """Returns whether the owner's process can be seen to have ended: only from where its number means the same."""
+    """Returns whether the owner's process has certainly ended, which only its own machine and namespace can tell."""
     if (owner.host, owner.namespace) != (platform.node(), _namespace()):
         return False
     try:

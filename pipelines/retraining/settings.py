@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from model.config import DataSettings, Section, Settings, load_settings_as
+from pipelines.corpora.formats import SourceFormat
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -42,12 +43,12 @@ class ReadingSection(Section):
     """How the input is read; as the flags of `sepline preprocess`.
 
     Attributes:
-        format: of all files; told from name and content when absent.
+        format: of all files; detected from name and content when absent.
         id_column, text_column, sentences_column, labels_column: columns of tables, keys of JSON lines.
         label_map: a YAML file that renames labels and section headings.
     """
 
-    format: Literal["jsonl", "medline", "pubmed_rct", "csv", "tsv", "parquet"] | None = None
+    format: SourceFormat | None = None
     id_column: str = "doc_id"
     text_column: str = "text"
     sentences_column: str = "sentences"
@@ -56,19 +57,19 @@ class ReadingSection(Section):
 
 
 class ChecksSection(Section):
-    """What the data must be like before anything is trained on them.
+    """What the data must be like before a model is trained on them.
 
-    Drift is the Jensen-Shannon distance (base 2, from 0 for equal to 1) between the train splits of this run and of the
-    champion's. A check is left out where its limit is null, and those that compare where there is no champion.
+    Drift is the Jensen-Shannon distance (base 2, from 0 for equal to 1) between the train split of this run and that of
+    the champion's run. A check whose limit is null is skipped; so is one that compares when there is no champion.
 
     Attributes:
-        min_new_documents: labelled documents from files that the champion's run has not seen; with fewer the run ends
-            as one without anything new.
+        min_new_documents: labelled documents from files that the champion's run has not read; with fewer the run ends
+            with "nothing new".
         min_train_documents, min_held_out_documents: documents of the two splits.
-        same_labels: True to refuse labels that the champion does not have, and the lack of one that it has.
+        same_labels: True to fail if a label is new or missing compared with the champion's.
         max_broken_sources: files that can't be read, or not to their end.
         max_damaged_share: records that are broken, of the wrong type, length or encoding, or without an id.
-        max_reject_rise: by how much the share of any one reason for rejects may exceed the champion's.
+        max_reject_rise: how much any one reason's share of rejected records may exceed that of the champion's run.
         max_duplicate_share: train documents that are dropped because they are held out too.
         max_unknown_share: wordpieces that are `[UNK]`.
         max_label_drift: of the labels' shares.
@@ -93,25 +94,25 @@ class ChecksSection(Section):
 
 
 class GatesSection(Section):
-    """What a new model must be worth before it is published.
+    """How good a new model must be before it is published.
 
-    A gate is left out where its limit is null, and those that compare where there is no champion.
+    A gate whose limit is null is skipped; so is one that compares when there is no champion.
 
     Attributes:
         min_accuracy: share of the held-out sentences with the right label.
         min_label_f1: F1 of every label; a number for all, or one by label.
-        margin: by how much the new model's accuracy may lie below the champion's. The lower end of the confidence
-            interval of the difference has to be within it.
+        margin: how far the new model's accuracy may lie below the champion's. The lower end of the confidence interval
+            of the difference must be within it.
         margin_macro_f1: the same for macro F1, whose interval is wider.
         confidence: of that interval.
         samples: bootstrap samples behind it.
-        max_champion_fall: by how much the champion's own accuracy may have fallen since it was published. Labels that
-            have gone wrong show here.
+        max_champion_fall: how far the champion's own accuracy may have fallen since it was published. Wrong labels show
+            up here.
         max_documents: held-out documents that models are judged on, chosen by a hash of their id.
         slice_pattern: a regular expression that is searched for in a document's source; what its first group matches
             names the slice. No slices when absent.
-        max_slice_drop: by how much the accuracy on any slice may lie below the champion's.
-        min_slice_documents: slices with fewer documents are passed over.
+        max_slice_drop: how far the accuracy on any slice may lie below the champion's.
+        min_slice_documents: slices with fewer documents are skipped.
         max_calibration_error: expected calibration error, the mean distance between confidence and accuracy.
         max_size_mb: of the bundle's files, in 10^6 bytes.
         min_speed: sentences a second, on the machine of the run.
@@ -145,10 +146,10 @@ class GatesSection(Section):
 
 
 class LockSection(Section):
-    """The lock that keeps runs of one workspace apart.
+    """The lock that lets only one run at a time use a workspace.
 
     Attributes:
-        expiry_minutes: how long it stands without being refreshed; a run refreshes it four times in that time.
+        expiry_minutes: how long it is valid without being refreshed; a run refreshes it four times in that time.
         take_over_stale: True to take over an expired lock, or one whose process on the same machine is gone.
     """
 
@@ -157,7 +158,7 @@ class LockSection(Section):
 
 
 class HooksSection(Section):
-    """Shell commands to run when a call has ended so; see `pipelines/retraining/hooks.py` for what they are told.
+    """Shell commands to run when a call has ended; `pipelines/retraining/hooks.py` describes their environment.
 
     Attributes:
         published, kept, nothing_new, invalid_data, locked, error: one for each outcome.
@@ -193,14 +194,14 @@ class RetrainSettings(Settings):
         return data
 
     def deciding(self) -> dict[str, Any]:
-        """Returns what a run's result depends on, as JSON values."""
+        """Returns the settings that a run's result depends on, as JSON values."""
         tree = self.model_dump(mode="json", exclude={"lock", "hooks"})
         for key in ("registry", "workspace", "input", "keep_runs"):  # the inputs count by their content
             del tree["retrain"][key]
         return tree
 
     def for_training(self) -> Settings:
-        """Returns the sections that preprocessing and training know."""
+        """Returns the sections for preprocessing and training."""
         names = set(Settings.model_fields)
         return Settings.model_validate(self.model_dump(include=names, exclude_unset=True))
 

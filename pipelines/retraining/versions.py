@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from model.bundles.registry import Change, Registry
+from model.bundles.changes import Change
+from model.bundles.registry import Registry
 from model.errors import UserError
 from pipelines.retraining.figures import Evaluation
 from pipelines.retraining.verdicts import Checks, Decision

@@ -54,7 +54,7 @@ def test_the_lock_of_a_killed_process_is_reported_and_taken_over_when_told(tmp_p
         with pytest.raises(LockHeldError, match=f"process {process.pid} on .* is running"), lock(tmp_path):
             pass
         process.send_signal(signal.SIGKILL)
-    with pytest.raises(LockHeldError, match=r"stale lock of .* that process is gone.*--take-over-lock"), lock(tmp_path):
+    with pytest.raises(LockHeldError, match=r"that process no longer exists.*--take-over-lock"), lock(tmp_path):
         pass
     reports: list[str] = []
     with RunLock(tmp_path / "lock.json", expiry=3600, take_over=True, report=reports.append) as taken:
@@ -117,7 +117,7 @@ def test_of_many_that_take_over_one_does(tmp_path: Path) -> None:
     assert len(winners) == 1
 
 
-def test_a_file_that_is_no_lock_is_said_to_be_none(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_lock_is_named(tmp_path: Path) -> None:
     (tmp_path / "lock.json").write_text("{}")
-    with pytest.raises(UserError, match="is no lock"), lock(tmp_path):
+    with pytest.raises(UserError, match="is not a lock"), lock(tmp_path):
         pass
