@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # so that what only prints does not load TensorFlow
     from model.bundles.bundle import Bundle
     from model.encoders.encoder import EncoderDescription
     from model.evaluation.score_metrics import ScoreMetrics
-    from pipelines.inspection import Inspection, Sample, Summary
+    from pipelines.inspection.findings import Inspection, Sample, Summary
     from pipelines.retraining.versions import PublishedVersion
     from pipelines.retraining.workspace import Run
     from pipelines.scoring.dry_run import Estimate

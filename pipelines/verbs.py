@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def run_inspect(options: argparse.Namespace) -> int:
     """Prints what corpora hold; returns 1 where a source can't be read at all."""
     settings = _settings(options)
-    from pipelines.inspection import inspect_corpora
+    from pipelines.inspection.inspect import inspect_corpora
     from pipelines.terminal import show_inspection
 
     inspection = inspect_corpora(options.input, settings=settings, options=read_options(options), limit=options.limit)

@@ -169,7 +169,7 @@ def test_batches_change_nothing(
 ) -> None:
     source = write_jsonl(tmp_path / "a.jsonl", CORPUS * 3)
     whole = inspected([source, *settings], capsys)
-    monkeypatch.setattr("pipelines.inspection._BATCH_CHARS", 50)
+    monkeypatch.setattr("pipelines.inspection.inspect._BATCH_CHARS", 50)
     assert inspected([source, *settings], capsys) == whole
 
 

@@ -1,0 +1,1 @@
+"""A look at corpora before a run: `sepline inspect`."""

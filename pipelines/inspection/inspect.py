@@ -1,0 +1,148 @@
+"""Reads corpora as a run would, without a Beam pipeline, and counts what they hold.
+
+Corpora are streamed. Only a batch of documents, the counts, and two hashes per document stay in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice, zip_longest
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from model.config import Settings, WindowSettings
+from model.encoders.encoder import open_encoder
+from model.progress import ProgressReporter
+from model.records import Document, Reject
+from model.text.tokenization import Tokenizer
+from model.text.windowing import plan_windows
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sentences import SentenceSplitter, split_document
+from pipelines.corpora.sources import match_sources, read_source
+from pipelines.inspection.findings import FoundDocument, Inspection, Measure, Sample, Tally
+from pipelines.preprocessing.duplicates import normalized_text
+
+_BATCH_CHARS = 300_000  # of scientific prose, about 2,000 sentences
+_SAMPLES = 3
+_SAMPLE_SENTENCES = 3
+
+
+def inspect_corpora(
+    inputs: Sequence[str], *, settings: Settings, options: ReadOptions, limit: int | None = None
+) -> Inspection:
+    """Reads corpora as a run would and returns what it found.
+
+    Args:
+        inputs: paths and globs of the corpora.
+        settings: only the sections `encoder` and `window` are used.
+        options: how the corpora are read.
+        limit: how many records of each file to read, from its beginning; None for all.
+
+    Raises:
+        UserError: an input names no file, or the settings can't be used.
+    """
+    encoder = open_encoder(settings.encoder)
+    encoder.check_budget(settings.window)
+    sources = match_sources(inputs)
+    tokenizer, splitter = Tokenizer(encoder.vocabulary), SentenceSplitter()
+    total, summaries = Tally(), []
+    seen_ids, seen_texts = _Seen(), _Seen()
+    samples: list[list[Sample]] = []
+    with ProgressReporter("inspecting", total=None, unit="records") as progress:
+        for number, source in enumerate(sources):
+            tally = Tally()
+            samples.append([])
+            records = islice(read_source(source.path, options), limit)
+            items = (_split(record, splitter, max_sentences=options.max_sentences) for record in records)
+            for batch in _batches(items):
+                found = [item for item in batch if isinstance(item, FoundDocument)]
+                lengths = _sentence_lengths([item.document for item in found], tokenizer)
+                for item, row in zip(found, lengths, strict=True):
+                    document, measure = item.document, _measure(row, settings.window)
+                    ids = seen_ids.add(document.doc_id, number)
+                    texts = seen_texts.add(normalized_text(document), number)
+                    tally.count_document(item, measure, repeats_id=ids.in_source, repeats_text=texts.in_source)
+                    total.count_document(item, measure, repeats_id=ids.anywhere, repeats_text=texts.anywhere)
+                    if number < _SAMPLES and len(samples[number]) < _SAMPLES:
+                        samples[number].append(_sample(document))
+                for reject in (item for item in batch if isinstance(item, Reject)):
+                    tally.count_reject(reject)
+                    total.count_reject(reject)
+                progress.update(done=total.records, note=source.path)
+            summaries.append(tally.summary(source.path))
+    by_turns = chain.from_iterable(zip_longest(*samples))
+    return Inspection(
+        max_tokens=settings.window.max_tokens,
+        sources=tuple(summaries),
+        total=total.summary(None),
+        samples=tuple(islice((sample for sample in by_turns if sample is not None), _SAMPLES)),
+    )
+
+
+class _Repeats(NamedTuple):
+    in_source: bool
+    anywhere: bool
+
+
+class _Seen:
+    """Remembers what it has seen, as 64-bit hashes. Sources have to come one after the other."""
+
+    def __init__(self) -> None:
+        self._last_sources: dict[int, int] = {}
+
+    def add(self, key: str, source: int) -> _Repeats:
+        digest = int.from_bytes(hashlib.blake2b(key.encode("utf-8"), digest_size=8).digest(), "big")
+        last_source = self._last_sources.get(digest)
+        self._last_sources[digest] = source
+        return _Repeats(in_source=last_source == source, anywhere=last_source is not None)
+
+
+def _split(record: Document | Reject, splitter: SentenceSplitter, *, max_sentences: int) -> FoundDocument | Reject:
+    if isinstance(record, Reject):
+        return record
+    document = split_document(record, splitter, max_sentences=max_sentences)
+    if isinstance(document, Reject):
+        return document
+    if document.labels is not None:
+        return FoundDocument(document, "labelled")
+    partly = any(section.label is not None for section in record.sections)
+    return FoundDocument(document, "partly_labelled" if partly else "unlabelled")
+
+
+def _batches(items: Iterable[FoundDocument | Reject]) -> Iterator[list[FoundDocument | Reject]]:
+    """Yields the items in batches: large enough to be tokenized fast, small enough for memory."""
+    batch: list[FoundDocument | Reject] = []
+    size = 0
+    for item in items:
+        batch.append(item)
+        size += sum(map(len, item.document.sentences)) if isinstance(item, FoundDocument) else len(item.excerpt)
+        if size >= _BATCH_CHARS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _sentence_lengths(documents: Sequence[Document], tokenizer: Tokenizer) -> Iterator[list[int]]:
+    """Returns for each document the number of wordpieces of each sentence, without special tokens."""
+    sentences = [sentence for document in documents for sentence in document.sentences]
+    lengths = iter(tokenizer.tokenize(tf.constant(sentences, tf.string)).row_lengths().numpy().tolist())
+    return (list(islice(lengths, len(document.sentences))) for document in documents)
+
+
+def _measure(lengths: Sequence[int], window: WindowSettings) -> Measure:
+    tokens = 1 + sum(lengths) + len(lengths)
+    return Measure(
+        tokens=tokens,
+        over_budget=tokens > window.max_tokens,
+        windows=len(plan_windows(lengths, window)),
+        truncated=sum(length > window.max_tokens - 2 for length in lengths),
+    )
+
+
+def _sample(document: Document) -> Sample:
+    labels = document.labels or (None,) * len(document.sentences)
+    beginning = tuple(islice(zip(document.sentences, labels, strict=True), _SAMPLE_SENTENCES))
+    return Sample(document.doc_id, document.source, document.record_index, len(document.sentences), beginning)
