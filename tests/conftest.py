@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +273,13 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_records: Path, ti
     from model.training.train import train_and_evaluate
 
     return train_and_evaluate(tiny_settings, str(tiny_records), str(tmp_path_factory.mktemp("runs") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An object store that speaks S3, a `support.object_store.Store` with an empty bucket, which a module shares."""
+    from support.engine_servers import free_port
+    from support.object_store import serving
+
+    with serving(tmp_path_factory.mktemp("store"), free_port()) as store:
+        yield store

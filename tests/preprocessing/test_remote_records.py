@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
-import test_object_store
 from support.engine_servers import free_port, install_sdist, prism_binary, server, without_checkout
-from test_object_store import Store
+from support.object_store import ACCESS, Store
 
 from model.bundles.bundle import load_bundle
 from model.bundles.training_data import open_training_data
@@ -23,7 +22,6 @@ from pipelines.cli import main
 
 pytestmark = pytest.mark.engines
 
-store = test_object_store.store
 FOLDER = "s3://sepline/records"
 
 
@@ -96,7 +94,7 @@ def test_workers_that_share_only_the_store_and_a_scratch_folder_leave_the_same(
     pool, jobs = free_port(), free_port()
     workers = [str(python), "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={pool}"]
     engine = [str(prism_binary()), "-job_port", str(jobs), "-serve_http=false"]
-    keys = {f"AWS_{name.upper()}": value for name, value in test_object_store.ACCESS.items()}
+    keys = {f"AWS_{name.upper()}": value for name, value in ACCESS.items()}
     keys |= {"AWS_ENDPOINT_URL": store.client.meta.endpoint_url, "AWS_DEFAULT_REGION": "us-east-1"}
     flags = ["--runner=PortableRunner", f"--job_endpoint=localhost:{jobs}", f"--temp_location={scratch}"]
     flags += ["--environment_type=EXTERNAL", f"--environment_config=localhost:{pool}"]
