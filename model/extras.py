@@ -1,4 +1,4 @@
-"""Packages that only some uses need: an extra of sepline installs each."""
+"""Packages that only some uses need; each is installed by an extra of sepline."""
 
 import importlib
 from typing import Any
@@ -11,8 +11,8 @@ def import_extra(module: str, *, extra: str, purpose: str) -> Any:
 
     Args:
         module: its full name.
-        extra: one of those in setup.py.
-        purpose: what needs it, as the message's subject.
+        extra: one of the extras in setup.py.
+        purpose: what needs the module; it becomes the subject of the message.
 
     Raises:
         UserError: its package is not installed.

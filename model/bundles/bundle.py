@@ -1,10 +1,10 @@
-"""A trained model as one folder: a SavedModel, its vocabulary, and `bundle.json` that says what it is.
+"""A trained model as one folder: a SavedModel, its vocabulary, and `bundle.json`, which describes it.
 
     saved_model.pb, variables/, ...   signatures `tokenize`, `classify`, `serving_default` (model/inference/serving.py)
     vocab.txt                         the encoder's wordpieces
     bundle.json                       labels, windows, encoder, data and code versions, metrics, files, fingerprint
 
-`bundle.json` is written last and the folder is renamed into place, so a folder that has it is whole.
+`bundle.json` is written last and the folder is renamed into place, so a folder that has it is complete.
 """
 
 from __future__ import annotations
@@ -37,12 +37,11 @@ class Bundle:
         path: the folder.
         labels: in the order of the probabilities; none for a model of scores.
         window: how documents are cut for this model.
-        features: of each additional feature that the model takes, the mean and the standard deviation that standardize
-            it.
+        features: mean and standard deviation of each additional feature, which standardize it.
         mask_outliers: whether very short and very long sentences are masked, as in `config.DataSettings`.
         vocabulary: the encoder's.
         fingerprint: SHA-256 over the contents of all its files and its description.
-        description: everything else that `bundle.json` says, as JSON values.
+        description: the whole content of `bundle.json`.
     """
 
     path: Path
@@ -55,17 +54,17 @@ class Bundle:
     description: Mapping[str, Any]
 
     def standardize(self, features: Sequence[Sequence[float]]) -> np.ndarray:
-        """Returns a document's additional features as the model takes them, float32 `[sentences, features]`."""
+        """Returns a document's additional features standardized for the model, float32 `[sentences, features]`."""
         mean, deviation = np.array(self.features, np.float32).T
         centred = np.array(features, np.float32) - mean
         return np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
 
 
 def load_bundle(path: str | Path) -> Bundle:
-    """Returns the bundle in a folder, having checked every file against the description.
+    """Returns the bundle in a folder after checking every file against the description.
 
     Raises:
-        UserError: no bundle, one of another format, or one whose files were changed or lost.
+        UserError: the folder is not a bundle or has another format, or its files were changed or lost.
     """
     folder = Path(path)
     try:
@@ -86,7 +85,7 @@ def load_bundle(path: str | Path) -> Bundle:
     try:
         window = WindowSettings.model_validate(description["window"])
     except ValidationError as error:
-        raise UserError(f"{folder}: {_DESCRIPTION} has window settings that are not valid: {error}") from error
+        raise UserError(f"{folder}: {_DESCRIPTION} has invalid window settings: {error}") from error
     text = (folder / _VOCABULARY).read_text(encoding="utf-8")
     return Bundle(
         path=folder,
@@ -111,13 +110,13 @@ def write_bundle(
     mask_outliers: bool = False,
     facts: Mapping[str, Any],
 ) -> Bundle:
-    """Writes a bundle under a temporary name, renames it to `path`, which it replaces, and returns it.
+    """Writes a bundle under a temporary name, renames it to `path`, replacing what is there, and returns it.
 
     Args:
         path: the bundle's folder.
         export: writes the SavedModel into the folder it is given.
         labels, window, vocabulary, features, mask_outliers: see `Bundle`.
-        facts: JSON values that go into the description beside these.
+        facts: further JSON values for the description.
     """
     folder = Path(path)
     fresh = folder.with_name(f".{folder.name}.writing")

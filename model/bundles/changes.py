@@ -1,4 +1,4 @@
-"""The log of a registry's changes: a JSON line each, only ever added to."""
+"""The log of a registry's changes: one JSON line per change; lines are only appended."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Change:
 
     Attributes:
         change: `add`, `promote`, `rollback` or `prune`.
-        version: the version that was added or removed, or that is the champion from here on.
-        who: the user and machine that did it.
+        version: the version that was added or removed, or that became the champion.
+        who: the user and machine that made the change.
         when: UTC, ISO 8601.
-        why: in words.
+        why: the reason, as text.
     """
 
     change: str
@@ -31,7 +31,7 @@ class Change:
 
 
 def whoami() -> str:
-    """Returns the user and the machine, as they stand in the log."""
+    """Returns the user and the machine in the form used in the log."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
@@ -40,7 +40,7 @@ def whoami() -> str:
 
 
 class ChangeLog:
-    """The log in a file. A line that a crash cut short does not count; `repair` removes it."""
+    """The log in a file. A last line that a crash cut short is ignored; `repair` removes it."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -53,7 +53,7 @@ class ChangeLog:
         return [Change(**json.loads(line)) for line in lines if line.endswith("\n")]
 
     def append(self, change: str, version: int, who: str | None, why: str) -> None:
-        """Adds a change, on disk when this returns; `who` is this user where it is None."""
+        """Appends a change and flushes it to disk; `who` defaults to the current user."""
         line = Change(change, version, who or whoami(), datetime.now(UTC).isoformat(timespec="seconds"), why)
         with open(self._file, "a", encoding="utf-8") as log:
             log.write(json.dumps(asdict(line)) + "\n")
@@ -61,7 +61,7 @@ class ChangeLog:
             os.fsync(log.fileno())
 
     def repair(self) -> None:
-        """Removes a last line that was cut short, so that the next one begins a line of its own."""
+        """Removes a last line that was cut short, so that the next change begins on a new line."""
         if self._file.exists() and (content := self._file.read_bytes()) and not content.endswith(b"\n"):
             with open(self._file, "r+b") as log:
                 log.truncate(content.rfind(b"\n") + 1)

@@ -1,14 +1,14 @@
 """A model's numbered, immutable versions, and the pointer to the one in use, the champion.
 
 REGISTRY/NAME/
-    versions/000007/   a bundle each; TensorFlow Serving takes `versions` as a model's base path
-    records/000007/    how the version came to be, in files of whoever added it
+    versions/000007/   one bundle each; TensorFlow Serving takes `versions` as a model's base path
+    records/000007/    how the version was made, in files of whoever added it
     champion.json      the pointer, replaced as a whole
-    changes.jsonl      every change, with who, when and why; only ever added to
-    pins/              versions that unfinished work still needs, a file each
+    changes.jsonl      every change, with who, when and why; lines are only appended
+    pins/              versions that unfinished work still needs, one file each
 
-A change of the champion is written down first and done then, so that one which was cut short is completed by the next
-change. Registries lie on a filesystem with atomic renames and `flock`: a local one, NFS 4, a shared volume.
+A change of the champion is logged first and made afterwards. If it was interrupted, the next change completes it. A
+registry needs a filesystem with atomic renames and `flock`: a local one, NFS 4, a shared volume.
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ class Registry:
         self._log = ChangeLog(self.folder / _CHANGES)
 
     def version_path(self, version: int) -> Path:
-        """Returns the bundle folder of a version, there or not."""
+        """Returns the bundle folder of a version, whether it exists or not."""
         return self.folder / _VERSIONS / f"{version:06d}"
 
     def record_path(self, version: int) -> Path:
-        """Returns the folder of what is recorded about a version; it outlives the version."""
+        """Returns the folder of a version's records, which stay when the version is pruned."""
         return self.folder / _RECORDS / f"{version:06d}"
 
     def versions(self) -> list[int]:
-        """Returns the versions that are there, ascending."""
+        """Returns the existing versions, ascending."""
         return _numbered(self.folder / _VERSIONS)
 
     def champion(self) -> int | None:
-        """Returns the version in use, or None before the first."""
+        """Returns the version in use, or None if there is none yet."""
         try:
             return int(json.loads((self.folder / _POINTER).read_text(encoding="utf-8"))["version"])
         except FileNotFoundError:
@@ -82,12 +82,12 @@ class Registry:
         return self._log.read()
 
     def fallback(self) -> int | None:
-        """Returns the version that a rollback would bring back: the champion before the present one."""
+        """Returns the version that a rollback would restore: the previous champion."""
         former = self._succession()[:-1]
         return former[-1] if former else None
 
     def find(self, fingerprint: str) -> int | None:
-        """Returns the version that holds the bundle with a fingerprint."""
+        """Returns the version whose bundle has a fingerprint, or None."""
         for version in self.versions():
             description = json.loads((self.version_path(version) / "bundle.json").read_text(encoding="utf-8"))
             if description["fingerprint"] == fingerprint:
@@ -95,12 +95,12 @@ class Registry:
         return None
 
     def add(self, bundle: Bundle, *, why: str, who: str | None = None, records: Sequence[Path] = ()) -> int:
-        """Returns the new version that holds a copy of the bundle; the old one where it has been added already.
+        """Adds a copy of a bundle and returns its new version; a bundle that is there already keeps its version.
 
         Args:
             bundle: what to add.
             why, who: for the log.
-            records: files to keep beside the version.
+            records: files to keep as the version's records.
         """
         with self._changing():
             version = self.find(bundle.fingerprint)
@@ -114,7 +114,7 @@ class Registry:
             return version
 
     def promote(self, version: int, *, why: str, who: str | None = None) -> None:
-        """Makes a version the champion; does nothing where it is.
+        """Makes a version the champion; does nothing if it is already.
 
         Raises:
             UserError: there is no such version.
@@ -123,26 +123,26 @@ class Registry:
             self._promote(version, who, why)
 
     def publish(self, version: int, *, champion: int | None, why: str, who: str | None = None) -> None:
-        """Makes a version the champion in place of the one that it was compared with.
+        """Makes a version the champion, replacing the one that it was compared with.
 
-        Does nothing where it has been made so before: a rollback since then stands.
+        Does nothing if the version was promoted before: a later rollback stays in force.
 
         Raises:
-            UserError: there is no such version, or another champion by now.
+            UserError: there is no such version, or the champion has changed.
         """
         with self._changing():
             if any(change.change == "promote" and change.version == version for change in self.changes()):
                 return
             if self.champion() != champion:
                 was, now = (f"version {one}" if one else "none" for one in (champion, self.champion()))
-                raise UserError(f"{self.folder}: the champion is {now} by now, where it was {was}; run again")
+                raise UserError(f"{self.folder}: the champion was {was} and is now {now}; run again")
             self._promote(version, who, why)
 
     def rollback(self, *, why: str, who: str | None = None) -> int:
-        """Returns the version that is the champion again: the one before the present.
+        """Makes the previous champion the champion again and returns its version.
 
         Raises:
-            UserError: there is none before it.
+            UserError: there is no previous champion.
         """
         with self._changing():
             version = self.fallback()
@@ -155,7 +155,7 @@ class Registry:
     def prune(self, *, keep: int, why: str, who: str | None = None, dry_run: bool = False) -> list[int]:
         """Removes old versions and returns them; their records stay.
 
-        What stays: the newest `keep`, the champion, what a rollback would bring back, and what is pinned.
+        Kept are the newest `keep` versions, the champion, the one that a rollback would restore, and pinned ones.
 
         Raises:
             UserError: there is no such registry.
@@ -170,19 +170,19 @@ class Registry:
             return leaving
 
     def pin(self, version: int, holder: str) -> None:
-        """Keeps a version from being pruned until `holder` lets go of it; a holder pins one version at a time."""
+        """Keeps a version from being pruned until `holder` unpins it; a holder pins one version at a time."""
         with self._changing():
             self._check(version)
             (self.folder / _PINS).mkdir(exist_ok=True)
             write_json(self.folder / _PINS / f"{holder}.json", {"version": version})
 
     def unpin(self, holder: str) -> None:
-        """Lets go of what `holder` has pinned, if anything."""
+        """Removes the pin of `holder`, if it has one."""
         (self.folder / _PINS / f"{holder}.json").unlink(missing_ok=True)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Holds the registry's lock, with whatever an earlier change left undone completed."""
+        """Holds the registry's lock, and first completes a change that was interrupted."""
         (self.folder / _VERSIONS).mkdir(parents=True, exist_ok=True)
         with open(self.folder / _LOCK, "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -196,7 +196,7 @@ class Registry:
             yield
 
     def _succession(self) -> list[int]:
-        """Returns the champions that a rollback can go back through, the present one last."""
+        """Returns the champions that rollbacks can restore, oldest first; the last one is the present champion."""
         succession: list[int] = []
         there = set(self.versions())
         for change in self.changes():
@@ -232,7 +232,7 @@ class Registry:
         _sync_folder(self.folder)
 
     def _remove(self, version: int) -> None:
-        """Takes a version away by one rename before its files go, so that no reader finds half of one."""
+        """Renames a version away before its files are removed, so that no reader finds half of one."""
         path = self.version_path(version)
         going = path.with_name(f".{path.name}.going")
         if path.exists():
@@ -254,7 +254,7 @@ def _pointed_to(pointer: Path) -> int | None:
 
 
 def _copy_into(target: Path, items: Sequence[Path]) -> None:
-    """Copies files and folders into a new, read-only folder that appears whole, on disk before it has its name."""
+    """Copies files and folders into a new, read-only folder; it gets its name once everything is on disk."""
     fresh = target.with_name(f".{target.name}.writing")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -271,7 +271,7 @@ def _copy_into(target: Path, items: Sequence[Path]) -> None:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
     _sync_folder(fresh)
-    if target.exists():  # a record whose version never came to be
+    if target.exists():  # records of a version that was never completed
         shutil.rmtree(target)
     fresh.rename(target)
     _sync_folder(target.parent)

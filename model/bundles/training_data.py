@@ -1,10 +1,10 @@
-"""The folder of training records that preprocessing leaves, as a contract: what is where, and that it is whole.
+"""The folder of training records that preprocessing writes: what is in it, and how to open it.
 
 documents/SPLIT/part-*.parquet    the labelled documents as text
-windows/SPLIT/part-*.tfrecord     their windows (`schema.TRAINING_RECORD`), one file for each documents' part
-transform/                        the tf.Transform graph that made the ids, tokenizer included
-rejects/part-*.parquet            records that could not train, and why
-duplicates.parquet                documents that stand in several splits, and ids that appear more than once
+windows/SPLIT/part-*.tfrecord     their windows (`schema.TRAINING_RECORD`), one file per part of documents
+transform/                        the tf.Transform graph that made the ids, with the tokenizer
+rejects/part-*.parquet            records that could not be used for training, and why
+duplicates.parquet                documents that occur in several splits, and ids that appear more than once
 vocabulary.parquet                how often each wordpiece occurs in each split
 stats.json                        labels, lengths, counts, settings, fingerprints
 COMPLETED                         written last; a folder without it is refused
@@ -34,14 +34,14 @@ class TrainingData:
 
     Attributes:
         path: the folder.
-        settings: those it was made with.
-        labels: the label vocabulary; a record's label is an index into it. Empty where scores are learned.
-        features: of each additional feature, its mean and standard deviation; records hold it standardized by them.
+        settings: the settings that it was made with.
+        labels: the label vocabulary; a record's label is an index into it. Empty for scores.
+        features: mean and standard deviation of each additional feature; the records have them standardized.
         vocabulary_fingerprint: of the encoder's vocabulary that made the ids.
         bucket_boundaries: window lengths at which the input pipeline separates its length buckets, ascending.
-        window_lengths, window_sentences: for each split, how many windows have how many wordpieces, or sentences.
+        window_lengths, window_sentences: for each split, the number of windows by wordpieces, or by sentences.
         fingerprint: of the inputs and settings that it was made from.
-        stats: everything in `stats.json`.
+        stats: the whole content of `stats.json`.
     """
 
     path: Path
@@ -56,11 +56,11 @@ class TrainingData:
     stats: Mapping[str, Any]
 
     def window_files(self, split: str) -> list[str]:
-        """Returns the split's TFRecord files in order; empty where the split is."""
+        """Returns the split's TFRecord files in order; none if the split is empty."""
         return sorted(glob.glob(glob.escape(str(self.path)) + f"/windows/{split}/part-*.tfrecord"))
 
     def document_files(self, split: str) -> list[str]:
-        """Returns the split's Parquet files in order; empty where the split is."""
+        """Returns the split's Parquet files in order; none if the split is empty."""
         return sorted(glob.glob(glob.escape(str(self.path)) + f"/documents/{split}/part-*.parquet"))
 
 
@@ -68,7 +68,7 @@ def open_training_data(path: str | Path) -> TrainingData:
     """Returns the folder's description.
 
     Raises:
-        UserError: no such folder, not one of training records, or an unfinished one.
+        UserError: there is no such folder, or it has no finished training records.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -92,10 +92,10 @@ def open_training_data(path: str | Path) -> TrainingData:
 
 
 def check_format(stats: Mapping[str, Any], folder: str) -> None:
-    """Checks that this version reads the records in a folder, by what its `stats.json` holds.
+    """Checks that this version can read the records in a folder, from the content of its `stats.json`.
 
     Raises:
-        UserError: another version made them.
+        UserError: the records have another format.
     """
     if stats["format"] != DATA_FORMAT:
         raise UserError(f"{folder}: format {stats['format']}, this sepline reads {DATA_FORMAT}; preprocess it again")

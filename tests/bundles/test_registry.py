@@ -115,7 +115,7 @@ def test_rollback_goes_back_step_by_step(bundles: list[Bundle], tmp_path: Path) 
 def test_publishing_wants_the_champion_that_was_compared(bundles: list[Bundle], tmp_path: Path) -> None:
     registry = registry_of(tmp_path, bundles[:2])
     assert registry.add(bundles[2], why="run") == 3
-    with pytest.raises(UserError, match="the champion is version 2 by now, where it was version 1; run again"):
+    with pytest.raises(UserError, match="the champion was version 1 and is now version 2; run again"):
         registry.publish(3, champion=1, why="run")
     registry.publish(3, champion=2, why="run")
     assert registry.champion() == 3
