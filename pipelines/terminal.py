@@ -15,7 +15,7 @@ from model.progress import show_seconds
 from model.schema import SPLITS
 from pipelines.retraining.verdicts import FAIL, PASS, SKIPPED, Verdict
 
-if TYPE_CHECKING:  # so that what only prints does not load TensorFlow
+if TYPE_CHECKING:  # printing alone does not load TensorFlow
     from model.bundles.bundle import Bundle
     from model.encoders.encoder import EncoderDescription
     from model.evaluation.score_metrics import ScoreMetrics
@@ -37,7 +37,7 @@ _STYLES = ("cyan", "green", "magenta", "yellow", "blue", "red")
 
 
 def show_inspection(inspection: Inspection) -> None:
-    """Prints what corpora hold, a row a source and one for all, their rejects and duplicates, and a few documents."""
+    """Prints what corpora hold, with a row for each source and one for all; rejects, duplicates and a few documents."""
     console = _console()
     total = inspection.total
     rows = [*inspection.sources, total] if len(inspection.sources) > 1 else [total]
@@ -99,7 +99,7 @@ def _length_cells(summary: Summary) -> list[str]:
 
 
 def _show_table(table: Table) -> None:
-    """Prints a table whole: on a terminal that is too narrow its lines wrap, but no figure is cut."""
+    """Prints a table at full width: on a narrow terminal its lines wrap, but no figure is cut off."""
     console = _console()
     table.width = console.measure(table, options=console.options.update(width=10_000)).maximum
     console.print(table)
@@ -138,7 +138,7 @@ def show_training_data(stats: Mapping[str, Any], folder: str) -> None:
 
 
 def show_encoder(encoder: EncoderDescription) -> None:
-    """Prints what an encoder is, a line a fact."""
+    """Prints what an encoder is, one fact per line."""
     kinds = {"native": "native: read into sepline's own BERT", "wrapped": "wrapped: run as the module it is"}
     special = ", ".join(f"{piece} {index}" for piece, index in encoder.special_ids.items())
     facts = {
@@ -163,7 +163,7 @@ def show_encoder(encoder: EncoderDescription) -> None:
 
 
 def show_bundle(bundle: Bundle) -> None:
-    """Prints where the bundle is and how its best epoch did."""
+    """Prints where the bundle is, and the dev figures of its best epoch."""
     console = _console()
     dev = bundle.description["dev"]
     if dev:
@@ -180,7 +180,7 @@ def show_bundle(bundle: Bundle) -> None:
 
 
 def show_evaluation(results: Mapping[str, Metrics | ScoreMetrics], *, split: str) -> None:
-    """Prints the model beside the baselines, and for labels a row a label and the confusion matrix of the model."""
+    """Prints the model beside the baselines; for labels also a row for each label and the model's confusion matrix."""
     console = _console()
     model = results["sepline"]
     by_labels = isinstance(model, Metrics)
@@ -211,7 +211,7 @@ def show_evaluation(results: Mapping[str, Metrics | ScoreMetrics], *, split: str
 
 
 def show_scored(manifest: Mapping[str, Any], output: str) -> None:
-    """Prints the counts of a scored folder and where it lies."""
+    """Prints the counts of a scored folder and its path."""
     console = _console()
     counts = manifest["counts"]
     sampled = f" + {counts['sampled_out']:,} sampled out" if counts["sampled_out"] else ""
@@ -278,7 +278,7 @@ def show_version(one: PublishedVersion) -> None:
 
 
 def show_bytes(count: int) -> str:
-    """Returns a size as people say it: `3.2 MB`."""
+    """Returns a size in words: `3.2 MB`."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:,.1f} {unit}"
@@ -286,7 +286,7 @@ def show_bytes(count: int) -> str:
 
 
 def show_predictions(rows: list[dict[str, Any]], *, labels: list[str]) -> None:
-    """Prints scored documents sentence by sentence, each label in its colour.
+    """Prints scored documents sentence by sentence, each label in its own colour.
 
     Args:
         rows: rows of the predictions, in order.
@@ -329,12 +329,12 @@ def _console() -> Console:
 
 
 def _one_line(text: str) -> str:
-    """Returns text from a corpus without what would move the cursor or break the line."""
+    """Returns text from a corpus without characters that would move the cursor or break the line."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 def _align_right(table: Table, columns: int | None = None) -> None:
-    """Aligns the columns after the first to the right: so many of them, or all."""
+    """Right-aligns that many columns after the first one; all of them when None."""
     for column in table.columns[1:][:columns]:
         column.justify = "right"
 

@@ -107,6 +107,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 def run_score(options: argparse.Namespace) -> int:
     """Scores documents, or prints an estimate for `--dry-run`; returns 1 where a document or a whole source failed."""
     _check_local("--model", options.model)
+    from model.records import Reason
     from pipelines.scoring.dry_run import estimate
     from pipelines.scoring.score import score
     from pipelines.terminal import show_estimate, show_scored
@@ -136,7 +137,7 @@ def run_score(options: argparse.Namespace) -> int:
     else:
         show_scored(manifest, options.output)
     rejects = f"{options.output}/_rejects"
-    failed = manifest["counts"]["rejects"].get("failed_window", 0)
+    failed = manifest["counts"]["rejects"].get(Reason.FAILED_WINDOW, 0)
     if failed:
         print(f"sepline: the model failed on {failed} documents; {rejects} says why", file=sys.stderr)
     return _unreadable_sources(manifest["counts"], rejects) or int(failed > 0)
@@ -251,13 +252,15 @@ def _records(options: argparse.Namespace, folders: Sequence[str]) -> Sequence[st
         return folders
     from pipelines.storage.local_copy import fetch_records
 
-    _beam_options(options)
+    _beam_options(options)  # tells Beam's filesystems how to reach the folders
     return [fetch_records(folder) for folder in folders]
 
 
 def _unreadable_sources(counts: Mapping[str, Any], rejects: str) -> int:
     """Reports sources that could not be read at all, and returns the exit code: 1 if there are any."""
-    count = counts["rejects"].get("unreadable_source", 0)
+    from model.records import Reason
+
+    count = counts["rejects"].get(Reason.UNREADABLE_SOURCE, 0)
     if count:
         print(
             f"sepline: {count} of the sources can't be read; {rejects} says why, the others are done", file=sys.stderr

@@ -1,6 +1,6 @@
-"""Held-out documents as text, and what a bundle makes of them with its own tokenizer and windows.
+"""Held-out documents as text, and what a bundle predicts for them with its own tokenizer and windows.
 
-Two bundles with other vocabularies, windows or orders of labels can so be judged on the same documents; labels are
+So bundles with different vocabularies, windows or orders of labels can be compared on the same documents; labels are
 matched by name.
 """
 
@@ -31,12 +31,12 @@ _TIMED_ROUNDS = 3
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Labelled documents, as parallel tuples with an entry a document.
+    """Labelled documents, as parallel tuples with one entry per document.
 
     Attributes:
         doc_ids, sources: as in `Document`.
         sentences, labels: a tuple for each document.
-        features: for each document its additional numbers by sentence; empty where it has none.
+        features: for each document the additional numbers of each sentence; empty if it has none.
     """
 
     doc_ids: tuple[str, ...]
@@ -59,7 +59,7 @@ def read_held_out(data: TrainingData, split: str, *, max_documents: int) -> Held
     columns = ["doc_id", "source", "sentences", "labels", "features"]
     parts = [pq.read_table(file, columns=columns, partitioning=None) for file in data.document_files(split)]
     if not parts:
-        raise DataError(f"{data.path}: the {split} split is empty; there is nothing to judge a model on")
+        raise DataError(f"{data.path}: the {split} split is empty; there is nothing to evaluate a model on")
     table = pa.concat_tables(parts)
     ranks = [hashlib.sha256(doc_id.encode("utf-8")).digest() for doc_id in table["doc_id"].to_pylist()]
     chosen = sorted(range(len(ranks)), key=ranks.__getitem__)[:max_documents]
@@ -74,7 +74,7 @@ def read_held_out(data: TrainingData, split: str, *, max_documents: int) -> Held
 
 
 class DocumentClassifier:
-    """A bundle loaded to read documents as text."""
+    """A loaded bundle that classifies documents given as text."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
@@ -82,13 +82,13 @@ class DocumentClassifier:
         self._tokenizer = Tokenizer(bundle.vocabulary, mask_outliers=bundle.mask_outliers)
 
     def classify(self, held_out: HeldOut, *, first: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Returns label ids `[sentences]` and probabilities `[sentences, labels]` of the documents' sentences in a row.
+        """Returns label ids `[sentences]` and probabilities `[sentences, labels]` of the documents' sentences in order.
 
         Both follow the bundle's order of labels.
 
         Args:
             held_out: the documents.
-            first: how many of them to read; all when None.
+            first: how many of them to classify, from the first; all when None.
         """
         documents = list(zip(held_out.sentences, held_out.features, strict=True))[:first]
         label_ids, probabilities = [], []
@@ -102,7 +102,7 @@ class DocumentClassifier:
 
 
 def measure_speed(classifiers: Sequence[DocumentClassifier], held_out: HeldOut) -> list[float]:
-    """Returns each classifier's sentences a second on the same documents: the best of some rounds, taken in turn."""
+    """Returns each classifier's sentences a second on the same documents: its best of a few rounds, taken in turns."""
     sentences = sum(len(one) for one in held_out.sentences[:_TIMED_DOCUMENTS])
     best = [float("inf")] * len(classifiers)
     for timed in [False] + [True] * _TIMED_ROUNDS:  # the first round compiles
