@@ -60,7 +60,8 @@ def overhead(options: argparse.Namespace, folder: Path) -> None:
 
     from model.inference.predictor import Predictor
     from pipelines.corpora.options import ReadOptions
-    from pipelines.scoring.score import ScoreSettings, score
+    from pipelines.scoring.score import score
+    from pipelines.scoring.settings import ScoreSettings
 
     spent = {"forward": 0.0, "load": 0.0}
     load = Predictor.load

@@ -18,7 +18,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from model.bundles.registry import open_model
 from model.errors import UserError
 from pipelines.cli import build_parser
-from pipelines.scoring.score import ScoringContext, describe_job, plan_units, submit_units
+from pipelines.scoring.pipeline import ScoringContext, submit_units
+from pipelines.scoring.score import describe_job, plan_units
 from pipelines.scoring.scored_folder import claim_scored_folder
 from pipelines.verbs import read_options, score_settings
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from model.bundles.registry import Registry
     from model.config import Settings
     from pipelines.corpora.options import ReadOptions
-    from pipelines.scoring.score import ScoreSettings
+    from pipelines.scoring.settings import ScoreSettings
 
 
 def run_inspect(options: argparse.Namespace) -> int:
@@ -285,8 +285,7 @@ def _print_json(content: Any) -> None:
 
 def score_settings(options: argparse.Namespace) -> ScoreSettings:
     """Returns what the parsed options of `sepline score` say of chunks, batches and rows."""
-    from pipelines.scoring.predictions import PartFormat
-    from pipelines.scoring.score import ScoreSettings
+    from pipelines.scoring.settings import PartFormat, ScoreSettings
 
     given = {key: getattr(options, key) for key in ("chunk_records", "batch_tokens", "limit", "sample")}
     return ScoreSettings(

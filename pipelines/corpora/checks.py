@@ -84,6 +84,11 @@ def check_record(raw: RawRecord, source: str, record_index: int, *, options: Rea
         return Reject(source, record_index, problem.reason, problem.message, doc_id, raw.beginning())
 
 
+def reject_document(document: Document, reason: Reason, message: str, *, excerpt: str) -> Reject:
+    """Returns the reject that stands for a document."""
+    return Reject(document.source, document.record_index, reason, message, document.doc_id, excerpt)
+
+
 def wrong_features(document: Document, width: int) -> str | None:
     """Returns what is wrong with a document's features for a model that takes `width` of them; None if nothing is."""
     if not width:

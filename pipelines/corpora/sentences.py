@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from model.records import Document, Reason, Reject
-from pipelines.corpora.checks import is_blank
+from pipelines.corpora.checks import is_blank, reject_document
 
 if TYPE_CHECKING:
     from punkt import PunktSentenceTokenizer
@@ -112,7 +112,7 @@ def split_document(document: Document, splitter: SentenceSplitter, *, max_senten
         reason = Reason.TOO_LARGE if sentences else Reason.NO_TEXT
         message = f"the text has {len(sentences)} sentences; from 1 to {max_sentences} can be used"
         excerpt = document.sections[0].text if document.sections else ""
-        return Reject(document.source, document.record_index, reason, message, document.doc_id, excerpt)
+        return reject_document(document, reason, message, excerpt=excerpt)
     known = tuple(label for label in labels if label is not None)
     return Document(
         document.doc_id,

@@ -51,7 +51,7 @@ from pipelines.preprocessing.transform import (
     scratch_folder,
     scratch_place,
 )
-from pipelines.runners.failures import breaking_off
+from pipelines.runners.failures import one_line_failures
 from pipelines.runners.options import check_paths
 from pipelines.storage import objects
 from pipelines.storage.parquet import read_table
@@ -100,7 +100,7 @@ def preprocess(
         if claim_records_folder(folder, mark, overwrite=overwrite):
             return dict(objects.read_json(f"{folder}/{STATS}"))
         anew = "repeat the command, which begins anew"
-        with breaking_off(lambda: anew, anew), scratch_folder(place) as scratch:
+        with one_line_failures(interrupted=lambda: anew, failed=anew), scratch_folder(place) as scratch:
             job = RecordsJob(folder, scratch, vocabulary, settings, beam_options)
             _make_records(sources, mark, job, options)
         return dict(objects.read_json(f"{folder}/{STATS}"))

@@ -1,4 +1,4 @@
-"""How a job that breaks off says so in one line: a Ctrl-C, a full disk, a worker that died."""
+"""Pipelines that end early, said in one line: a Ctrl-C, a full disk, a worker that died."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _SHOW_THREAD_ERROR = threading.excepthook
 
 @contextmanager
 def noting_interrupts() -> Iterator[threading.Event]:
-    """Gives an event that a Ctrl-C sets, beside raising KeyboardInterrupt: Beam makes other exceptions of that."""
+    """Yields an event that is set on Ctrl-C. KeyboardInterrupt is still raised, but Beam may wrap it."""
     interrupted = threading.Event()
-    # Python delivers signals to the main thread only, and shells tell what runs in the background to ignore this one.
-    of_others = threading.current_thread() is not threading.main_thread()
-    if of_others or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Python delivers signals to the main thread only, and shells make background jobs ignore this one.
+    in_thread = threading.current_thread() is not threading.main_thread()
+    if in_thread or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         yield interrupted
         return
 
@@ -39,33 +39,33 @@ def noting_interrupts() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def breaking_off(progress: Callable[[], str], then: str) -> Iterator[None]:
-    """Makes of what ends a pipeline in the middle what the command line says in one line.
+def one_line_failures(*, interrupted: Callable[[], str], failed: str) -> Iterator[None]:
+    """Turns what ends a pipeline early into an error whose message is one line.
 
     Args:
-        progress: says how far the job has come, and what to do, for a user who interrupted it.
-        then: says what has become of the work of a job that failed, and what to do.
+        interrupted: returns, for a user who interrupted the job, how far it came and what to do next.
+        failed: says, for a job that failed, what has become of its work and what to do next.
 
     Raises:
         Interrupted: the user stopped it.
-        JobFailure: a worker raised one, or an engine has given the job up.
+        JobFailure: a worker raised one, or the runner gave the job up.
     """
     quiet_expected_errors()
-    with noting_interrupts() as interrupted:
+    with noting_interrupts() as interrupt:
         try:
             yield
         except BaseException as error:
-            if interrupted.is_set():
-                raise Interrupted(f"interrupted; {progress()}") from None
+            if interrupt.is_set():
+                raise Interrupted(f"interrupted; {interrupted()}") from None
             if reason := _find_failure(error):
-                raise JobFailure(f"{reason}; {then}") from error
+                raise JobFailure(f"{reason}; {failed}") from error
             raise
 
 
 def _find_failure(error: BaseException) -> str | None:
-    """Returns what a `JobFailure` behind an error of a pipeline says: runners hand on what a worker raised as text.
+    """Returns the message of the `JobFailure` behind a pipeline's error: runners pass on a worker's error as text.
 
-    An engine that gives a job up without an exception of ours has lost a worker or the like.
+    A runner that gives up a job without an exception of ours has lost a worker or the like.
     """
     said = re.search(r"JobFailure: (.+?)(?: \[while running|\n|$)", f"{type(error).__name__}: {error}")
     if not said and "Traceback" not in str(error):
@@ -74,9 +74,9 @@ def _find_failure(error: BaseException) -> str | None:
 
 
 def quiet_expected_errors() -> None:
-    """Keeps Beam from showing the traceback of what the command line says in one line, or need not say.
+    """Keeps Beam from logging the traceback of an error that the command line reports in one line, or not at all.
 
-    An engine whose workers run here hangs up on their threads when its job is done.
+    A runner whose workers run in this process hangs up on their threads when its job is done.
     """
     for logger in ("apache_beam.runners.common", "apache_beam.runners.worker.data_plane"):
         logging.getLogger(logger).addFilter(_is_worth_logging)

@@ -13,10 +13,12 @@ from model.inference.predictor import Predictor
 from model.schema import prediction_schema
 from pipelines.corpora.chunks import Chunk, Unit, read_chunks
 from pipelines.corpora.options import ReadOptions
+from pipelines.scoring.pipeline import ScoringContext, SplitAndTokenize
 from pipelines.scoring.predictions import ChunkInference, prediction_table, settle
 from pipelines.scoring.progress import estimate_records
-from pipelines.scoring.score import ScoreSettings, ScoringContext, SplitAndTokenize, describe_job, plan_units
+from pipelines.scoring.score import describe_job, plan_units
 from pipelines.scoring.scored_folder import finished_sources
+from pipelines.scoring.settings import ScoreSettings
 from pipelines.storage.parquet import parquet_bytes
 
 _SAMPLE_SECONDS = 5.0

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 import model
 from model.bundles.bundle import Bundle
@@ -19,24 +16,13 @@ from model.inference.owned import take_owned
 from model.inference.predictor import Outputs, WindowFailure
 from model.records import Document, EncodedWindow, Reason, Reject
 from model.schema import STATUSES, prediction_schema
-from pipelines.storage.objects import open_object
+from pipelines.corpora.checks import reject_document
+from pipelines.scoring.counts import PartCounts, count_metadata
+from pipelines.scoring.settings import PartFormat
 from pipelines.storage.parquet import write_rejects, write_table
 
 REJECTS = "_rejects"
-COUNTS = (
-    "records",
-    "scored",
-    "rejected",
-    "sampled_out",
-    "sentences",
-    "truncated",
-    "windows",
-    "tokens",
-    "padded_tokens",
-)
-"""What is counted of every part, beside the rejects by reason (`rejects.REASON`)."""
-_COUNTS_KEY = b"sepline.counts"
-_THREADS = 16
+"""The folder of the parts of rejects, in the scored folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +61,6 @@ class ChunkInference:
 
 
 @dataclass(frozen=True, slots=True)
-class PartFormat:
-    """What parts of predictions look like.
-
-    Attributes:
-        layout: one of `schema.LAYOUTS`.
-        columns: only these columns; all when None.
-        text: whether the sentences' text is one of them.
-    """
-
-    layout: str = "sentences"
-    columns: tuple[str, ...] | None = None
-    text: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class ScoredDocument:
     """A document whose windows were all read.
 
@@ -106,7 +77,7 @@ class ScoredDocument:
 
 def write_part(
     chunk: TokenizedChunk, inference: ChunkInference, folder: str, *, bundle: Bundle, format: PartFormat
-) -> Counter[str]:
+) -> PartCounts:
     """Writes a chunk's parts, the rejects first, and returns its counts.
 
     The part of predictions is there even where it has no rows: it says that its chunk is done, and its metadata
@@ -114,7 +85,7 @@ def write_part(
     """
     scored, failed = settle(chunk, inference)
     rejects = sorted((*chunk.rejects, *failed), key=lambda reject: reject.record_index)
-    counts = Counter(
+    counts = PartCounts(
         records=chunk.records,
         scored=len(scored),
         rejected=len(rejects),
@@ -124,8 +95,8 @@ def write_part(
         windows=len(inference.results),
         tokens=inference.tokens,
         padded_tokens=inference.padded_tokens,
+        rejects=Counter(reject.reason for reject in rejects),
     )
-    counts.update(f"rejects.{reject.reason}" for reject in rejects)
     metadata = {
         "sepline.version": model.__version__,
         "sepline.bundle": bundle.fingerprint,
@@ -133,14 +104,9 @@ def write_part(
         "sepline.labels": json.dumps(list(bundle.labels)),
     }
     write_rejects(f"{folder}/{REJECTS}/{chunk.name}.parquet", rejects, metadata)
-    schema = prediction_schema(
-        bundle.labels,
-        {**metadata, _COUNTS_KEY.decode(): json.dumps(counts, sort_keys=True)},
-        **asdict(format),
-    )
-    write_table(
-        f"{folder}/{chunk.name}.parquet", prediction_table(scored, schema, labels=bundle.labels, layout=format.layout)
-    )
+    schema = prediction_schema(bundle.labels, {**metadata, **count_metadata(counts)}, **asdict(format))
+    table = prediction_table(scored, schema, labels=bundle.labels, layout=format.layout)
+    write_table(f"{folder}/{chunk.name}.parquet", table)
     return counts
 
 
@@ -155,8 +121,8 @@ def settle(chunk: TokenizedChunk, inference: ChunkInference) -> tuple[list[Score
         if failures:
             window, failure = failures[0]
             message = f"the model failed on sentences {window.start} to {window.end - 1}: {failure.message}"
-            place = (document.source, document.record_index)
-            failed.append(Reject(*place, Reason.FAILED_WINDOW, message, document.doc_id, " ".join(document.sentences)))
+            excerpt = " ".join(document.sentences)
+            failed.append(reject_document(document, Reason.FAILED_WINDOW, message, excerpt=excerpt))
             continue
         shown = [
             {**result, "truncated": encoded.truncated}
@@ -227,34 +193,3 @@ def _arrays_of(columns: Mapping[str, pa.Array], fields: pa.Schema | pa.StructTyp
         columns[field.name] if columns[field.name].type == field.type else columns[field.name].cast(field.type)
         for field in fields
     ]
-
-
-def read_part_counts(path: str) -> Counter[str]:
-    """Returns the counts in the metadata of one part of predictions."""
-    with open_object(path) as stream:
-        return Counter(json.loads(pq.read_schema(stream).metadata[_COUNTS_KEY]))
-
-
-class PartCountsReader:
-    """The counts of the parts of a folder, each part's read once."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._by_part: dict[str, Counter[str]] = {}
-
-    def read(self, parts: Collection[str]) -> Mapping[str, Counter[str]]:
-        """Returns the counts of the named parts; reads those that it has not read yet, several at a time."""
-        new = [part for part in parts if part not in self._by_part]
-        with ThreadPoolExecutor(_THREADS) as pool:
-            read = pool.map(lambda part: read_part_counts(f"{self._folder}/{part}.parquet"), new)
-            self._by_part.update(zip(new, read, strict=True))
-        return {part: self._by_part[part] for part in parts}
-
-
-def total_counts(parts: Iterable[Counter[str]]) -> dict[str, Any]:
-    """Returns the sums of `COUNTS` over all parts, and `rejects` by reason."""
-    total: Counter[str] = Counter()
-    for counts in parts:
-        total.update(counts)
-    reasons = {name.removeprefix("rejects."): n for name, n in sorted(total.items()) if name.startswith("rejects.")}
-    return {**{name: total[name] for name in COUNTS}, "rejects": reasons}

@@ -15,7 +15,7 @@ from model.progress import ProgressReporter
 from pipelines.corpora.chunks import Unit, finished_chunks, prefix_of
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sources import sample_records
-from pipelines.scoring.predictions import PartCountsReader
+from pipelines.scoring.counts import PartCountsReader
 from pipelines.scoring.scored_folder import Job, finished_parts
 
 _POLL_SECONDS = 0.5
@@ -111,7 +111,7 @@ class ScoreProgress:
             return
         records: Counter[str] = Counter()
         for name in names:
-            records[prefix_of(name) or ""] += counts[name]["records"]
+            records[prefix_of(name) or ""] += counts[name].records
         self._done = records.total()
         if self._expected is None:
             return

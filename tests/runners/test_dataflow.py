@@ -22,7 +22,8 @@ from pipelines.corpora.options import ReadOptions
 from pipelines.preprocessing.ingest import ingest
 from pipelines.preprocessing.preprocess import RecordsJob, analyze, document_parts, transform
 from pipelines.runners.options import beam_options
-from pipelines.scoring.score import ScoreSettings, score
+from pipelines.scoring.score import score
+from pipelines.scoring.settings import ScoreSettings
 
 IMAGE = "us-central1-docker.pkg.dev/my-project/sepline/worker"
 GPU = "worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"

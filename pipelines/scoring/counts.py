@@ -1,0 +1,96 @@
+"""What is counted of each part, and how it is written down: in the part's metadata, the manifest and Beam's metrics."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from model.records import Reason
+from pipelines.storage.objects import open_object
+
+COUNTS_KEY = "sepline.counts"
+"""The key of the counts in the metadata of a part of predictions."""
+_REJECTS = "rejects."
+_THREADS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class PartCounts:
+    """The counts of one part, or the sum over several. Every record is scored, rejected or sampled out.
+
+    Attributes:
+        records: input records.
+        scored: documents with predictions.
+        rejected: records without.
+        sampled_out: documents that `ScoreSettings.sample` leaves out.
+        sentences: sentences with predictions.
+        truncated: how many of them were cut to fit into a window.
+        windows: windows that the model read.
+        tokens, padded_tokens: wordpieces in these windows, without and with padding.
+        rejects: the rejected records by reason.
+    """
+
+    records: int = 0
+    scored: int = 0
+    rejected: int = 0
+    sampled_out: int = 0
+    sentences: int = 0
+    truncated: int = 0
+    windows: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    rejects: Counter[Reason] = field(default_factory=Counter)
+
+    def __add__(self, other: PartCounts) -> PartCounts:
+        return PartCounts(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)})
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the counts as the manifest has them: the numbers, and `rejects` by reason."""
+        return {**self._numbers(), "rejects": {str(reason): n for reason, n in sorted(self.rejects.items())}}
+
+    def by_name(self) -> dict[str, int]:
+        """Returns the counts as metrics and metadata have them: the numbers, and `rejects.REASON`."""
+        return {**self._numbers(), **{f"{_REJECTS}{reason}": n for reason, n in self.rejects.items()}}
+
+    @classmethod
+    def from_names(cls, counts: Mapping[str, int]) -> PartCounts:
+        """Returns the counts that `by_name` returned."""
+        reasons = {name.removeprefix(_REJECTS): n for name, n in counts.items() if name.startswith(_REJECTS)}
+        rejects = Counter({Reason(reason): n for reason, n in reasons.items()})
+        return cls(**{name: n for name, n in counts.items() if not name.startswith(_REJECTS)}, rejects=rejects)
+
+    def _numbers(self) -> dict[str, int]:
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "rejects"}
+
+
+def count_metadata(counts: PartCounts) -> dict[str, str]:
+    """Returns the counts as metadata of a part of predictions."""
+    return {COUNTS_KEY: json.dumps(counts.by_name(), sort_keys=True)}
+
+
+def read_part_counts(path: str) -> PartCounts:
+    """Returns the counts in the metadata of a part of predictions."""
+    with open_object(path) as stream:
+        return PartCounts.from_names(json.loads(pq.read_schema(stream).metadata[COUNTS_KEY.encode()]))
+
+
+class PartCountsReader:
+    """Reads the counts of a folder's parts, each part once."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._by_part: dict[str, PartCounts] = {}
+
+    def read(self, parts: Collection[str]) -> Mapping[str, PartCounts]:
+        """Returns the counts of the named parts. Those not read before are read now, several at a time."""
+        new = [part for part in parts if part not in self._by_part]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            read = pool.map(lambda part: read_part_counts(f"{self._folder}/{part}.parquet"), new)
+            self._by_part.update(zip(new, read, strict=True))
+        return {part: self._by_part[part] for part in parts}

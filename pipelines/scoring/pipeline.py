@@ -1,0 +1,163 @@
+"""The Beam pipeline of scoring, one chain:
+
+    units | Reshuffle | ReadChunks | SplitAndTokenize | RunInference(ClassifierHandler) | WriteParts
+
+Whole chunks travel, so Beam's cost per element hardly counts. Each chunk becomes one part of predictions and, where
+records are rejected, one of rejects, as soon as it is scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInference
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from model.bundles.bundle import Bundle
+from model.inference.document_windows import encode_documents
+from model.inference.predictor import Predictor, PredictorCounts
+from model.records import Document, Reason, Reject
+from model.text.tokenization import Tokenizer
+from pipelines.corpora.checks import reject_document, wrong_features
+from pipelines.corpora.chunks import Chunk, Unit, hash_share, read_chunks
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sentences import SentenceSplitter, split_document
+from pipelines.runners.failures import quiet_expected_errors
+from pipelines.scoring.predictions import ChunkInference, TokenizedChunk, write_part
+from pipelines.scoring.settings import ScoreSettings
+
+
+@dataclass(frozen=True)
+class ScoringContext:
+    """All that a worker needs to score chunks; it travels to the workers.
+
+    Attributes:
+        bundle: the trained model.
+        folder: where the parts go.
+        settings: chunks, batches and the like.
+        options: how the inputs are read.
+    """
+
+    bundle: Bundle
+    folder: str
+    settings: ScoreSettings
+    options: ReadOptions
+
+
+def score_units(units: Sequence[Unit], context: ScoringContext, beam_options: PipelineOptions) -> Any:
+    """Runs the pipeline over units and returns Beam's result, which has the metrics."""
+    result = submit_units(units, context, beam_options)
+    result.wait_until_finish()
+    return result
+
+
+def submit_units(units: Sequence[Unit], context: ScoringContext, beam_options: PipelineOptions) -> Any:
+    """Starts the pipeline over units and returns Beam's result. A runner in a process of its own may still be busy."""
+    quiet_expected_errors()
+    pipeline = beam.Pipeline(options=beam_options)
+    settings = context.settings
+    (
+        pipeline
+        | "Units" >> beam.Create(units)
+        | "SpreadUnits" >> beam.Reshuffle()
+        | "ReadChunks" >> beam.FlatMap(read_chunks, context.options, size=settings.chunk_records, limit=settings.limit)
+        | "SplitAndTokenize" >> beam.ParDo(SplitAndTokenize(context))
+        | "Classify" >> RunInference(ClassifierHandler(context))
+        | "WriteParts" >> beam.ParDo(WriteParts(context))
+    )
+    return pipeline.run()
+
+
+class SplitAndTokenize(beam.DoFn):
+    """Turns chunks of documents into chunks of windows; tokenizes a whole chunk in one call."""
+
+    def __init__(self, context: ScoringContext) -> None:
+        self._bundle, self._settings = context.bundle, context.settings
+        self._max_sentences = context.options.max_sentences
+
+    def setup(self) -> None:
+        self._splitter = SentenceSplitter()
+        self._tokenizer = Tokenizer(self._bundle.vocabulary, mask_outliers=self._bundle.mask_outliers)
+
+    def process(self, chunk: Chunk) -> Iterator[TokenizedChunk]:
+        documents: list[Document] = []
+        rejects: list[Reject] = []
+        sampled_out = 0
+        for item in chunk.items:
+            if isinstance(item, Document) and hash_share(f"sample/{item.doc_id}") >= self._settings.sample:
+                sampled_out += 1
+                continue
+            result = item if isinstance(item, Reject) else self._split(item)
+            if isinstance(result, Reject):
+                rejects.append(result)
+            else:
+                documents.append(result)
+        sentences = [(document.sentences, document.features or ()) for document in documents]
+        yield TokenizedChunk(
+            name=chunk.name,
+            records=len(chunk.items),
+            sampled_out=sampled_out,
+            documents=tuple(documents),
+            windows=tuple(map(tuple, encode_documents(sentences, self._bundle, self._tokenizer))),
+            rejects=tuple(rejects),
+        )
+
+    def _split(self, document: Document) -> Document | Reject:
+        """Returns the document with its sentences, or why it isn't scored."""
+        beginning = document.sections[0].text if document.sections else document.sentences[0]
+        if self._settings.unlabelled_only and is_labelled(document):
+            message = "the document is labelled already, and only unlabelled ones are wanted"
+            return reject_document(document, Reason.LABELLED, message, excerpt=beginning)
+        if wrong := wrong_features(document, len(self._bundle.features)):
+            return reject_document(document, Reason.WRONG_FEATURES, wrong, excerpt=beginning)
+        return split_document(document, self._splitter, max_sentences=self._max_sentences)
+
+
+class ClassifierHandler(ModelHandler[TokenizedChunk, PredictionResult, Predictor]):
+    """Runs a bundle's `classify` signature over the windows of whole chunks, with one model a process."""
+
+    def __init__(self, context: ScoringContext) -> None:
+        super().__init__(max_batch_size=1)  # the predictor makes the batches, by length within a chunk
+        self._bundle, self._batch_tokens = context.bundle, context.settings.batch_tokens
+
+    def load_model(self) -> Predictor:
+        return Predictor.load(self._bundle, batch_tokens=self._batch_tokens)
+
+    def run_inference(
+        self, batch: Sequence[TokenizedChunk], model: Predictor, inference_args: dict[str, Any] | None = None
+    ) -> Iterator[PredictionResult]:
+        for chunk in batch:
+            counts = PredictorCounts()
+            results = model.results([window for windows in chunk.windows for window in windows], counts)
+            yield PredictionResult(
+                chunk, ChunkInference(tuple(results), tokens=counts.tokens, padded_tokens=counts.padded_tokens)
+            )
+
+    def get_num_bytes(self, batch: Sequence[TokenizedChunk]) -> int:
+        # The default pickles the batch to measure it.
+        return sum(window.token_ids.nbytes for chunk in batch for windows in chunk.windows for window in windows)
+
+
+class WriteParts(beam.DoFn):
+    """Writes each scored chunk's parts and counts what is in them, as Beam metrics of the namespace `sepline`."""
+
+    def __init__(self, context: ScoringContext) -> None:
+        self._context = context
+
+    def process(self, result: PredictionResult) -> None:
+        context = self._context
+        counts = write_part(
+            result.example, result.inference, context.folder, bundle=context.bundle, format=context.settings.format
+        )
+        for name, count in counts.by_name().items():
+            Metrics.counter("sepline", name).inc(count)
+
+
+def is_labelled(document: Document) -> bool:
+    """Returns whether the corpus labels the document: a label a sentence, or a heading or label over a section."""
+    labelled = (section.label is not None or section.heading is not None for section in document.sections)
+    return document.labels is not None or any(labelled)
