@@ -1,25 +1,76 @@
-"""Counts that workers make and the driver sums."""
+"""What preprocessing counts. Workers count, the pipelines sum, and `stats.json` is made of the sums."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
 
 from pipelines.storage import objects
 
+Kind = Literal[
+    # while documents are read; `rejects` by reason, `labels` by label
+    "records",
+    "rejects",
+    "sampled_out",
+    "documents",
+    "sentences",
+    "labels",
+    # of duplicates
+    "duplicates_dropped",
+    "superseded",
+    "deleted",
+    "repeated_ids",
+    # while windows are written; histograms of lengths, and `pieces` by the id of the wordpiece
+    "windows",
+    "truncated",
+    "window_lengths",
+    "window_sentences",
+    "document_lengths",
+    "document_sentences",
+    "pieces",
+]
 
-def sum_counts(counts: Iterable[Counter[str]]) -> Counter[str]:
+
+class Count(NamedTuple):
+    """What one number counts.
+
+    Attributes:
+        kind: what is counted.
+        split: the split that it is counted in; empty for what has none.
+        value: the entry of a histogram: a reason, a label, a length or an id; empty for a plain number.
+    """
+
+    kind: Kind
+    split: str = ""
+    value: str | int = ""
+
+
+Counts = Counter[Count]
+
+
+def sum_counts(counts: Iterable[Counts]) -> Counts:
     """Returns the sum of all; for `beam.CombineGlobally`."""
     return sum(counts, Counter())
 
 
-def write_counts(counts: Counter[str], path: str) -> None:
+def by_split(counts: Counts, kind: Kind) -> dict[str, int]:
+    """Returns the numbers of one kind by split, in alphabetical order."""
+    return dict(sorted((count.split, n) for count, n in counts.items() if count.kind == kind))
+
+
+def by_value(counts: Counts, kind: Kind, split: str = "") -> dict[Any, int]:
+    """Returns the histogram of one kind in a split, in the order of its values."""
+    return dict(sorted((count.value, n) for count, n in counts.items() if (count.kind, count.split) == (kind, split)))
+
+
+def write_counts(counts: Counts, path: str) -> None:
     """Writes counts where the driver finds them when the pipeline is done."""
-    objects.write_json(path, dict(sorted(counts.items())))
+    objects.write_json(path, [[*count, n] for count, n in counts.items()])
 
 
-def read_counts(path: str) -> Counter[str]:
+def read_counts(path: str) -> Counts:
     """Returns the counts of an object that `write_counts` wrote, and removes it."""
-    counts: Counter[str] = Counter(objects.read_json(path))
+    counts = Counter({Count(*key): n for *key, n in objects.read_json(path)})
     objects.remove([path])
     return counts

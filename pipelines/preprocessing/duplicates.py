@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from model.records import Document, Reason, Reject
 from model.schema import duplicate_schema
+from pipelines.preprocessing.counts import Count, Counts, Kind
 from pipelines.storage.objects import remove
 from pipelines.storage.parquet import read_table, write_table
 
@@ -27,6 +28,7 @@ VERSIONS = "versions"
 SUPERSEDED = "superseded"
 DELETED = "deleted"
 _FILE = "duplicates.parquet"
+_DROPPED: dict[str, Kind] = {SAME_TEXT: "duplicates_dropped", SUPERSEDED: "superseded", DELETED: "deleted"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +145,16 @@ def write_duplicates(duplicates: Sequence[Duplicate], folder: str) -> None:
     write_table(f"{folder}/{_FILE}", pa.Table.from_pylist(rows, schema=schema))
 
 
-def drop_duplicates(folder: str) -> Counter[str]:
-    """Takes the documents listed as dropped out of their parts.
+def drop_duplicates(folder: str) -> Counts:
+    """Removes the documents listed as dropped from their parts.
 
     Returns:
         What changes in the counts: negative numbers of documents, sentences and labels of the splits, how many
         documents were dropped from train, superseded or deleted, and how many ids are repeated.
     """
     table = read_table(f"{folder}/{_FILE}")
-    changes = Counter(
-        repeated_ids=len(set(table.filter(pc.equal(table["kind"], SAME_ID))["group"].to_pylist())),
-    )
+    repeated_ids = set(table.filter(pc.equal(table["kind"], SAME_ID))["group"].to_pylist())
+    changes: Counts = Counter({Count("repeated_ids"): len(repeated_ids)})
     dropped = table.filter(table["dropped"]).sort_by([("split", "ascending"), ("part", "ascending")]).to_pylist()
     for (split, part), rows in groupby(dropped, key=lambda row: (row["split"], row["part"])):
         kinds = {row["record_index"]: row["kind"] for row in rows}
@@ -161,11 +162,10 @@ def drop_duplicates(folder: str) -> Counter[str]:
         documents = read_table(path)
         leaves = pc.is_in(documents["record_index"], value_set=pa.array(list(kinds), pa.int64()))
         for document in documents.filter(leaves).select(["record_index", "sentences", "labels"]).to_pylist():
-            kind = kinds[document["record_index"]]
-            changes["duplicates_dropped" if kind == SAME_TEXT else kind] += 1
-            changes[f"documents.{split}"] -= 1
-            changes[f"sentences.{split}"] -= len(document["sentences"])
-            changes.subtract(f"labels.{split}.{label}" for label in document["labels"] or ())
+            changes[Count(_DROPPED[kinds[document["record_index"]]])] += 1
+            changes[Count("documents", split)] -= 1
+            changes[Count("sentences", split)] -= len(document["sentences"])
+            changes.subtract(Count("labels", split, label) for label in document["labels"] or ())
         remaining = documents.filter(pc.invert(leaves))
         if remaining.num_rows:
             write_table(path, remaining)

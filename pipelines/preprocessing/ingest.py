@@ -17,11 +17,11 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from model.config import DataSettings
 from model.records import Document, Reason, Reject
 from model.schema import SPLITS, document_schema
-from pipelines.corpora.checks import wrong_features
+from pipelines.corpora.checks import reject_document, wrong_features
 from pipelines.corpora.chunks import Chunk, Unit, hash_share, part_prefix, read_chunks
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sentences import SentenceSplitter, split_document
-from pipelines.preprocessing.counts import read_counts, sum_counts, write_counts
+from pipelines.preprocessing.counts import Count, Counts, read_counts, sum_counts, write_counts
 from pipelines.preprocessing.duplicates import (
     Occurrence,
     duplicate_keys,
@@ -39,8 +39,8 @@ def ingest(
     data: DataSettings,
     options: ReadOptions,
     beam_options: PipelineOptions,
-) -> Counter[str]:
-    """Returns the counts of what was read; documents, rejects and the list of duplicates are files by then."""
+) -> Counts:
+    """Writes documents, rejects and the list of duplicates into the folder, and returns the counts of what was read."""
     summary = f"{folder}/ingest.json"
     splits = [(source["path"], source["split"]) for source in sources]
     options = replace(options, deletions=data.revisions == "latest")
@@ -85,21 +85,21 @@ class WriteDocuments(beam.DoFn):
     def process(self, chunk: Chunk) -> Iterator[Any]:
         documents: dict[str, list[Document]] = {split: [] for split in SPLITS}
         rejects: list[Reject] = []
-        counts: Counter[str] = Counter(records=len(chunk.items))
+        counts: Counts = Counter({Count("records"): len(chunk.items)})
         for item in chunk.items:
             result = item if isinstance(item, Reject) else self._trainable(item)
             if isinstance(result, Reject):
                 rejects.append(result)
-                counts[f"rejects.{result.reason}"] += 1
+                counts[Count("rejects", value=result.reason)] += 1
                 if self._data.revisions == "latest":
                     yield from self._tagged(revision_keys(result, part=chunk.name))
             elif (split := assign_split(result.doc_id, self._data, given=chunk.unit.split)) is None:
-                counts["sampled_out"] += 1
+                counts[Count("sampled_out")] += 1
             else:
                 documents[split].append(result)
-                counts[f"documents.{split}"] += 1
-                counts[f"sentences.{split}"] += len(result.sentences)
-                counts.update(f"labels.{split}.{label}" for label in result.labels or ())
+                counts[Count("documents", split)] += 1
+                counts[Count("sentences", split)] += len(result.sentences)
+                counts.update(Count("labels", split, label) for label in result.labels or ())
                 revisions = self._data.revisions
                 yield from self._tagged(duplicate_keys(result, split=split, part=chunk.name, revisions=revisions))
         for split, members in documents.items():
@@ -129,7 +129,7 @@ def trainable(
 
     def reject(reason: Reason, message: str) -> Reject:
         excerpt = " ".join(section.text for section in document.sections) or " ".join(document.sentences)
-        return Reject(document.source, document.record_index, reason, message, document.doc_id, excerpt)
+        return reject_document(document, reason, message, excerpt=excerpt)
 
     if data.target == "labels":
         for section in document.sections:

@@ -299,7 +299,7 @@ def test_ctrl_c_says_what_to_do(tiny_command: list[str], tiny_records: Path, tmp
         job.send(signal.SIGINT)
         assert job.wait() == 130
         message = warm.errors.read_bytes()[said:].decode()
-        assert message == "sepline: interrupted; repeat the command, which begins anew\n"
+        assert message == "sepline: interrupted; repeat the command to start over\n"
         assert not (output / "COMPLETED").exists()
         assert warm.run(command) == 0
     made = [

@@ -20,7 +20,8 @@ from model.config import Settings
 from model.encoders.encoder import open_encoder
 from pipelines.corpora.options import ReadOptions
 from pipelines.preprocessing.ingest import ingest
-from pipelines.preprocessing.preprocess import RecordsJob, analyze, document_parts, transform
+from pipelines.preprocessing.preprocess import RecordsJob, analyze, transform
+from pipelines.preprocessing.records_folder import document_parts
 from pipelines.runners.options import beam_options
 from pipelines.scoring.score import score
 from pipelines.scoring.settings import ScoreSettings

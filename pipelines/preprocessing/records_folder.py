@@ -1,0 +1,151 @@
+"""A folder of training records: whose it is, whether all of it is written, and what its `stats.json` says.
+
+preprocess.json           inputs and settings, from the start
+documents/SPLIT/*.parquet documents as text
+windows/SPLIT/*.tfrecord  training records, a part for each part of documents
+rejects/*.parquet         records that can't train, and why
+duplicates.parquet        documents that are like others
+vocabulary.parquet        how often each wordpiece occurs
+transform/                the graph of tf.Transform
+stats.json                counts and lengths
+COMPLETED                 written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import model
+from model.bundles.training_data import COMPLETED, DATA_FORMAT, STATS, check_format
+from model.config import Settings
+from model.errors import JobFailure, UserError
+from model.folders import difference
+from model.schema import SPLITS
+from model.text.vocabulary import Vocabulary
+from pipelines.corpora.options import ReadOptions
+from pipelines.preprocessing.counts import Count, Counts, by_split, by_value
+from pipelines.preprocessing.statistics import text_statistics
+from pipelines.preprocessing.transform import Statistics
+from pipelines.storage import objects
+
+MARK = "preprocess.json"
+
+
+def records_mark(
+    sources: Sequence[Mapping[str, Any]], settings: Settings, options: ReadOptions, vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """Returns the JSON values that identify a job: two jobs with the same mark write the same records."""
+    return {
+        "inputs": list(sources),
+        "settings": {
+            "encoder": {"handle": settings.encoder.handle},
+            "window": settings.window.model_dump(mode="json"),
+            "data": settings.data.model_dump(mode="json"),
+        },
+        "options": asdict(options),
+        "vocabulary": vocabulary.fingerprint,
+    }
+
+
+def claim_records_folder(folder: str, mark: Mapping[str, Any], *, overwrite: bool = False) -> bool:
+    """Makes the folder this job's, and returns whether it already holds the finished result of this job.
+
+    The unfinished work of an earlier job is removed, whatever its settings were.
+
+    Args:
+        folder: where the records lie or will lie. Call it under `objects.lock_folder`.
+        mark: of the job, from `records_mark`.
+        overwrite: True to replace what a finished job has left.
+
+    Raises:
+        UserError: the folder holds the finished result of another job, or files of no job at all.
+    """
+    names = objects.list_names(folder)
+    if MARK in names:
+        if COMPLETED in names and not overwrite:
+            there = objects.read_json(f"{folder}/{MARK}")
+            if there != json.loads(json.dumps(mark)):
+                what = difference(there, mark)
+                raise UserError(f"{folder}: was made with {what}; name another --output, or --overwrite this one")
+            check_format(objects.read_json(f"{folder}/{STATS}"), folder)
+            return True
+        objects.remove([f"{folder}/{COMPLETED}"])  # first, since it promises readers that all is there
+        objects.empty_folder(folder, keep=MARK)
+    elif not objects.is_empty(folder):
+        raise UserError(f"{folder}: is not empty and has no {MARK}; name another --output")
+    objects.write_json(f"{folder}/{MARK}", mark)
+    return False
+
+
+def document_parts(folder: str) -> list[str]:
+    """Returns the parts of documents in a folder of records, `SPLIT/NAME.parquet`, in order."""
+    return sorted(f"{split}/{name}" for split in SPLITS for name in objects.list_names(f"{folder}/documents/{split}"))
+
+
+def complete(folder: str, parts: Sequence[str]) -> None:
+    """Marks the folder as complete.
+
+    Args:
+        folder: with all that the job writes.
+        parts: the parts of documents that the windows were made of.
+
+    Raises:
+        JobFailure: documents or windows are missing. Another job may have emptied a folder that has no lock.
+    """
+    written = {name.removesuffix(".tfrecord") for name in objects.list_tree(f"{folder}/windows")}
+    if document_parts(folder) != parts or written != {part.removesuffix(".parquet") for part in parts}:
+        raise JobFailure(f"{folder}: parts are missing, though the job has ended; repeat the command, alone")
+    objects.remove_temporaries(folder)
+    objects.write_bytes(f"{folder}/{COMPLETED}", b"\n")
+
+
+def records_stats(
+    mark: Mapping[str, Any], counts: Counts, statistics: Statistics, settings: Settings, vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """Returns the content of `stats.json`."""
+    longest = settings.window.max_tokens
+    rejects = by_value(counts, "rejects")
+    return {
+        "format": DATA_FORMAT,
+        "sepline": model.__version__,
+        "fingerprint": hashlib.sha256(repr(sorted(mark.items())).encode()).hexdigest(),
+        "inputs": mark["inputs"],
+        "settings": mark["settings"],
+        "vocabulary_fingerprint": vocabulary.fingerprint,
+        "labels": list(statistics.labels),
+        "bucket_boundaries": sorted({length for length in statistics.length_quantiles if 1 < length <= longest}),
+        "counts": {
+            "records": counts[Count("records")],
+            "rejected": sum(rejects.values()),
+            "rejects": rejects,
+            "sampled_out": counts[Count("sampled_out")],
+            "superseded": counts[Count("superseded")],
+            "deleted": counts[Count("deleted")],
+            "duplicates_dropped": counts[Count("duplicates_dropped")],
+            "repeated_ids": counts[Count("repeated_ids")],
+            "documents": by_split(counts, "documents"),
+            "sentences": by_split(counts, "sentences"),
+            "windows": by_split(counts, "windows"),
+            "truncated": by_split(counts, "truncated"),
+        },
+        "label_counts": {split: by_value(counts, "labels", split) for split in SPLITS},
+        "lengths": {
+            "length_quantiles": list(statistics.length_quantiles),
+            "mean_tokens": statistics.mean_tokens,
+            "max_tokens": statistics.max_tokens,
+            "mean_sentences": statistics.mean_sentences,
+        },
+        "features": [{"mean": mean, "deviation": deviation} for mean, deviation in statistics.features],
+        "window_lengths": {split: _in_text_order(by_value(counts, "window_lengths", split)) for split in SPLITS},
+        **text_statistics(counts, vocabulary),
+        "window_sentences": {split: _in_text_order(by_value(counts, "window_sentences", split)) for split in SPLITS},
+    }
+
+
+def _in_text_order(histogram: Mapping[int, int]) -> dict[int, int]:
+    """Returns a histogram in the order of its values as text, 10 before 9: this format's bytes."""
+    return dict(sorted(histogram.items(), key=lambda item: str(item[0])))
