@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from model.records import MAX_EXCERPT_BYTES, Reason
 from pipelines.corpora.checks import Problem, RawRecord
-from pipelines.corpora.lines import START, Line, RecordPosition, bounded_lines
+from pipelines.corpora.lines import START, Line, RecordPosition, bounded_lines, every_so_many
 from pipelines.corpora.options import ReadOptions
 
 
@@ -24,10 +24,17 @@ def read_jsonl(stream: BinaryIO, options: ReadOptions, start: RecordPosition = S
             yield _parse_line(line.number, line.data, options)
 
 
-def jsonl_positions(stream: BinaryIO, options: ReadOptions) -> Iterator[RecordPosition]:
-    """Yields where each record begins, without parsing it."""
-    for index, line in enumerate(_record_lines(stream, options, START)):
-        yield RecordPosition(index, line.number, line.start)
+def jsonl_positions(
+    stream: BinaryIO, options: ReadOptions, every: int, limit: int | None
+) -> tuple[list[RecordPosition], int]:
+    """Returns where every so many records begin, and how many there are, without parsing them."""
+    lines = enumerate(_record_lines(stream, options, START))
+    return every_so_many((RecordPosition(index, line.number, line.start) for index, line in lines), every, limit)
+
+
+def is_jsonl(head: bytes) -> bool:
+    """Returns whether a file begins with an object."""
+    return head.startswith(b"{")
 
 
 def _record_lines(stream: BinaryIO, options: ReadOptions, start: RecordPosition) -> Iterator[Line]:

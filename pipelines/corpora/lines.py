@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import BinaryIO, NamedTuple
 
 from model.records import MAX_EXCERPT_BYTES
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _DRAIN_BYTES = 1024 * 1024
 
 
@@ -26,6 +28,18 @@ class RecordPosition(NamedTuple):
 
 START = RecordPosition()
 """The beginning of a source."""
+
+
+def every_so_many(
+    positions: Iterable[RecordPosition], every: int, limit: int | None
+) -> tuple[list[RecordPosition], int]:
+    """Returns the positions of the records 0, `every`, 2 `every`, ..., and how many records there are up to a limit."""
+    chosen, records = [], 0
+    for position in islice(positions, limit):
+        if position.record_index % every == 0:
+            chosen.append(position)
+        records += 1
+    return chosen, records
 
 
 class Line(NamedTuple):
@@ -61,7 +75,7 @@ def bounded_lines(stream: BinaryIO, max_bytes: int, *, start: RecordPosition = S
         ended = data.endswith(b"\n") or len(data) < room
         data = data.rstrip(b"\r\n")
         if number == 1:
-            data = data.removeprefix(b"\xef\xbb\xbf")
+            data = data.removeprefix(BYTE_ORDER_MARK)
         too_long = not ended or len(data) > max_bytes
         if not ended:
             while rest := stream.readline(_DRAIN_BYTES):

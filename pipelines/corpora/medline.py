@@ -69,6 +69,11 @@ def read_medline(stream: io.BufferedReader, options: ReadOptions) -> Iterator[Ra
         yield Problem(Reason.UNREADABLE_SOURCE, f"the XML holds a {root.tag}, not a PubmedArticleSet")
 
 
+def is_medline(head: bytes) -> bool:
+    """Returns whether a file begins as XML with PubMed records."""
+    return head.startswith(b"<") and (b"<PubmedArticle" in head or b"<PubmedBookArticle" in head)
+
+
 def _feed(parser: etree.XMLPullParser, block: bytes) -> tuple[etree._Element | None, etree.XMLSyntaxError | None]:
     """Returns the root once the parser has been fed the last, empty block, and the error if there was one.
 

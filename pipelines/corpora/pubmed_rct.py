@@ -86,3 +86,8 @@ def read_pubmed_rct(stream: BinaryIO, options: ReadOptions) -> Iterator[RawRecor
             abstract.add(line)
     if abstract is not None:
         yield abstract.finish()
+
+
+def is_pubmed_rct(head: bytes) -> bool:
+    """Returns whether a file begins with the id of an abstract."""
+    return head.startswith(b"###")

@@ -1,15 +1,17 @@
-"""Corpora in, documents out: one parser a source format. No Beam and no TensorFlow here.
+"""Corpora in, documents out. No Beam and no TensorFlow here.
 
-`read_records` is the whole of it: for every record of a source it yields either a document or the reason why there is
-none, in file order, so that records in = documents + rejects, always.
+`read_records` yields, for every record of a source in file order, either a document or the reason why there is none, so
+that records in = documents + rejects, always.
+
+A format is a name in `formats.py`, an entry in `PARSERS`, and a module with its parser.
 """
 
 from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Callable, Iterator
-from itertools import accumulate, islice
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
@@ -18,73 +20,74 @@ from zstandard import ZstdError
 from model.records import Document, Reason, Reject
 from pipelines.corpora.checks import Problem, RawRecord, check_record
 from pipelines.corpora.formats import FORMATS, SourceFormat
-from pipelines.corpora.jsonl import jsonl_positions, read_jsonl
-from pipelines.corpora.labels import LabelMap
-from pipelines.corpora.lines import START, RecordPosition
-from pipelines.corpora.medline import read_medline
+from pipelines.corpora.jsonl import is_jsonl, jsonl_positions, read_jsonl
+from pipelines.corpora.lines import BYTE_ORDER_MARK, START, RecordPosition
+from pipelines.corpora.medline import is_medline, read_medline
 from pipelines.corpora.options import ReadOptions
-from pipelines.corpora.pubmed_rct import read_pubmed_rct
-from pipelines.corpora.tables import csv_positions, parquet_groups, read_csv, read_parquet, read_tsv, tsv_positions
+from pipelines.corpora.pubmed_rct import is_pubmed_rct, read_pubmed_rct
+from pipelines.corpora.tables import (
+    csv_positions,
+    is_parquet,
+    parquet_positions,
+    read_csv,
+    read_parquet,
+    read_tsv,
+    tsv_positions,
+)
 
-__all__ = [
-    "FORMATS",
-    "START",
-    "LabelMap",
-    "ReadOptions",
-    "RecordPosition",
-    "detect_format",
-    "find_positions",
-    "read_records",
-]
+Items = Iterator[RawRecord | Problem]
+Read = Callable[[io.BufferedReader, ReadOptions, RecordPosition], Items]
+FindPositions = Callable[[io.BufferedReader, ReadOptions, int, int | None], tuple[list[RecordPosition], int]]
 
 _COMPRESSION_SUFFIXES = {".gz", ".bz2", ".zst"}
-_SUFFIX_FORMATS: dict[str, SourceFormat] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".xml": "medline",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-}
-_STREAM_PARSERS: dict[str, Callable[[io.BufferedReader, ReadOptions], Iterator[RawRecord | Problem]]] = {
-    "medline": read_medline,
-    "pubmed_rct": read_pubmed_rct,
-}
-_RANGE_PARSERS: dict[str, Callable[[io.BufferedReader, ReadOptions, RecordPosition], Iterator[RawRecord | Problem]]] = {
-    "jsonl": read_jsonl,
-    "csv": read_csv,
-    "tsv": read_tsv,
-    "parquet": read_parquet,
-}
-_POSITIONS: dict[str, Callable[[io.BufferedReader, ReadOptions], Iterator[RecordPosition]]] = {
-    "jsonl": jsonl_positions,
-    "csv": csv_positions,
-    "tsv": tsv_positions,
+
+
+@dataclass(frozen=True, slots=True)
+class Parser:
+    """How one format is read and recognized.
+
+    Attributes:
+        read: yields an item for every record of a stream, from a position on.
+        positions: finds positions to read from; takes stream, options, `every` and `limit` as `find_positions` does,
+            and returns them with the number of records. None for a format that can only be read from its beginning.
+        suffixes: what the names of its files end with.
+        recognizes: returns whether a file of another name has this format, by its first bytes.
+    """
+
+    read: Read
+    positions: FindPositions | None = None
+    suffixes: tuple[str, ...] = ()
+    recognizes: Callable[[bytes], bool] | None = None
+
+
+def _from_beginning(read: Callable[[io.BufferedReader, ReadOptions], Items]) -> Read:
+    return lambda stream, options, start: read(stream, options)
+
+
+PARSERS: Mapping[SourceFormat, Parser] = {
+    "jsonl": Parser(read_jsonl, jsonl_positions, suffixes=(".jsonl", ".ndjson"), recognizes=is_jsonl),
+    "medline": Parser(_from_beginning(read_medline), suffixes=(".xml",), recognizes=is_medline),
+    "pubmed_rct": Parser(_from_beginning(read_pubmed_rct), recognizes=is_pubmed_rct),
+    "csv": Parser(read_csv, csv_positions, suffixes=(".csv",)),
+    "tsv": Parser(read_tsv, tsv_positions, suffixes=(".tsv",)),
+    "parquet": Parser(read_parquet, parquet_positions, suffixes=(".parquet",), recognizes=is_parquet),
 }
 
 
 def detect_format(path: str, head: bytes) -> SourceFormat | None:
-    """Returns which of `FORMATS` a source has, by its suffix or else by its first bytes; None if neither tells.
+    """Returns the format of a source, by its suffix or else by its first bytes; None if neither tells.
 
     Args:
-        path: the source's name; suffixes of compression are passed over.
+        path: the source's name; a suffix of compression at its end is ignored.
         head: the first bytes of the source, decompressed.
     """
     suffixes = [suffix.lower() for suffix in PurePosixPath(path).suffixes]
     while suffixes and suffixes[-1] in _COMPRESSION_SUFFIXES:
         suffixes.pop()
-    if suffixes and suffixes[-1] in _SUFFIX_FORMATS:
-        return _SUFFIX_FORMATS[suffixes[-1]]
-    if head.startswith(b"PAR1"):
-        return "parquet"
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if start.startswith(b"{"):
-        return "jsonl"
-    if start.startswith(b"###"):
-        return "pubmed_rct"
-    if start.startswith(b"<") and (b"<PubmedArticle" in start or b"<PubmedBookArticle" in start):
-        return "medline"
-    return None
+    start = head.removeprefix(BYTE_ORDER_MARK).lstrip()
+    by_suffix = (name for name, parser in PARSERS.items() if suffixes and suffixes[-1] in parser.suffixes)
+    by_content = (name for name, parser in PARSERS.items() if parser.recognizes and parser.recognizes(start))
+    return next(by_suffix, None) or next(by_content, None)
 
 
 def read_records(
@@ -133,26 +136,14 @@ def find_positions(
         OSError: reading failed.
     """
     format = options.format or detect_format(source, stream.peek())
-    if format is None or not stream.seekable():
+    find = PARSERS[format].positions if format else None
+    if find is None or not stream.seekable():
         return None
-    if format == "parquet":
-        groups = parquet_groups(stream)
-        records = min(sum(groups), limit or sum(groups))
-        starts = {-(-end // every) * every for end in (0, *accumulate(groups))}
-        return ([RecordPosition(index) for index in sorted(starts) if index < records], records) if records else None
-    if format not in _POSITIONS:
-        return None
-    positions, records = [], 0
-    for position in islice(_POSITIONS[format](stream, options), limit):
-        if position.record_index % every == 0:
-            positions.append(position)
-        records += 1
+    positions, records = find(stream, options, every, limit)
     return (positions, records) if records else None
 
 
-def _read_items(
-    stream: BinaryIO, source: str, options: ReadOptions, start: RecordPosition
-) -> Iterator[RawRecord | Problem]:
+def _read_items(stream: BinaryIO, source: str, options: ReadOptions, start: RecordPosition) -> Items:
     buffered = stream if hasattr(stream, "peek") else io.BufferedReader(cast(io.RawIOBase, stream))
     try:
         reader = cast(io.BufferedReader, buffered)
@@ -163,10 +154,8 @@ def _read_items(
         elif format is None:
             message = f"neither the file's name nor its content tells the format; name one of {', '.join(FORMATS)}"
             yield Problem(Reason.UNREADABLE_SOURCE, message)
-        elif format in _RANGE_PARSERS:
-            yield from _RANGE_PARSERS[format](reader, options, start)
         else:
-            yield from _STREAM_PARSERS[format](reader, options)
+            yield from PARSERS[format].read(reader, options, start)
     finally:
         if buffered is not stream:
             cast(io.BufferedReader, buffered).detach()  # else it would close the caller's stream

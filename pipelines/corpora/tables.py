@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from model.records import Reason
 from pipelines.corpora.checks import Problem, RawRecord
-from pipelines.corpora.lines import START, RecordPosition, bounded_lines
+from pipelines.corpora.lines import START, RecordPosition, bounded_lines, every_so_many
 from pipelines.corpora.options import ReadOptions
 
 _BATCH_ROWS = 256
@@ -31,14 +31,18 @@ def read_tsv(stream: BinaryIO, options: ReadOptions, start: RecordPosition = STA
     return _read_delimited(stream, options, start, delimiter="\t")
 
 
-def csv_positions(stream: BinaryIO, options: ReadOptions) -> Iterator[RecordPosition]:
-    """Yields where each row of comma-separated values begins, wherever line ends stand inside of quotes."""
-    return _delimited_positions(stream, options, delimiter=",")
+def csv_positions(
+    stream: BinaryIO, options: ReadOptions, every: int, limit: int | None
+) -> tuple[list[RecordPosition], int]:
+    """Returns where every so many rows of comma-separated values begin, line ends in quotes aside, and their number."""
+    return every_so_many(_delimited_positions(stream, options, delimiter=","), every, limit)
 
 
-def tsv_positions(stream: BinaryIO, options: ReadOptions) -> Iterator[RecordPosition]:
-    """Yields where each row of tab-separated values begins."""
-    return _delimited_positions(stream, options, delimiter="\t")
+def tsv_positions(
+    stream: BinaryIO, options: ReadOptions, every: int, limit: int | None
+) -> tuple[list[RecordPosition], int]:
+    """Returns where every so many rows of tab-separated values begin, and how many there are."""
+    return every_so_many(_delimited_positions(stream, options, delimiter="\t"), every, limit)
 
 
 class _TextLines:
@@ -170,10 +174,22 @@ def read_parquet(
         yield Problem(Reason.BROKEN_SOURCE, f"the Parquet file is broken: {error}")
 
 
-def parquet_groups(stream: io.BufferedReader) -> list[int]:
-    """Returns how many rows each row group has; none where the file cannot be read as Parquet."""
+def parquet_positions(
+    stream: io.BufferedReader, options: ReadOptions, every: int, limit: int | None
+) -> tuple[list[RecordPosition], int]:
+    """Returns the multiples of `every` next to the beginnings of row groups, and how many rows the footer says."""
     table = _open_parquet(stream)
-    return [] if isinstance(table, Problem) else _group_rows(table)
+    if isinstance(table, Problem):
+        return [], 0
+    groups = _group_rows(table)
+    records = min(sum(groups), limit or sum(groups))
+    starts = {-(-end // every) * every for end in (0, *accumulate(groups))}
+    return [RecordPosition(index) for index in sorted(starts) if index < records], records
+
+
+def is_parquet(head: bytes) -> bool:
+    """Returns whether a file begins as Parquet."""
+    return head.startswith(b"PAR1")
 
 
 def _open_parquet(stream: io.BufferedReader) -> pq.ParquetFile | Problem:
