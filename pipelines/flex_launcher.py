@@ -1,7 +1,7 @@
-"""Scoring as a Dataflow Flex Template: the launcher submits the job and ends, as the service wants it.
+"""Scoring as a Dataflow Flex Template: the launcher submits the job and exits, as the service requires.
 
-Nobody is left to publish the folder. When the job is done, `sepline score` with the same model, inputs, output and
-settings does that: it finds every part finished, and writes manifest and `_SUCCESS`; what has failed it scores itself.
+The launcher cannot publish the folder. When the job is done, run `sepline score` with the same model, inputs, output
+and settings: it scores the parts that are missing, if any, and writes the manifest and `_SUCCESS`.
 
 A template's parameters come as flags, among those of Beam: lists with commas, switches as `true` and `false`.
 """
@@ -24,7 +24,7 @@ from pipelines.scoring.scored_folder import claim_scored_folder
 from pipelines.verbs import read_options, score_settings
 
 NOT_PARAMETERS = ("dry_run", "help", "json", "runner_config", "workers")
-"""Options of `sepline score` that mean nothing to a job that someone else waits for."""
+"""Options of `sepline score` that have no meaning for a job that the launcher does not wait for."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,11 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def submit(options: argparse.Namespace, beam_options: PipelineOptions) -> Any:
-    """Claims the output folder, starts the job over what is not finished there, and returns Beam's result.
+    """Claims the output folder, starts a job for its unfinished units, and returns Beam's result.
 
     Args:
         options: of `sepline score`, parsed.
-        beam_options: of the pipeline; nothing waits for its end.
+        beam_options: of the pipeline, which runs on after this returns.
     """
     bundle, output = open_model(options.model), options.output.rstrip("/")
     settings, reading = score_settings(options), read_options(options)
@@ -62,7 +62,7 @@ def parameters() -> dict[str, argparse.Action]:
 
 
 def command_line(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Returns a template's parameters as `sepline score` takes them, and the other flags, which are Beam's."""
+    """Returns a template's parameters as arguments of `sepline score`, and the remaining flags, which are Beam's."""
     known = parameters()
     line: list[str] = []
     flags: list[str] = []

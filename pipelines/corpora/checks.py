@@ -1,4 +1,4 @@
-"""What a record must satisfy to become a document. Parsers only find the fields; every check of them is here."""
+"""The checks that turn a record into a document. Parsers only find the fields; every check of them is here."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RawRecord:
 
     Attributes:
         beginning: returns the beginning of the record; called only for a reject, and before the next record is read.
-        sections: text that the parser has taken apart by itself; `text` otherwise.
+        sections: text that the parser has already split into sections; else there is `text`.
     """
 
     beginning: Callable[[], str]

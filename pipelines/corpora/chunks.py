@@ -5,7 +5,8 @@ A unit is a run of chunks that one worker reads in order. Plain JSON lines, CSV 
 Parquet along its row groups; whatever can only be read from its beginning is one unit.
 
 A chunk's name depends on its file and its number alone, never on the runner or on timing, and the last one of a file
-says that it is the last. So the names of the parts that are there tell which files are finished and what others lack.
+says that it is the last. So the names of the existing parts tell which files are finished, and which chunks are missing
+in others.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ _PART_NAME = re.compile(r"(?P<prefix>part-.+-[0-9a-f]{12})-(?P<index>\d{6,})(?P<
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What one worker reads from beginning to end.
+    """A run of neighbouring chunks of one file, which one worker reads in order.
 
     Attributes:
         source: the file's path.
         prefix: what the names of its parts begin with.
-        split: the split that its documents belong to, where the user has said so.
-        start: the record that it begins with, the first one of a chunk.
-        records: how many records it has; None where only reading it to the end of the file can tell.
+        split: the split of its documents, where the user has named one.
+        start: its first record, which begins a chunk.
+        records: how many records it has; None where that is not known before the file is read.
         ends: whether it ends with the file.
-        done: numbers of chunks that are finished already and are passed over.
+        done: the numbers of its finished chunks, which are skipped.
     """
 
     source: str
@@ -52,7 +53,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Neighbouring records of one source.
+    """A fixed number of neighbouring records of one source; its results make one part.
 
     Attributes:
         unit: where they come from.
@@ -68,13 +69,13 @@ class Chunk:
 
     @property
     def name(self) -> str:
-        """What the chunk's part files are called; unique among all sources, however they are named."""
+        """The name of the chunk's part files; no other chunk of any source has it."""
         return f"{self.unit.prefix}-{self.index:06d}{'-last' if self.last else ''}"
 
 
 @dataclass(slots=True)
 class Finished:
-    """Which chunks of one source are finished, told by the names of their parts.
+    """Which chunks of one source are finished, by the names of their parts.
 
     Attributes:
         chunks: their numbers.
@@ -95,7 +96,7 @@ def part_prefix(source: str, *identity: str) -> str:
 
     Args:
         source: its path.
-        identity: what else tells its parts from others, such as fingerprints of its content and of the job.
+        identity: what else distinguishes its parts, such as fingerprints of its content and of the job.
     """
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(source).name.split(".")[0])[:40] or "input"
     digest = hashlib.sha256("\n".join((source, *identity)).encode("utf-8", "surrogateescape")).hexdigest()[:12]
@@ -103,10 +104,10 @@ def part_prefix(source: str, *identity: str) -> str:
 
 
 def finished_chunks(names: Collection[str]) -> dict[str, Finished]:
-    """Returns what is finished of each source, by the prefix of its parts.
+    """Returns the finished chunks of each source, by the prefix of its parts.
 
     Args:
-        names: of parts, without suffix; others are passed over.
+        names: of parts, without suffix; names that aren't a part's are ignored.
     """
     found: dict[str, Finished] = {}
     for match in filter(None, map(_PART_NAME.fullmatch, names)):
@@ -118,7 +119,7 @@ def finished_chunks(names: Collection[str]) -> dict[str, Finished]:
 
 
 def prefix_of(name: str) -> str | None:
-    """Returns the prefix of a part's name, or None for a name that is no part's."""
+    """Returns the prefix of a part's name, or None if the name is not a part's."""
     match = _PART_NAME.fullmatch(name)
     return match["prefix"] if match else None
 
@@ -126,9 +127,9 @@ def prefix_of(name: str) -> str | None:
 def cut_source(
     source: str, prefix: str, options: ReadOptions, *, size: int, limit: int | None = None, finished: Finished
 ) -> list[Unit]:
-    """Returns the units of a file that hold all chunks that are not finished.
+    """Returns the units that hold a file's unfinished chunks.
 
-    Plain files are read through once, at the speed of finding their records' ends; of Parquet, the footer is read.
+    Plain files are read once to find where their records begin; of Parquet files, only the footer is read.
 
     Args:
         source: the file's path.
@@ -136,7 +137,7 @@ def cut_source(
         options: how it is read.
         size: records a chunk.
         limit: use only the first so many records.
-        finished: what is finished of it.
+        finished: its finished chunks.
     """
     if finished.whole:
         return []
@@ -158,17 +159,17 @@ def cut_source(
         for _, run in groupby(enumerate(missing), key=lambda item: item[1] - item[0]):  # neighbours
             indices = [index for _, index in run]
             first, end = indices[0] * size, min((indices[-1] + 1) * size, records)
-            # Only Parquet has several chunks between two positions; there, a record's number is all that one says.
+            # Only Parquet has several chunks between two positions, and there a record's number is its position.
             start = position if first == position.record_index else RecordPosition(first)
             units.append(Unit(source, prefix, start=start, records=end - first, ends=end == records))
     return units
 
 
 def read_chunks(unit: Unit, options: ReadOptions, *, size: int, limit: int | None = None) -> Iterator[Chunk]:
-    """Yields a unit's chunks in order, reading as it goes, except those that are done.
+    """Yields the chunks of a unit that are not done, in order, and reads them one at a time.
 
-    A source has always a last chunk, an empty one where it has no records; and a unit has all of its chunks, empty
-    ones where the source breaks off.
+    Every source has a last chunk, an empty one if it has no records. A unit yields all of its chunks even if the source
+    breaks off; those after the break are empty.
 
     Args:
         unit: what to read.

@@ -13,7 +13,7 @@ _DRAIN_BYTES = 1024 * 1024
 
 
 class RecordPosition(NamedTuple):
-    """Where in a source a record begins; reading can start there as if all before it had been read.
+    """Where a record begins in a source. Reading can start there.
 
     Attributes:
         record_index: the record's position among all records of the source, from 0.
@@ -63,7 +63,7 @@ def bounded_lines(stream: BinaryIO, max_bytes: int, *, start: RecordPosition = S
     """Yields every line of `stream`, without a byte order mark; never holds more than `max_bytes` of one in memory.
 
     Args:
-        stream: stands at `start`.
+        stream: positioned at `start`.
         max_bytes: the limit, line end not counted.
         start: what the numbers and byte counts of the lines begin with.
     """

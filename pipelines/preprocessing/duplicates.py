@@ -1,7 +1,7 @@
-"""Documents that stand in several splits, and ids that appear more than once.
+"""Texts that appear in several splits, and ids that appear more than once.
 
-A text that is both trained on and held out makes every figure on the held-out side too good, so such documents leave
-the train split. Repeated ids are reported and kept, or with `data.revisions: latest` only their latest version stays.
+A text that is both trained on and held out makes every held-out figure too good, so such documents are dropped from the
+train split. Repeated ids are reported and kept; with `data.revisions: latest` only their latest version is kept.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _DROPPED: dict[str, Kind] = {SAME_TEXT: "duplicates_dropped", SUPERSEDED: "super
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """Where a record stands, and where its document has been written.
+    """Where a record was read, and where its document was written.
 
     Attributes:
-        split: its split; empty for a record that was not written, being rejected.
+        split: its split; empty for a rejected record, which is not written.
         part: the part file's name, without suffix.
         doc_id, source, record_index: as in `Document`.
-        deletes: True where the record says that the document is no more.
+        deletes: True where the record deletes the document.
     """
 
     split: str
@@ -52,13 +52,13 @@ class Occurrence:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """A document that is like another.
+    """A document that has its text or its id in common with another.
 
     Attributes:
         kind: `SAME_TEXT`, `SAME_ID`, `SUPERSEDED` or `DELETED`.
-        group: the same for all documents that are alike.
+        group: the same for all documents with that text or id.
         occurrence: where it is.
-        dropped: True where it left its split for that.
+        dropped: True where it is dropped from its split for that.
     """
 
     kind: str
@@ -68,14 +68,14 @@ class Duplicate:
 
 
 def duplicate_keys(document: Document, *, split: str, part: str, revisions: str) -> Iterator[tuple[str, Occurrence]]:
-    """Yields the keys under which documents that are alike meet: by their normalized text, and by their id."""
+    """Yields the keys to group documents by: a hash of the normalized text, and one of the id."""
     occurrence = Occurrence(split, part, document.doc_id, document.source, document.record_index)
     yield _key(SAME_TEXT, normalized_text(document)), occurrence
     yield _key(VERSIONS if revisions == "latest" else SAME_ID, document.doc_id), occurrence
 
 
 def revision_keys(reject: Reject, *, part: str) -> Iterator[tuple[str, Occurrence]]:
-    """Yields the key under which a record that can't be used meets the earlier versions that it takes the place of."""
+    """Yields the key that groups a rejected record with the earlier versions that it replaces."""
     if reject.doc_id is not None:
         deletes = reject.reason == Reason.DELETION
         occurrence = Occurrence("", part, reject.doc_id, reject.source, reject.record_index, deletes)
@@ -83,12 +83,12 @@ def revision_keys(reject: Reject, *, part: str) -> Iterator[tuple[str, Occurrenc
 
 
 def normalized_text(document: Document) -> str:
-    """Returns the text of a document with sentences; texts that differ only in case and white space become the same."""
+    """Returns the text of a document with sentences, without differences of case and white space."""
     return " ".join(" ".join(document.sentences).casefold().split())
 
 
 def find_duplicates(key: str, occurrences: Iterable[Occurrence]) -> list[Duplicate]:
-    """Returns the members of a group that has to be reported: a text in several splits, or an id of several records."""
+    """Returns the members of a group if they are duplicates: a text in several splits, or an id of several records."""
     kind, _, group = key.partition("/")
     if kind == VERSIONS:
         return _find_superseded(group, set(occurrences))
@@ -103,14 +103,14 @@ def find_duplicates(key: str, occurrences: Iterable[Occurrence]) -> list[Duplica
 
 
 def _find_superseded(group: str, versions: set[Occurrence]) -> list[Duplicate]:
-    """Returns the written documents among the versions of a record that are not its latest."""
+    """Returns the documents that were written from versions of a record before its latest."""
     *earlier, latest = sorted(versions, key=_version_order)
     kind = DELETED if latest.deletes else SUPERSEDED
     return [Duplicate(kind, group, occurrence, dropped=True) for occurrence in earlier if occurrence.split]
 
 
 def _version_order(occurrence: Occurrence) -> tuple[str, str, int]:
-    """Returns what versions are ordered by: the file's name first, so that files of several folders follow on."""
+    """Returns the sort key of versions: the file's name first, so that update files of several folders are in order."""
     return PurePosixPath(occurrence.source).name, occurrence.source, occurrence.record_index
 
 
@@ -119,7 +119,7 @@ def _key(kind: str, content: str) -> str:
 
 
 def _settle(duplicates: Iterable[Duplicate]) -> list[Duplicate]:
-    """Returns the duplicates without those whose text is no more in several splits, once old versions have left."""
+    """Returns the duplicates without texts that are in one split only, once superseded versions are dropped."""
     gone = {
         (one.occurrence.source, one.occurrence.record_index) for one in duplicates if one.kind in (SUPERSEDED, DELETED)
     }
@@ -137,7 +137,7 @@ def _settle(duplicates: Iterable[Duplicate]) -> list[Duplicate]:
 
 
 def write_duplicates(duplicates: Sequence[Duplicate], folder: str) -> None:
-    """Writes the list, one row a duplicate, in an order that depends on its content alone."""
+    """Writes the list, one row a duplicate, in an order that depends only on its content."""
     settled = _settle(duplicates)
     ordered = sorted(settled, key=lambda one: (one.kind, one.group, one.occurrence.source, one.occurrence.record_index))
     schema = duplicate_schema()

@@ -1,4 +1,4 @@
-"""Labelled corpora to documents as text: split into sentences, spread over the splits, one Parquet part a chunk.
+"""Labelled corpora to documents as text: split into sentences, assigned to splits, one Parquet part a chunk.
 
 units | Reshuffle | ReadChunks | WriteDocuments -> counts, and keys | GroupByKey | FindDuplicates
 """
@@ -69,9 +69,9 @@ def ingest(
 
 
 class WriteDocuments(beam.DoFn):
-    """Splits a chunk's documents into sentences and over the splits, writes them, and emits the counts.
+    """Splits a chunk's documents into sentences, assigns them to splits, writes them, and emits the counts.
 
-    The keys by which duplicates are found are a second output.
+    A second output has the keys to find duplicates by.
     """
 
     KEYS = "keys"
@@ -122,8 +122,8 @@ def trainable(
 
     Args:
         document: as a parser made it.
-        splitter: for documents that arrive as text.
-        data: what to learn, which labels are allowed, how many features there must be.
+        splitter: for documents that are running text.
+        data: says what is learned, which labels are allowed, and how many features each sentence has.
         max_sentences: the most sentences of one document.
     """
 
@@ -154,7 +154,7 @@ def _target_problem(document: Document, data: DataSettings) -> tuple[Reason, str
 
 
 def assign_split(doc_id: str, data: DataSettings, *, given: str | None = None) -> str | None:
-    """Returns the split of a document, the given one or by a hash of its id; None where `data.sample` leaves it out."""
+    """Returns the given split of a document, or one by a hash of its id; None if `data.sample` leaves it out."""
     if hash_share(f"sample/{doc_id}") >= data.sample:
         return None
     if given is not None:

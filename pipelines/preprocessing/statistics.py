@@ -1,4 +1,4 @@
-"""What the text of the training records is like: lengths of documents and use of the vocabulary, by split."""
+"""Statistics of the text of the training records: lengths of documents and use of the vocabulary, by split."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def text_counts(token_ids: pa.Array, split: str) -> Counts:
 
     Args:
         token_ids: list<list<int64>>, the wordpieces of each sentence of each document.
-        split: of the part.
+        split: the part's split.
     """
     sentences = token_ids.flatten()
     first_of_next = np.cumsum(token_ids.value_lengths().to_numpy())
@@ -39,7 +39,7 @@ def text_counts(token_ids: pa.Array, split: str) -> Counts:
 
 
 def text_statistics(counts: Counts, vocabulary: Vocabulary) -> dict[str, Any]:
-    """Returns what `stats.json` says of the text: histograms of lengths, and how much of the vocabulary occurs."""
+    """Returns what `stats.json` has about the text: histograms of lengths, and how much of the vocabulary occurs."""
     pieces = {split: by_value(counts, "pieces", split) for split in SPLITS}
     return {
         "document_lengths": {split: by_value(counts, "document_lengths", split) for split in SPLITS},
@@ -52,7 +52,7 @@ def text_statistics(counts: Counts, vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def write_vocabulary_use(counts: Counts, vocabulary: Vocabulary, folder: str) -> None:
-    """Writes how often each wordpiece that occurs does so in each split, one row a wordpiece."""
+    """Writes how often each wordpiece occurs in each split, one row a wordpiece that occurs."""
     pieces = {split: by_value(counts, "pieces", split) for split in SPLITS}
     used = sorted(set().union(*pieces.values()))
     columns = {"piece_id": used, "piece": [vocabulary.pieces[index] for index in used]}

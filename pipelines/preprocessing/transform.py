@@ -1,4 +1,4 @@
-"""What tf.Transform does: the full passes over the train split, and one graph that turns text into ids."""
+"""The tf.Transform side: full passes over the train split, and one graph that turns text into ids."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FLOATS = pa.large_list(pa.float32())
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the full pass over the train split found.
+    """Statistics of the train split, from tf.Transform's full pass.
 
     Attributes:
         labels: the label vocabulary, in the order of the label ids.
@@ -51,10 +51,10 @@ class Statistics:
 
 
 def scratch_place(output: str, options: PipelineOptions) -> str | None:
-    """Returns where tf.Transform can keep files that driver and workers reach through TensorFlow, which has no S3.
+    """Returns the folder for tf.Transform's temporary files, which driver and workers reach through TensorFlow (no S3).
 
-    That is the output folder where it is a local or shared one, else `--temp_location`, and without that the place for
-    temporary files of this machine, None, if the workers are here.
+    It is the output folder if that is local or shared, else `--temp_location`. Without one it is None, which stands for
+    this machine's folder for temporary files, if the workers run here.
 
     Raises:
         UserError: TensorFlow can't reach `--temp_location`, or there is none and the workers are elsewhere.
@@ -78,7 +78,7 @@ def scratch_place(output: str, options: PipelineOptions) -> str | None:
 
 @contextmanager
 def scratch_folder(place: str | None) -> Iterator[str]:
-    """Gives a folder in a `scratch_place`, and removes it in the end."""
+    """Yields a new folder in a `scratch_place`, and removes it at the end."""
     if place is None or is_local(place):
         with tempfile.TemporaryDirectory(dir=place) as scratch:
             yield scratch
@@ -92,9 +92,9 @@ def scratch_folder(place: str | None) -> Iterator[str]:
 
 
 class _AdapterConfig(TensorAdapterConfig):
-    """Travels to the workers with the graph; unpickling it imports this module, and with it the graph's operations.
+    """Travels to the workers with the graph. Unpickling it imports this module, which registers the graph's operations.
 
-    A worker that gets nothing but a stage of tf.Transform's would not know those of tf.text.
+    A worker that runs nothing but a stage of tf.Transform would not know those of tf.text otherwise.
     """
 
 
@@ -112,9 +112,9 @@ def adapter_config(data: DataSettings) -> TensorAdapterConfig:
 
 
 def raw_batch(documents: pa.Table, part: str, data: DataSettings) -> pa.RecordBatch:
-    """Returns the documents of one part as tf.Transform takes them; what stands in `PASSED_THROUGH` travels along.
+    """Returns the documents of one part as tf.Transform takes them, with the columns `PASSED_THROUGH` unchanged.
 
-    Features are one list a document, sentence after sentence.
+    The features of a document are one flat list, sentence after sentence.
     """
     rows = documents.num_rows
     made = {
@@ -148,7 +148,7 @@ def make_preprocessing_fn(
         rows = tf.size(document_tokens)
 
         def for_each_row(statistic: tf.Tensor) -> tf.Tensor:
-            # Every output has a row an input; the driver reads the first.
+            # Every output has a row for each input; the driver reads the first.
             return tf.tile(tf.reshape(tf.cast(statistic, tf.float32), [1, -1]), [rows, 1])
 
         outputs = {
@@ -180,7 +180,7 @@ def make_preprocessing_fn(
 
 
 def read_statistics(transform_dir: str, data: DataSettings) -> Statistics:
-    """Returns what the analysis found, read back from its saved graph."""
+    """Returns the statistics that the analysis found, read from its saved graph."""
     output = tft.TFTransformOutput(transform_dir)
     row: dict[str, tf.RaggedTensor] = {"sentences": tf.ragged.constant([["."]])}
     if data.target == "labels":
@@ -216,7 +216,7 @@ def _raw_schema(data: DataSettings) -> pa.Schema:
 
 
 def _label_ids(labels: tf.Tensor, fixed: Sequence[str] | None) -> tf.Tensor:
-    """Returns int64 ids; -1 for a label outside the vocabulary."""
+    """Returns int64 ids, -1 for a label that is not in the vocabulary."""
     if fixed is None:
         return tft.compute_and_apply_vocabulary(labels, vocab_filename=_LABEL_VOCABULARY, default_value=-1)
     matches = tf.equal(labels[:, tf.newaxis], tf.constant(list(fixed))[tf.newaxis, :])

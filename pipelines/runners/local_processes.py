@@ -1,7 +1,7 @@
 """Local worker processes: each runs the same pipeline over its share of the units, with its share of the cores.
 
-They are started afresh rather than forked, since TensorFlow does not survive a fork, and they die with the process
-that started them, however that ends: what is killed writes nothing more.
+They are spawned, not forked, since TensorFlow does not survive a fork. They end with the process that started them,
+however it ends, so that a killed job writes nothing more.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from pipelines.runners.quiet_imports import keep_imports_quiet
 T = TypeVar("T")
 
 _BYTES_A_WORKER = 2 << 30  # TensorFlow, Beam, a chunk and a micro-batch, without the model
-_MODEL_COPIES = 3  # a model's bytes on disk, in memory: its variables and what a batch makes of them
+_MODEL_COPIES = 3  # memory for a model and its activations, in model sizes on disk
 _CORES_A_WORKER = 4
 
 
 def default_workers(model: Path) -> int:
-    """Returns how many processes use this machine well: one for every four cores, as far as memory reaches.
+    """Returns the default number of processes: one for every four cores, if there is memory for them.
 
     Args:
-        model: the folder of the model that each of them loads.
+        model: folder of the model that each process loads.
     """
     model_bytes = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -40,7 +40,7 @@ def default_workers(model: Path) -> int:
 
 
 def _free_bytes() -> int:
-    """Returns the memory that can be had, what caches would give back included; 0 where the system does not say."""
+    """Returns the available memory, reclaimable caches included; 0 if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -49,17 +49,17 @@ def _free_bytes() -> int:
 
 
 def share_out(items: Sequence[T], workers: int) -> list[list[T]]:
-    """Returns the items dealt out like cards; no hand is empty."""
+    """Returns the items dealt out to the workers in turn; with fewer items than workers, there are fewer shares."""
     return [list(items[start::workers]) for start in range(min(workers, len(items)))]
 
 
 def run_in_processes(function: Callable[..., object], calls: Sequence[Sequence[Any]]) -> None:
-    """Calls a function once in a process of its own for each of `calls`, all at once, and waits for the ends.
+    """Runs a function in several processes at once, one for each of `calls`, and waits for all.
 
-    TensorFlow's threads are divided among them. When one fails, or the user interrupts, all are killed.
+    TensorFlow's threads are divided among them. If one fails, or on Ctrl-C, all are killed.
 
     Args:
-        function: of a module; it and its arguments are pickled.
+        function: at the top level of a module; it and its arguments are pickled.
         calls: the arguments of each call.
 
     Raises:
@@ -69,7 +69,7 @@ def run_in_processes(function: Callable[..., object], calls: Sequence[Sequence[A
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // len(calls))
     running: dict[Any, tuple[SpawnProcess, Connection]] = {}
-    # A Ctrl-C in the terminal goes to every process of the group; only this one shall act on it.
+    # Ctrl-C in the terminal signals every process of the group; only this one must react.
     unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         for arguments in calls:
@@ -107,7 +107,7 @@ def _check_end(process: SpawnProcess, receiver: Connection) -> None:
 
 
 def _work(work: bytes, threads: int, sender: Connection) -> None:
-    """What a process runs: it makes sure that it dies with its parent, imports quietly, and works."""
+    """What a process runs: it watches its parent, imports quietly, and does its work."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         keep_imports_quiet()

@@ -39,7 +39,7 @@ JOB_SERVER_OPTIONS: Mapping[str, tuple[str, ...]] = {
 _FILES = ("setup_file", "requirements_file", "flink_job_server_jar", "spark_job_server_jar", "prism_location")
 _JAVA_RUNNERS = ("FlinkRunner", "SparkRunner")
 _NOT_RUN = ("dry_run", "no_wait_until_finish", "template_location")
-"""Options with which Beam returns before the job is done; a verb would take its results for complete."""
+"""Options with which Beam returns before the job is done; sepline would take the results for complete."""
 
 
 def beam_options(config: str | None, flags: Sequence[str]) -> PipelineOptions:
@@ -47,11 +47,11 @@ def beam_options(config: str | None, flags: Sequence[str]) -> PipelineOptions:
 
     Args:
         config: a YAML mapping from option to value: `true` and `false` for a switch, a list for an option that
-            repeats, a mapping for one that takes JSON. What an option that repeats is given by flags comes on top.
+            repeats, a mapping for one that takes JSON. Flags for an option that repeats are added to the file's values.
         flags: as on a command line, `--name=value`.
 
     Raises:
-        UserError: the file can't be read, Beam knows no such option, or a value or the whole can't be right.
+        UserError: the file can't be read, Beam has no such option, or a value or a combination is wrong.
     """
     given = {**_DEFAULTS, **(_read(config) if config else {})}
     parser = _parser()
@@ -63,12 +63,12 @@ def beam_options(config: str | None, flags: Sequence[str]) -> PipelineOptions:
     _check_arguments(flags, parser, "after --")
     parsed = PipelineOptions([*arguments, *flags])
     _check_whole(parsed, runner)
-    FileSystems.set_options(parsed)  # this process looks for inputs before Beam would tell its filesystems
+    FileSystems.set_options(parsed)  # this process lists inputs before Beam would set them
     return parsed
 
 
 def check_paths(options: PipelineOptions, paths: Iterable[str]) -> None:
-    """Raises `UserError` for a relative path where workers run in folders of their own, and would look for it there."""
+    """Raises `UserError` for a relative path if the workers run in folders of their own and would look there."""
     relative = [path for path in paths if is_local(path) and not Path(path).is_absolute()]
     if relative and not workers_are_here(options):
         raise UserError(f"{relative[0]}: the workers run in folders of their own; give the whole path")
@@ -112,7 +112,7 @@ def _runner(arguments: Sequence[str], parser: argparse.ArgumentParser) -> str:
 
 
 def _flags(name: str, value: Any, parser: argparse.ArgumentParser, origin: str) -> Iterator[str]:
-    """Yields one entry of a file as it would stand on a command line."""
+    """Yields the command-line flags for one entry of a file."""
     where = f"{origin}: {name}"
     action = _action(f"--{name}", parser, where)
     if value is None:
@@ -168,7 +168,7 @@ def _parse(
 
 
 def _action(option: str, parser: argparse.ArgumentParser, where: str) -> argparse.Action:
-    """Returns how Beam parses an option, which must be spelt as Beam spells it."""
+    """Returns Beam's own argparse action for an option, which must be spelled in full."""
     actions = parser._option_string_actions
     if option not in actions:
         raise UserError(f"{where}: Beam has no option {option}{_suggest(option, actions)}")
@@ -181,11 +181,11 @@ def _suggest(name: str, known: Iterable[str]) -> str:
 
 
 def _check_whole(options: PipelineOptions, runner: str) -> None:
-    """Asks Beam what it would complain of later, and looks for the files and programs that the runner starts."""
+    """Runs Beam's own validation, and checks that the files and programs that the runner needs exist."""
     given = options.get_all_options(drop_default=True)
     for name in _NOT_RUN:
         if given.get(name):
-            raise UserError(f"{name}: with it the job would be left before it is done; take it out")
+            raise UserError(f"{name}: with it sepline would return before the job is done; leave it out")
     for name in _FILES:
         value = given.get(name)
         if value and "://" not in value and not Path(value).is_file():

@@ -1,4 +1,4 @@
-"""What a scoring job would do, and about how long it would take: told from the inputs and a short timed sample."""
+"""What a scoring job would do, and about how long it would take, from the inputs and a short timed sample."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Estimate:
     Attributes:
         sources: files named.
         input_bytes: their size as stored.
-        finished_sources: how many of them the output has finished already.
+        finished_sources: how many of them are finished in the output folder.
         units: units of work left.
-        records: records in the files that are left, about.
-        exact: whether `records` is exact.
+        records: records in the files that are left.
+        exact: whether `records` is exact; else it is an estimate.
         sampled_records: records of the timed sample.
         records_per_second: of one process with all cores.
-        seconds: what the job would take in one process with all cores.
+        seconds: how long the job would take in one process with all cores.
         output_bytes: what it would write.
     """
 
@@ -86,7 +86,7 @@ def estimate(
         table = prediction_table(scored, schema, labels=bundle.labels, layout=settings.format.layout)
         written = len(parquet_bytes(table))
         if number == 0 and len(chunk.items) == _SAMPLE_CHUNK:
-            continue  # the model's first batch is slower than those that follow
+            continue  # the model's first batch is slower than the others
         sampled, seconds, size = sampled + len(chunk.items), seconds + time.perf_counter() - started, size + written
         if seconds >= _SAMPLE_SECONDS:
             break

@@ -1,4 +1,4 @@
-"""What becomes of a scored chunk: a part of predictions, a part of rejects, and counts in the part's metadata."""
+"""Writes a scored chunk: a part of predictions with the chunk's counts in its metadata, and a part of rejects."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class TokenizedChunk:
     Attributes:
         name: of its part files.
         records: input records in it.
-        sampled_out: how many of them the sample leaves out.
-        documents: those that can be scored, split into sentences.
+        sampled_out: how many of them are not in the sample.
+        documents: the documents to score, split into sentences.
         windows: for each document, its windows.
         rejects: the other records.
     """
@@ -48,10 +48,10 @@ class TokenizedChunk:
 
 @dataclass(frozen=True, slots=True)
 class ChunkInference:
-    """What the model says of a chunk.
+    """The model's outputs for a chunk.
 
     Attributes:
-        results: for each window of the chunk, in order, its outputs `[sentences, ...]`, or why there are none.
+        results: for each window of the chunk, in order, its outputs `[sentences, ...]`, or why it has none.
         tokens, padded_tokens: wordpieces that the encoder read, without and with padding.
     """
 
@@ -80,8 +80,8 @@ def write_part(
 ) -> PartCounts:
     """Writes a chunk's parts, the rejects first, and returns its counts.
 
-    The part of predictions is there even where it has no rows: it says that its chunk is done, and its metadata
-    carries the chunk's counts.
+    The part of predictions is written even if it has no rows: its name says that the chunk is done, and its metadata
+    has the chunk's counts.
     """
     scored, failed = settle(chunk, inference)
     rejects = sorted((*chunk.rejects, *failed), key=lambda reject: reject.record_index)
@@ -162,7 +162,7 @@ def prediction_table(
 
 
 def _sentences(scored: Sequence[ScoredDocument], labels: Sequence[str]) -> dict[str, pa.Array]:
-    """Returns what is said of each sentence of all documents, by column."""
+    """Returns the columns about sentences, with a row for each sentence of all documents."""
 
     def joined(name: str, dtype: type[np.generic], *shape: int) -> np.ndarray:
         return np.concatenate([np.zeros((0, *shape), dtype), *(each.outputs[name] for each in scored)])
@@ -188,7 +188,7 @@ def _sentences(scored: Sequence[ScoredDocument], labels: Sequence[str]) -> dict[
 
 
 def _arrays_of(columns: Mapping[str, pa.Array], fields: pa.Schema | pa.StructType) -> list[pa.Array]:
-    """Returns the arrays that the fields name, in their order and of their types."""
+    """Returns the arrays of the named fields, in the fields' order and of their types."""
     return [
         columns[field.name] if columns[field.name].type == field.type else columns[field.name].cast(field.type)
         for field in fields

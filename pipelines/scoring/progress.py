@@ -1,4 +1,4 @@
-"""How far a scoring job is, read off the parts as they land, so that it works the same on every runner."""
+"""The progress of a scoring job, counted from its finished parts, so that it works the same on every runner."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from pipelines.scoring.counts import PartCountsReader
 from pipelines.scoring.scored_folder import Job, finished_parts
 
 _POLL_SECONDS = 0.5
-_MOST_POLL_SECONDS = 30.0  # where looking takes long, as over a network
-_LAST_LOOK_SECONDS = 5.0  # after a failure: the store may be what has failed
+_MOST_POLL_SECONDS = 30.0  # where listing the folder takes long, as over a network
+_LAST_LOOK_SECONDS = 5.0  # after a failure, which may be the store's
 _SAMPLED_FILES = 5
 
 
 def estimate_records(
     inputs: Sequence[Any], units: Sequence[Unit], options: ReadOptions, *, limit: int | None = None
 ) -> dict[str, int]:
-    """Returns about how many records each source with units has, by path.
+    """Returns the estimated number of records of each source with units, by path.
 
-    Where the units say so it is exact; for files that only reading tells, a few are read into.
+    It is exact where the units know their records. For other files it is estimated from the beginnings of a few.
     """
     known: dict[str, int] = {}
     for unit in units:
@@ -47,7 +47,7 @@ def estimate_records(
 
 
 class ScoreProgress:
-    """Shows documents done, the total as far as it is known, and what is left of the time, while it is entered."""
+    """Shows the records done, the total as far as it is known, and the time left. A context manager."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class ScoreProgress:
         self._thread.join(None if error is None else _LAST_LOOK_SECONDS)
 
     def describe(self) -> str:
-        """Returns how far the job is by now, in words."""
+        """Returns the current progress as text, such as `500 of about 2,000 records are done`."""
         self._look()
         if self._total is None:
             return f"{self._done:,} records are done"
@@ -103,11 +103,15 @@ class ScoreProgress:
                 pause = min(max(_POLL_SECONDS, 10 * (now - looking)), _MOST_POLL_SECONDS)
 
     def _look(self) -> None:
-        """Reads off the folder what is done, and says what is known of the total."""
+        """Counts what is done from the folder's parts, and updates the total."""
         try:
             names = finished_parts(self._folder)
             counts = self._counts.read(names)
-        except (OSError, UserError, JobFailure):  # a network that fails now and then; the job itself will tell
+        except (
+            OSError,
+            UserError,
+            JobFailure,
+        ):  # the network, perhaps; the job reports a lasting failure
             return
         records: Counter[str] = Counter()
         for name in names:

@@ -1,13 +1,13 @@
-"""A scored folder: whose it is, what of it is finished, and what becomes of it when a job is repeated.
+"""A scored folder: which job it belongs to, which parts are finished, and what a repeated job changes.
 
-    part-*.parquet            predictions; their names say which chunks are finished (`units.py`)
+    part-*.parquet            predictions; their names say which chunks are finished (`chunks.py`)
     _rejects/part-*.parquet   input records that could not be scored, and why
     _job.json                 bundle, settings, inputs and versions, from the start
     _manifest.json            the same with counts, at the end
     _SUCCESS                  written last
 
-Readers of Parquet folders (pandas, Arrow, Spark) pass over names that begin with an underscore, so the folder as a
-whole is a table. When a job ends, the folder is what a fresh job over the same inputs would have made, byte for byte.
+Readers of Parquet folders (pandas, Arrow, Spark) ignore names that begin with an underscore, so the folder as a whole
+is a table. When a job ends, the folder has the same bytes as one that a fresh job over the same inputs would make.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _SUFFIX = ".parquet"
 
 @dataclass(frozen=True)
 class Job:
-    """What a folder is the result of.
+    """What determines the content of a scored folder.
 
     Attributes:
         identity: JSON values on which every byte of the predictions depends: bundle, engine, settings.
         inputs: path and fingerprint of every source.
-        versions: of the software; other versions may differ in the last digits of a probability.
+        versions: of the software; with other versions the last digits of a probability may differ.
     """
 
     identity: Mapping[str, Any]
@@ -46,7 +46,7 @@ class Job:
     versions: Mapping[str, str]
 
     def prefixes(self) -> dict[str, str]:
-        """Returns what the names of the parts of each source begin with, by its path."""
+        """Returns the prefix of the names of each source's parts, by its path."""
         job = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
         return {
             source["path"]: part_prefix(source["path"], job, json.dumps(source, sort_keys=True))
@@ -56,12 +56,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Claim:
-    """A folder that is a job's, from `claim_scored_folder`.
+    """What `claim_scored_folder` found in a folder that now belongs to a job.
 
     Attributes:
-        finished: what is finished of each source, by path.
-        complete: whether nothing is left to be done.
-        earlier_versions: versions of the software that have made some of the finished parts, if others than the job's.
+        finished: the finished chunks of each source, by path.
+        complete: whether the folder is finished.
+        earlier_versions: other versions of the software than the job's that made some of the finished parts.
     """
 
     finished: Mapping[str, Finished]
@@ -72,14 +72,14 @@ class Claim:
 def claim_scored_folder(folder: str, job: Job, *, overwrite: bool = False, resume: bool = False) -> Claim:
     """Makes the folder the job's, or finds that it already is, and removes what does not belong there.
 
-    Files that the folder knows nothing of yet are simply to be done. Call it under `objects.lock_folder`.
+    New input files are no obstacle: they are work to do. Call it under `objects.lock_folder`.
 
     Args:
-        folder: where the parts lie or will lie.
-        job: what they are made of.
+        folder: of the parts.
+        job: the job that is about to run.
         overwrite: True to remove all that an earlier job has left.
-        resume: True to go on although inputs have changed or are no longer named, whose parts are removed then, or
-            although other versions of the software have made what is there.
+        resume: True to continue although other versions of the software made some parts, or although inputs have
+            changed or are no longer named; their parts are removed.
 
     Raises:
         UserError: the folder holds another job, or inputs or versions that differ without `resume`.
@@ -105,7 +105,7 @@ def claim_scored_folder(folder: str, job: Job, *, overwrite: bool = False, resum
             _check_versions(folder, there, job, resume=resume or whole)
             earlier_versions = [*earlier_versions, there["versions"]]
     objects.remove_temporaries(folder)
-    # Before anything changes that readers have been promised.
+    # First, since they promise readers a finished folder.
     objects.remove([f"{folder}/{name}" for name in (SUCCESS, MANIFEST) if name in names])
     mark = {
         "format": JOB_FORMAT,
@@ -122,20 +122,26 @@ def claim_scored_folder(folder: str, job: Job, *, overwrite: bool = False, resum
 
 
 def finished_sources(folder: str, job: Job, names: Collection[str] | None = None) -> dict[str, Finished]:
-    """Returns what is finished of each source of a job, by path; `names` of the folder's objects where known."""
+    """Returns the finished chunks of each source of a job, by path.
+
+    Args:
+        folder: of the parts.
+        job: whose sources they are.
+        names: of the objects in the folder; listed when None.
+    """
     parts = finished_chunks(_parts(objects.list_names(folder) if names is None else names))
     return {path: parts.get(prefix, Finished(set())) for path, prefix in job.prefixes().items()}
 
 
 def finished_parts(folder: str) -> set[str]:
-    """Returns the names of the parts of predictions that are there, without suffix."""
+    """Returns the names of the folder's parts of predictions, without suffix."""
     return _parts(objects.list_names(folder))
 
 
 def publish(folder: str, manifest: Mapping[str, Any]) -> None:
     """Writes the manifest, and then the mark that says that the folder is finished.
 
-    An engine may have lost workers and gone on without them, so what those were writing goes first.
+    Temporary files are removed first: the runner may have lost workers while they were writing.
     """
     objects.remove_temporaries(folder)
     objects.write_json(f"{folder}/{MANIFEST}", manifest)
@@ -147,7 +153,7 @@ def _parts(names: Iterable[str]) -> set[str]:
 
 
 def _empty(folder: str, names: Collection[str]) -> None:
-    """Removes what a job has left: the promise first, and last what says whose folder it is."""
+    """Removes what a job has left: first the mark that it is finished, last the mark whose folder it is."""
     objects.remove([f"{folder}/{name}" for name in (SUCCESS, MANIFEST) if name in names])
     for place in (folder, f"{folder}/{REJECTS}"):
         objects.remove([f"{place}/{part}{_SUFFIX}" for part in _parts(objects.list_names(place))])
@@ -183,13 +189,13 @@ def _check_inputs(folder: str, there: Mapping[str, Any], job: Job, *, resume: bo
     said, mend = [], []
     if changed:
         said.append(f"{_count(changed, 'changed')}")
-        mend.append("scores what changed anew")
+        mend.append("scores again what changed")
     if gone:
         said.append(f"{_count(gone, 'not named now')}")
         mend.append("removes the predictions of what is not named")
     raise UserError(
         f"{folder}: of the inputs scored there {' and '.join(said)}; --resume {' and '.join(mend)} and keeps the rest, "
-        "--overwrite begins anew"
+        "--overwrite starts over"
     )
 
 
@@ -201,6 +207,6 @@ def _check_versions(folder: str, there: Mapping[str, Any], job: Job, *, resume: 
     if not resume:
         what = difference(there["versions"], job.versions)
         raise UserError(
-            f"{folder}: was begun with {what}, which may change the last digits of probabilities; "
-            "--resume goes on in spite of it, --overwrite begins anew"
+            f"{folder}: was started with {what}, which may change the last digits of probabilities; "
+            "--resume goes on all the same, --overwrite starts over"
         )

@@ -1,14 +1,14 @@
-"""Beam's filesystems, with an end to waiting and two ways to fail.
+"""Beam's filesystems, with a time limit and two kinds of errors.
 
-When a store does not answer, Beam's S3 client reads and lists again and again for ten minutes, without an option for
-less, but writes once only; what it raises is no `OSError`. Here a call of a filesystem of other machines is given up
-after a minute, writing is tried again for about half of one, and what fails raises
+When a store does not answer, Beam's S3 client retries reads and lists for ten minutes, without an option for less, but
+never retries a write; and its errors are no `OSError`. Here a call to a remote filesystem is given up after a minute,
+a write is retried for about half a minute, and a call that fails raises
 
-- `OSError` where the filesystem says no: there is no such object, or no right to it;
-- `JobFailure` where asking again may help: it does not answer, or fails by itself;
-- `UserError` where it needs an extra that is not installed.
+- `OSError` if the filesystem refuses it: there is no such object, or no permission;
+- `JobFailure` if a retry may help: the filesystem does not answer, or fails itself;
+- `UserError` if it needs an extra that is not installed.
 
-So a store that is away for a while is never taken for an input that is broken. Local paths are passed on as they are.
+So a store that is unavailable for a while is never mistaken for a broken input. Local paths are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ _THREAD = "filesystem"
 _ANSWERS = (BeamIOError, FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 _FILESYSTEMS: Any = FileSystems  # its methods have no type annotations
 if FileSystems._pipeline_options is None:
-    # A worker of an external pool is not told the pipeline's; there a store's client looks into the environment.
+    # A worker of an external pool doesn't get the pipeline's options; its store's client reads the environment.
     FileSystems.set_options(PipelineOptions([]))
 
 
 def scheme(path: str) -> str | None:
-    """Returns what a path begins with, such as `s3`; None where it names a file of this machine."""
+    """Returns a path's scheme, such as `s3`; None for a file of this machine."""
     found: str | None = _FILESYSTEMS.get_scheme(path)
     return found
 
 
 def has_folders(path: str) -> bool:
-    """Returns whether a path's filesystem lists one folder at a time; object stores list all that begins alike."""
+    """Returns whether a path's filesystem has folders; object stores list by prefix instead."""
     return bool(_FILESYSTEMS.get_filesystem(path).has_dirs())
 
 
 def match(pattern: str) -> list[tuple[str, int]]:
-    """Returns path and size in bytes of every object that a glob names."""
+    """Returns path and size in bytes of every object that a glob matches."""
     (result,) = _ask(pattern, lambda: _FILESYSTEMS.match([pattern]))
     return [(metadata.path, metadata.size_in_bytes) for metadata in result.metadata_list]
 
@@ -75,7 +75,7 @@ def checksum(path: str) -> str:
 
 
 def delete(paths: Sequence[str]) -> None:
-    """Removes objects; filesystems differ in what they make of a name that is not there."""
+    """Removes objects; filesystems differ in how they treat a missing name."""
     _ask(paths[0], lambda: _FILESYSTEMS.delete(list(paths)))
 
 
@@ -85,7 +85,7 @@ def rename(path: str, target: str) -> None:
 
 
 def put(path: str, content: bytes) -> None:
-    """Writes an object, and so again where that fails."""
+    """Writes an object, with retries."""
 
     @with_exponential_backoff(num_retries=5, initial_delay_secs=1.0, retry_filter=_is_worth_another_try)
     def write() -> None:
@@ -106,7 +106,7 @@ def open_stream(path: str) -> io.BufferedReader:
 
 
 class _RemoteStream(io.RawIOBase):
-    """The content of an object on other machines; each read is a call with an end."""
+    """The content of a remote object; each read has a time limit."""
 
     def __init__(self, path: str, stream: Any) -> None:
         self._path, self._stream = path, stream
@@ -136,9 +136,9 @@ class _RemoteStream(io.RawIOBase):
 
 
 def _ask(path: str, call: Callable[[], T]) -> T:
-    """Returns what a call returns; see the module for what it raises.
+    """Returns what a call returns; the module says what it raises.
 
-    The call runs in a thread of its own, which is left to itself when the time is up.
+    The call runs in a thread of its own, which is abandoned when the time is up.
     """
     if scheme(path) is None:
         return call()
@@ -160,7 +160,7 @@ def _ask(path: str, call: Callable[[], T]) -> T:
     except TimeoutError:
         message = f"no answer in {PATIENCE:.0f} seconds; check endpoint, credentials and network"
         raise JobFailure(f"{path}: {message}") from None
-    except ValueError:  # a path that is none
+    except ValueError:  # not a path
         raise
     except Exception as error:
         cause = _cause(error)
@@ -171,18 +171,18 @@ def _ask(path: str, call: Callable[[], T]) -> T:
 
 
 def _cause(error: Exception) -> Exception:
-    """Returns the first of the errors that Beam has put into one."""
+    """Returns the first of the errors that Beam has wrapped in one."""
     while isinstance(error, BeamIOError) and error.exception_details:
         error = next(iter(error.exception_details.values()))
     return error
 
 
 def _is_worth_another_try(error: Exception) -> bool:
-    """Returns whether a filesystem has failed, rather than said no, which it would say again."""
+    """Returns whether a filesystem has failed. One that has refused would refuse again."""
     cause = _cause(error)
     return not isinstance(cause, _ANSWERS) and bool(retry_on_server_errors_and_timeout_filter(cause))
 
 
 def _is_of_others(record: logging.LogRecord) -> bool:
-    """Keeps Beam from logging, with tracebacks, what a call of a filesystem raises in the end."""
+    """Keeps Beam from logging a traceback for an error that is raised anyway."""
     return record.threadName != _THREAD

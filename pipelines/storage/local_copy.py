@@ -1,4 +1,4 @@
-"""Training records that lie elsewhere, for the verbs that read them with TensorFlow, which takes local files."""
+"""Local copies of remote training records, for the verbs that read them with TensorFlow, which takes local files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pipelines.storage import objects
 def fetch_records(folder: str) -> str:
     """Returns a local folder with the records of a finished folder on any filesystem that Beam knows.
 
-    A local folder is returned as it is; another is copied into the user's cache, once for all that have its statistics.
+    A local folder is returned unchanged. Another is copied into the user's cache, unless a copy is there.
 
     Raises:
         UserError: there are no finished records.
-        JobFailure: they can't be copied, or have changed meanwhile.
+        JobFailure: they can't be copied, or changed during the copy.
     """
     if objects.is_local(folder):
         return folder
@@ -40,6 +40,6 @@ def fetch_records(folder: str) -> str:
                 raise JobFailure(f"{folder}: cannot be copied: {' '.join(str(error).split())}") from error
             if COMPLETED not in objects.list_names(folder) or (fresh / STATS).read_bytes() != stats:
                 raise JobFailure(f"{folder}: has changed while it was copied; repeat the command")
-            if not copy.is_dir():  # where another process was faster, its copy has the same bytes
+            if not copy.is_dir():  # if another process was faster, its copy has the same bytes
                 fresh.rename(copy)
     return str(copy)

@@ -1,11 +1,11 @@
-"""Output objects: written whole or not at all, listed, read and removed; on this machine and on Beam's filesystems.
+"""Objects of the output: written whole or not at all, listed, read and removed, locally or on Beam's filesystems.
 
 How an object becomes visible in one step differs:
 
 - local files are written under a temporary name, which begins with a dot, and renamed;
-- object stores (`gs://`, `s3://`, `azfs://`) show an object once its upload is complete, so it is put under its own
-  name; renaming would copy it. Beam puts no empty object on S3, so whatever is written has content;
-- `hdfs://` shows files while they are written and does not rename over others, so what is there is removed first.
+- object stores (`gs://`, `s3://`, `azfs://`) show an object once its upload is complete, so it is written under its
+  own name; renaming would copy it. Beam writes no empty object to S3, so every object has content;
+- `hdfs://` shows files while they are written and does not rename over others, so the old file is removed first.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def is_local(path: str) -> bool:
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Writes an object that is there whole or not at all; a retry writes the same name again.
+    """Writes an object, all of it or none; a retry writes the same name again.
 
     Raises:
-        JobFailure: it can't be written: a full disk, a lost connection, a right that is missing.
+        JobFailure: it can't be written: a full disk, a lost connection, a missing permission.
     """
     if not content:
         raise ValueError(f"{path}: an object has at least one byte")
@@ -58,19 +58,19 @@ def read_bytes(path: str) -> bytes:
     """Returns the content of an object.
 
     Raises:
-        OSError: it is not there or can't be read.
+        OSError: it doesn't exist or can't be read.
     """
     with open_object(path) as stream:
         return stream.read()
 
 
 def write_json(path: str, content: Any) -> None:
-    """Writes an object of JSON."""
+    """Writes JSON values as an object."""
     write_bytes(path, (json.dumps(content, indent=1) + "\n").encode("utf-8"))
 
 
 def read_json(path: str) -> Any:
-    """Returns what an object of JSON holds."""
+    """Returns the JSON values of an object."""
     return json.loads(read_bytes(path))
 
 
@@ -78,7 +78,7 @@ def open_object(path: str) -> BinaryIO:
     """Returns an object as a seekable stream.
 
     Raises:
-        OSError: it is not there or can't be read.
+        OSError: it doesn't exist or can't be read.
         JobFailure: its filesystem does not answer, here or when the stream is read.
     """
     return filesystems.open_stream(path)
@@ -87,10 +87,10 @@ def open_object(path: str) -> BinaryIO:
 def list_names(folder: str) -> set[str]:
     """Returns the names of the objects directly in a folder; none where there is no such folder.
 
-    What is still being written, or was when its writer died, is not listed.
+    Unfinished objects, of running or dead writers, are not listed.
 
     Raises:
-        UserError: the folder can't be looked into.
+        UserError: the folder can't be listed.
         JobFailure: its filesystem does not answer.
     """
     with _looking_into(folder):
@@ -131,7 +131,7 @@ def copy_tree(source: str, target: str) -> None:
 
 
 def is_empty(folder: str) -> bool:
-    """Returns whether a folder holds nothing but what dead writers have left, or is not there."""
+    """Returns whether a folder doesn't exist or holds nothing but the unfinished objects of dead writers."""
     if not is_local(folder):
         return not list_tree(folder)
     try:
@@ -142,14 +142,14 @@ def is_empty(folder: str) -> bool:
 
 
 def remove(paths: Sequence[str]) -> None:
-    """Removes objects; those that are gone already are no error."""
+    """Removes objects; a missing one is no error."""
     if not paths:
         return
     if is_local(paths[0]):
         for path in paths:
             Path(path).unlink(missing_ok=True)
         return
-    # Beam's filesystems differ in what they make of a name that is not there.
+    # Beam's filesystems differ in how they treat a missing name.
     with suppress(OSError):
         filesystems.delete(paths)
         return
@@ -158,7 +158,7 @@ def remove(paths: Sequence[str]) -> None:
 
 
 def empty_folder(folder: str, *, keep: str) -> None:
-    """Removes all that is in a folder and below it, but the object of the name `keep` directly in it."""
+    """Removes everything in a folder and below it, except the object `keep` directly in it."""
     if not is_local(folder):
         remove([f"{folder}/{name}" for name in sorted(list_tree(folder) - {keep})])
         return
@@ -170,7 +170,7 @@ def empty_folder(folder: str, *, keep: str) -> None:
 
 
 def remove_folder(folder: str) -> None:
-    """Removes a local folder that is empty; elsewhere an empty folder is nothing."""
+    """Removes an empty local folder; other filesystems have no empty folders."""
     if is_local(folder):
         remove_temporaries(folder)
         with suppress(FileNotFoundError):
@@ -178,7 +178,7 @@ def remove_folder(folder: str) -> None:
 
 
 def remove_temporaries(folder: str) -> None:
-    """Removes what dead writers have left under temporary names in a local folder. Call it under `lock_folder`."""
+    """Removes the unfinished objects of dead writers from a local folder. Call it under `lock_folder`."""
     if is_local(folder):
         for leftover in Path(folder).rglob(f".*{_TEMPORARY}"):
             leftover.unlink(missing_ok=True)
@@ -186,10 +186,10 @@ def remove_temporaries(folder: str) -> None:
 
 @contextmanager
 def lock_folder(folder: str) -> Iterator[None]:
-    """Makes a local folder where it is missing, and keeps other processes of this machine out of it meanwhile.
+    """Creates a local folder if it is missing, and locks it against other processes of this machine.
 
-    The lock dies with the process. There is none on other filesystems: what two jobs do there at once is the same work
-    twice, since equal names have equal bytes.
+    The lock ends with the process. Other filesystems have none: two jobs that run there at once do the same work twice,
+    since equal names have equal bytes.
 
     Raises:
         UserError: another process holds the lock, or the folder can't be made.
@@ -210,7 +210,7 @@ def lock_folder(folder: str) -> Iterator[None]:
         except BlockingIOError as error:
             message = "another sepline is writing there; wait for it, or name another --output"
             raise UserError(f"{folder}: {message}") from error
-        except OSError:  # a network share without locks: as on the other filesystems
+        except OSError:  # a network share without locks is treated like the other filesystems
             pass
         yield
     finally:
@@ -224,18 +224,18 @@ def _looking_into(folder: str) -> Iterator[None]:
     except NotADirectoryError as error:
         raise UserError(f"{folder}: is a file; name a folder for the output") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: cannot be looked into: {' '.join(str(error).split())}") from error
+        raise UserError(f"{folder}: cannot be listed: {' '.join(str(error).split())}") from error
 
 
 def _list_remote(folder: str, pattern: str = "*") -> dict[str, int]:
-    """Returns the sizes of what is in a folder, by name."""
+    """Returns the sizes of the objects in a folder, by name."""
     try:
-        # Its name may read like a glob.
+        # Its name may look like a glob.
         found = filesystems.match(re.sub(r"[*?\[]", "?", folder) + f"/{pattern}")
     except OSError:
         if filesystems.exists(folder):
             raise
-        return {}  # only some filesystems take a folder that is not there for an empty one
+        return {}  # only some filesystems treat a missing folder as an empty one
     start = f"{folder}/"
     return {path.removeprefix(start): size for path, size in found if path.startswith(start)}
 
@@ -245,7 +245,7 @@ def _list_remote_tree(folder: str) -> set[str]:
         return set(_list_remote(folder, "**"))
     names = set()
     for name, size in _list_remote(folder).items():
-        # Where there are folders, one is listed with what is in the folder above it, and without a size.
+        # A filesystem with folders lists them beside the files of the folder above, without a size.
         names |= {name} if size else {f"{name}/{below}" for below in _list_remote_tree(f"{folder}/{name}")}
     return names
 
@@ -257,7 +257,7 @@ def _write_local(target: Path, content: bytes) -> None:
         with open(fresh, "xb") as stream:
             stream.write(content)
             stream.flush()
-            os.fsync(stream.fileno())  # else a crash of the machine may leave an empty file under the name
+            os.fsync(stream.fileno())  # else a crash of the machine may leave an empty file with that name
         fresh.replace(target)
     except BaseException:  # also where the user interrupts it
         fresh.unlink(missing_ok=True)
