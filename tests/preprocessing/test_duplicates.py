@@ -12,6 +12,7 @@ import pytest
 
 from model.records import Document, Reason, Reject
 from model.schema import document_schema, duplicate_schema
+from pipelines.preprocessing.counts import Count
 from pipelines.preprocessing.duplicates import (
     Duplicate,
     Occurrence,
@@ -205,23 +206,19 @@ def test_dropped_documents_leave_their_parts(tmp_path: Path) -> None:
         str(tmp_path),
     )
     changes = drop_duplicates(str(tmp_path))
-    assert by_name(changes) == {
-        "repeated_ids": 2,
-        "duplicates_dropped": 1,
-        "superseded": 1,
-        "deleted": 2,
-        "documents.train": -3,
-        "documents.test": -1,
-        "sentences.train": -5,
-        "sentences.test": -1,
-        "labels.train.a": -2,
-        "labels.train.b": -1,
-        "labels.test.a": -1,
+    assert changes == {
+        Count("repeated_ids"): 2,
+        Count("duplicates_dropped"): 1,
+        Count("superseded"): 1,
+        Count("deleted"): 2,
+        Count("documents", "train"): -3,
+        Count("documents", "test"): -1,
+        Count("sentences", "train"): -5,
+        Count("sentences", "test"): -1,
+        Count("labels", "train", "a"): -2,
+        Count("labels", "train", "b"): -1,
+        Count("labels", "test", "a"): -1,
     }
     assert [row["doc_id"] for row in pq.read_table(train, partitioning=None).to_pylist()] == ["id-2"]
     assert not test.exists()
     assert dev.read_bytes() == untouched
-
-
-def by_name(changes: Any) -> dict[str, int]:
-    return dict(changes)

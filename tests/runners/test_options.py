@@ -81,8 +81,8 @@ def test_a_mapping_is_json(write: Callable[[str], Path]) -> None:
         ("runner: [\n", "can't be read as YAML"),
         ("max_bundle_size: 3\n", "no option --max_bundle_size"),  # Flink's alone
         ("runner: FlinkRunner\nflink_version: 1.2\n", r"invalid choice: '1\.2'"),
-        ("no_wait_until_finish: true\n", "left before it is done"),
-        ("dry_run: 'True'\n", "left before it is done"),
+        ("no_wait_until_finish: true\n", "return before the job is done"),
+        ("dry_run: 'True'\n", "return before the job is done"),
     ],
 )
 def test_mistakes_in_a_file_are_named(write: Callable[[str], Path], text: str, message: str) -> None:
@@ -100,7 +100,7 @@ def test_mistakes_in_a_file_are_named(write: Callable[[str], Path], text: str, m
         (["-x"], "'-x' belongs to no option"),
         (["--streaming=true"], "after --: .*streaming"),
         (["--runner=Nope"], "no runner 'Nope'"),
-        (["--template_location=gs://b/t"], "left before it is done"),
+        (["--template_location=gs://b/t"], "return before the job is done"),
     ],
 )
 def test_mistakes_after_the_dashes_are_named(flags: list[str], message: str) -> None:
