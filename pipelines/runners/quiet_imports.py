@@ -1,4 +1,4 @@
-"""Keeps what libraries print while they are loaded off the terminal."""
+"""Loads heavy libraries without what they print meanwhile, and without scikit-learn."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from types import ModuleType
 
 _NOISY = frozenset({"apache_beam", "tensorflow", "tensorflow_text", "tensorflow_transform", "tfx_bsl"})
 _LOGGERS = ("apache_beam", "tensorflow", "absl")
+# TensorFlow loads Keras, and Keras loads scikit-learn if it is installed: seconds, for wrappers that nothing here uses.
+_UNUSED = {"tensorflow": "sklearn"}
 
 
 def keep_imports_quiet() -> None:
     """Makes every later import of TensorFlow, Beam and the like quiet, wherever in this process it happens.
 
     What such a library prints while it is loaded appears only if loading fails. Python's warnings, and log messages
-    below errors, are silenced from here on.
+    below errors, are silenced from here on. TensorFlow is loaded without scikit-learn, which can be imported later.
     """
     if not any(isinstance(finder, _QuietFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _QuietFinder())
@@ -46,7 +48,7 @@ class _QuietFinder(MetaPathFinder):
         load = spec.loader.exec_module
 
         def load_quietly(module: ModuleType) -> None:
-            with _quiet():
+            with _quiet(), _without(_UNUSED.get(fullname)):
                 load(module)
 
         spec.loader.exec_module = load_quietly  # type: ignore[method-assign]
@@ -75,6 +77,19 @@ def _quiet() -> Iterator[None]:
             os.dup2(terminal, 2)
             os.close(terminal)
             _log_errors_only()  # loading may have set the levels anew
+
+
+@contextmanager
+def _without(name: str | None) -> Iterator[None]:
+    """Makes imports of a module fail, unless it has been imported before."""
+    if name is None or name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # how Python lets one block an import
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def _log_errors_only() -> None:

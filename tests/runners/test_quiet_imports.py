@@ -60,3 +60,12 @@ def test_one_that_falls_back_on_another_is_quiet_too(tmp_path: Path) -> None:
 def test_other_modules_are_left_alone(tmp_path: Path) -> None:
     result = run(tmp_path, user_of_libraries="import os\nos.write(2, b'said by it\\n')\nANSWER = 1")
     assert (result.stdout, result.stderr) == ("1\n", "said by it\nsaid afterwards\n")
+
+
+def test_tensorflow_is_loaded_without_scikit_learn_which_can_be_imported_later(tmp_path: Path) -> None:
+    tensorflow = "try:\n    import sklearn\nexcept ImportError:\n    sklearn = None\n"
+    user = "import tensorflow, sklearn\nANSWER = tensorflow.sklearn, sklearn.NAME"
+    result = run(tmp_path, user_of_libraries=user, tensorflow=tensorflow, sklearn="NAME = 'itself'")
+    assert (result.stdout, result.returncode) == ("(None, 'itself')\n", 0), result.stderr
+    user = "import sklearn, tensorflow\nANSWER = tensorflow.sklearn is sklearn"
+    assert run(tmp_path, user_of_libraries=user).stdout == "True\n"
