@@ -1,1 +1,1 @@
-"""Encoders and their pretrained weights."""
+"""Pretrained encoders: sepline's own BERT, Hugging Face checkpoints, TF Hub modules."""

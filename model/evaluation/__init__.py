@@ -1,1 +1,1 @@
-"""Metrics, baselines, calibration and comparisons."""
+"""Measures models: metrics, baselines, calibration, and comparing two models."""

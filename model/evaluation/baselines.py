@@ -1,4 +1,4 @@
-"""Two cheap classifiers on the same documents, so that a reader sees what the encoder is worth."""
+"""Two cheap classifiers on the same documents, which show how much the encoder contributes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _POSITION_BINS = 20
 
 @dataclass(frozen=True)
 class _Split:
-    """A split as text: parallel arrays, one entry a sentence."""
+    """A split as text: parallel arrays with one entry per sentence."""
 
     sentences: LabelledSentences
     texts: list[str]
@@ -27,8 +27,9 @@ class _Split:
 def evaluate_baselines(data: TrainingData, split: str) -> dict[str, Metrics | ScoreMetrics]:
     """Returns the metrics on `split` of baselines fitted on the train split.
 
-    `position` knows only how far down the abstract a sentence stands and takes the most frequent label, or the mean
-    score, there; `tfidf` knows only its words: TF-IDF of words and word pairs, and logistic or ridge regression.
+    `position` uses only a sentence's relative position in the abstract, and predicts the most frequent label, or the
+    mean score, at that position. `tfidf` uses only its words: TF-IDF of words and word pairs, and logistic or ridge
+    regression.
     """
     train, judged = _read(data, "train"), _read(data, split)
     predictions = {"position": _by_position(train, judged), "tfidf": _by_words(train, judged)}
@@ -53,7 +54,7 @@ def _by_position(train: _Split, judged: _Split) -> np.ndarray:
         return np.where(seen > 0, means, targets.mean())[bins(judged.positions)]
     counts = np.zeros((_POSITION_BINS, int(targets.max()) + 1), int)
     np.add.at(counts, (bin_of, targets), 1)
-    counts += counts.sum(axis=0) * (counts.sum(axis=1, keepdims=True) == 0)  # an empty bin takes the overall winner
+    counts += counts.sum(axis=0) * (counts.sum(axis=1, keepdims=True) == 0)  # empty bins get the most frequent label
     return counts.argmax(axis=1)[bins(judged.positions)]
 
 
@@ -65,7 +66,7 @@ def _by_words(train: _Split, judged: _Split) -> np.ndarray:
     targets = train.sentences.targets
     if len(np.unique(targets)) == 1:  # nothing to regress on
         return np.full(len(judged.texts), targets[0])
-    # Any run of letters or digits is a word, so that no text is without words by accident of its script.
+    # Any run of letters or digits is a word, and so is any other character: text in every script has words.
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\w+|[^\w\s]")
     regression = Ridge() if targets.dtype.kind == "f" else LogisticRegression(C=4.0, max_iter=200)
     return np.asarray(make_pipeline(words, regression).fit(train.texts, targets).predict(judged.texts))

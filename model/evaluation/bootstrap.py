@@ -1,7 +1,7 @@
-"""Two models on the same documents: a paired bootstrap over documents (Efron & Tibshirani, 1993, section 13.3).
+"""Compares two models on the same documents by a paired bootstrap (Efron & Tibshirani, 1993, section 13.3).
 
-Documents are drawn with replacement, whole, since the sentences of one depend on each other. Both models are measured
-on each draw, so that what is hard for both cancels out of their difference.
+Whole documents are drawn with replacement, since the sentences of a document depend on each other. Both models are
+measured on each draw, so that what is hard for both cancels out of their difference.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _CELLS_A_BLOCK = 1 << 23  # draws times documents held in memory at a time
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference, first model less second, and its confidence interval."""
+    """A difference, first model minus second, and its confidence interval."""
 
     difference: float
     low: float
@@ -28,7 +28,7 @@ class Comparison:
     """How much better the first model is than the second.
 
     Attributes:
-        documents, samples: how many there were, and how many times they were drawn.
+        documents, samples: the number of documents, and of bootstrap samples.
         confidence: of the intervals.
         accuracy, macro_f1: the differences.
     """
@@ -63,9 +63,9 @@ def paired_bootstrap(
     """Returns the differences between two models with percentile intervals.
 
     Args:
-        truth, first, second: int `[sentences]`, the true labels and those that the two models give, 0 or above.
+        truth, first, second: int `[sentences]`, the true labels and the two models' labels, 0 or above.
         documents: int `[sentences]`, the index of each sentence's document, from 0 without gaps.
-        samples: how many times the documents are drawn.
+        samples: the number of bootstrap samples.
         confidence: of the intervals.
         seed: of the draws.
     """
@@ -88,7 +88,7 @@ def compare_slices(
     """Returns both models' accuracies by slice, in the order of the slices' names.
 
     Args:
-        first_hits, second_hits: bool `[sentences]`, where each model is right.
+        first_hits, second_hits: bool `[sentences]`, True where the model is right.
         documents: int `[sentences]`, the index of each sentence's document.
         slices: the slice of each document.
     """

@@ -1,4 +1,4 @@
-"""How far probabilities can be believed, and the one number that mends them."""
+"""Calibration of probabilities: the expected calibration error, and the temperature that reduces it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LOG_TEMPERATURES = (-3.0, 3.0)
 
 
 def expected_calibration_error(confidences: np.ndarray, correct: np.ndarray) -> float:
-    """Returns by how much confidence and accuracy differ, in the mean over 15 bins of equal width (Guo et al. 2017).
+    """Returns the mean difference of confidence and accuracy over 15 bins of equal width (Guo et al. 2017).
 
     Args:
         confidences: `[sentences]`, the probability of each predicted label.
@@ -24,10 +24,10 @@ def expected_calibration_error(confidences: np.ndarray, correct: np.ndarray) -> 
 
 
 def fit_temperature(negative_log_likelihood: Callable[[float], float]) -> float:
-    """Returns the temperature with the least negative log likelihood (Guo et al., ICML 2017, arXiv 1706.04599).
+    """Returns the temperature with the lowest negative log likelihood (Guo et al., ICML 2017, arXiv 1706.04599).
 
     Args:
-        negative_log_likelihood: of held-out labels, as a function of what the logits are divided by.
+        negative_log_likelihood: of held-out labels, as a function of the temperature that divides the logits.
     """
     from scipy.optimize import minimize_scalar
 

@@ -1,4 +1,4 @@
-"""What a model is worth on a split of training records, beside baselines on the same documents."""
+"""Evaluates a model on a split of training records, next to baselines on the same documents."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ def measure_outputs(
     labels: Sequence[str],
     highlights: Sequence[tuple[Sequence[str], Sequence[str]]] = (),
 ) -> Metrics | ScoreMetrics:
-    """Returns the metrics of what a model says of sentences, labels or scores; `highlights` as in `measure_scores`."""
+    """Returns the metrics of a model's outputs, labels or scores; `highlights` as in `measure_scores`."""
     if "scores" in outputs:
         return measure_scores(sentences.doc_ids, sentences.targets, outputs["scores"], highlights=highlights)
     return measure(sentences, outputs["label_ids"], labels=labels, probabilities=outputs["probabilities"])
 
 
 def evaluate_bundle(bundle_dir: str, data_dir: str, split: str) -> dict[str, Metrics | ScoreMetrics]:
-    """Returns the metrics of a bundle on a split, under `sepline`, beside those of the baselines.
+    """Returns the metrics of a bundle on a split, under the name `sepline`, and those of the baselines.
 
     Raises:
-        UserError: bundle or data can't be used, don't belong together, or the split is empty.
+        UserError: bundle or data can't be used, or don't belong together, or the split is empty.
     """
     bundle, data = open_model(bundle_dir), open_training_data(data_dir)
     if bundle.labels != data.labels or bundle.vocabulary.fingerprint != data.vocabulary_fingerprint:

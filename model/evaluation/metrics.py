@@ -13,7 +13,7 @@ from model.evaluation.calibration import expected_calibration_error
 
 @dataclass(frozen=True)
 class LabelMetrics:
-    """Precision, recall and F1 of one label, and how many sentences truly have it."""
+    """Precision, recall and F1 of one label, and the number of sentences that truly have it."""
 
     precision: float
     recall: float
@@ -26,13 +26,13 @@ class Metrics:
     """Sentence-level figures of one model on one set of documents.
 
     Attributes:
-        documents, sentences: how many were judged.
+        documents, sentences: how many were evaluated.
         accuracy: the share of sentences with the right label; equals micro F1, the paper's figure.
         macro_f1: the mean of the labels' F1; labels that neither occur nor are predicted are left out.
         weighted_f1: the mean weighted by support.
-        calibration_error: by how much the probabilities of the predicted labels differ from the share that is right
-            (`calibration.expected_calibration_error`); None for a classifier that gives none.
-        labels: by label, in the model's order.
+        calibration_error: how much the probabilities of the predicted labels differ from the share of right labels
+            (`calibration.expected_calibration_error`); None for a classifier without probabilities.
+        labels: the metrics by label, in the model's order.
         confusion: `[true label][predicted label]` sentence counts, in the model's order.
     """
 
@@ -77,7 +77,7 @@ def measure(
         sentences: with the true labels.
         predicted: int `[sentences]`, indices into `labels`.
         labels: the model's.
-        probabilities: float `[sentences, labels]`, where the classifier gives any.
+        probabilities: float `[sentences, labels]`; None for a classifier without probabilities.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 

@@ -1,4 +1,4 @@
-"""What a model of scores is worth: squared error, rank correlation, and ROUGE of the sentences that it would choose."""
+"""Metrics of predicted scores: squared error, rank correlation, and ROUGE of the sentences with the highest scores."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class ScoreMetrics:
     """Figures of predicted scores on one set of documents.
 
     Attributes:
-        documents, sentences: how many were judged.
+        documents, sentences: how many were evaluated.
         mse: the mean squared error.
-        spearman: the rank correlation of all sentences' scores; 0 where either side is constant.
-        rouge_l: the mean F measure of ROUGE-L (Lin, 2004) between a document's ten sentences of the highest score, in
-            their order in the document, and its highlights; None where no document has highlights.
+        spearman: the rank correlation of all sentences' scores; 0 if either side is constant.
+        rouge_l: the mean F measure of ROUGE-L (Lin, 2004) between the ten sentences of a document with the highest
+            scores, in document order, and its highlights; None if no document has highlights.
     """
 
     documents: int
@@ -48,7 +48,7 @@ def measure_scores(
     Args:
         doc_ids: `[sentences]`.
         scores, predicted: float `[sentences]`.
-        highlights: for each document in order, its sentences and its highlights; none to leave ROUGE out.
+        highlights: for each document in order, its sentences and its highlights; empty to leave ROUGE out.
 
     Raises:
         UserError: there are highlights, and the extra `rouge` is not installed.
@@ -66,7 +66,7 @@ def measure_scores(
 
 
 def choose_sentences(scores: np.ndarray, count: int = _CHOSEN_SENTENCES) -> list[int]:
-    """Returns the indices of the sentences of the highest scores, the earlier of equals, in document order."""
+    """Returns the indices of the sentences with the highest scores, in document order; of equals, the earlier ones."""
     return sorted(np.argsort(-scores, kind="stable")[:count].tolist())
 
 

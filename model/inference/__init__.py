@@ -1,1 +1,1 @@
-"""A trained model applied to windows and documents."""
+"""Runs a trained model on windows and documents."""

@@ -1,4 +1,4 @@
-"""Documents as text to the windows that a bundle reads, for scoring and for judging alike."""
+"""Turns the text of documents into a bundle's windows, for scoring and for comparing models."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def encode_documents(
     """Yields the windows of each document; all are tokenized in one call.
 
     Args:
-        documents: each one's sentences, and its additional features by sentence where the bundle takes any.
-        bundle: whose windows and features these are.
+        documents: for each document its sentences, and its additional features by sentence if the bundle takes any.
+        bundle: decides windows and features.
         tokenizer: the bundle's.
     """
     every = [sentence for sentences, _ in documents for sentence in sentences]

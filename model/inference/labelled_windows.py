@@ -1,4 +1,4 @@
-"""Training records read back as windows, to evaluate a model on."""
+"""Reads training records back as windows, to evaluate a model on them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The one rule for documents of several windows: a sentence's value comes from the window that owns the sentence.
+"""The rule for documents of several windows: a sentence's value comes from the window that owns the sentence.
 
-Other windows show the sentence as context only. Scoring, evaluation, judging and calibration all use this function.
+Other windows show the sentence only as context. Scoring, evaluation, calibration and retraining all use this function.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ def take_owned(windows: Iterable[Window], values: Iterable[Mapping[str, np.ndarr
     """Returns the values of all sentences in order, `[sentences, ...]` by name, each from the window that owns it.
 
     Args:
-        windows: those of a document in order, or of several documents one after another; at least one.
-        values: by name, `[sentences, ...]` for each window, context sentences included. Rows beyond the sentences that
-            a window shows, as padding leaves them, are not read.
+        windows: the windows of one document in order, or of several documents one after another; at least one.
+        values: for each window, `[sentences, ...]` by name, context included. Rows of padding after the sentences that
+            the window shows are ignored.
     """
     owned: dict[str, list[np.ndarray]] = {}
     for window, shown in zip(windows, values, strict=True):

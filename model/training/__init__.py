@@ -1,1 +1,1 @@
-"""Fine-tuning, from training records to a bundle."""
+"""Fine-tunes a model: from training records to a bundle."""
