@@ -1,4 +1,4 @@
-"""Whether settings and training records fit together, before anything is trained."""
+"""Checks that settings and training records fit together, before anything is trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from model.text.vocabulary import Vocabulary
 
 
 def settle(settings: Settings, data: TrainingData) -> Settings:
-    """Returns the settings with what preprocessing has decided already; refuses those that contradict it."""
+    """Returns the settings completed by those of preprocessing.
+
+    Raises:
+        UserError: a setting contradicts what preprocessing has decided.
+    """
     made_with = data.settings
     for section in ("window", "data"):
         given = getattr(settings, section)
@@ -31,7 +35,11 @@ def settle(settings: Settings, data: TrainingData) -> Settings:
 def check_records(
     settings: Settings, folders: Sequence[TrainingData], shares: Sequence[float] | None, vocabulary: Vocabulary
 ) -> None:
-    """Refuses records that can't be trained on together with these settings."""
+    """Checks that the records can be trained on together with these settings.
+
+    Raises:
+        UserError: they can't.
+    """
     first = folders[0]
     if shares is not None and (len(shares) != len(folders) or min(shares) <= 0):
         raise UserError(f"give each of the {len(folders)} folders of records a positive share; got {list(shares)}")

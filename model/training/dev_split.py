@@ -1,4 +1,4 @@
-"""The dev split during a training: figures after each epoch, and calibration of the best one."""
+"""The dev split during a training: metrics after each epoch, and calibration of the best one."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class DevSplit:
 
         Args:
             data: the training records.
-            labels: the model's; none where it learns scores.
+            labels: the model's; none for scores.
             pad_id: the vocabulary's `[PAD]`.
-            batch_tokens: padded wordpieces a micro-batch may hold.
+            batch_tokens: the most padded wordpieces in a micro-batch.
         """
         self._labels, self._pad_id, self._batch_tokens = labels, pad_id, batch_tokens
         self._signature = classify_signature(len(data.features))
@@ -41,12 +41,12 @@ class DevSplit:
         return bool(self._windows)
 
     def evaluator(self, classifier: SentenceClassifier) -> Callable[[], dict[str, Any]]:
-        """Returns a function to the classifier's present figures as JSON values; its graph is traced once."""
+        """Returns a function that returns the classifier's current metrics as JSON values; its graph is traced once."""
         predictor = self._predictor(classifier.outputs)
         return lambda: self._figures(*predict(predictor, self._windows))
 
     def calibrate(self, classifier: SentenceClassifier) -> tuple[float, dict[str, Any]]:
-        """Returns the temperature that makes the true labels most probable, 1 for scores, and the figures with it."""
+        """Returns the temperature that makes the true labels most probable (1 for scores), and the metrics with it."""
         predictor = self._predictor(lambda batch: {"logits": classifier(batch, training=False)})
         logits, mask = _pad(outputs["logits"] for outputs in predictor.run([one.encoded for one in self._windows]))
         head = tf.function(lambda temperature: classifier.head.predict(logits, mask, temperature))
@@ -82,7 +82,7 @@ class DevSplit:
 
 
 def _pad(rows: Iterable[np.ndarray]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns `[windows, sentences, outputs]` of rows of different lengths, and a mask, False for padding."""
+    """Returns rows of different lengths as `[windows, sentences, outputs]`, and a mask that is False for padding."""
     shown = list(rows)
     most = max(map(len, shown))
     padded = np.stack([np.pad(one, [(0, most - len(one)), (0, 0)]) for one in shown])

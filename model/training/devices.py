@@ -1,4 +1,4 @@
-"""What a training runs on: every GPU there is, and the precision that they are good at."""
+"""Chooses the devices of a training, all available GPUs, and their precision."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Devices:
     """The devices of a training.
 
     Attributes:
-        names: of all that take part; each gets an equal share of every batch.
+        names: of all devices that take part; each gets an equal share of every batch.
         strategy: keeps their weights equal; None for a single device.
         precision: `float32`, or `bfloat16` computation on float32 weights.
     """
@@ -32,7 +32,7 @@ class Devices:
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Makes what is built inside live on these devices and compute in their precision."""
+        """Places what is built inside on these devices, to compute in their precision."""
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(_POLICIES[self.precision])
         try:
@@ -46,15 +46,15 @@ class Devices:
 
 
 def choose_devices(precision: Literal["auto", "float32", "bfloat16"]) -> Devices:
-    """Returns all GPUs, or else all logical CPUs; memory of GPUs is taken as it is needed.
+    """Returns all GPUs, or all logical CPUs if there is no GPU; GPU memory is allocated as needed.
 
-    `auto` is bfloat16 where every device is a GPU that computes in it, and float32 elsewhere.
+    `auto` is bfloat16 if every device is a GPU that supports it, otherwise float32.
     """
     physical = tf.config.list_physical_devices("GPU")
     for gpu in physical:
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError:  # TensorFlow has begun to use it; then it stays as it is
+        except RuntimeError:  # TensorFlow uses it already; its setting can't change any more
             break
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     names = tuple(device.name.removeprefix("/device:") for device in devices)

@@ -1,4 +1,4 @@
-"""Training records to shuffled, length-bucketed, padded batches."""
+"""Turns training records into shuffled, length-bucketed, padded batches."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _BY_TOKEN = ("token_ids", "segment_ids", "padding_mask")
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """One folder of records among those that are trained on.
+    """One of the folders of records that a model is trained on.
 
     Attributes:
         data: the records.
-        batches: how many batches of it an epoch has; it is begun anew when it ends earlier.
-        own_batches: how many one pass over it makes.
-        label_ids: the model's label id for each of its own; empty where scores are learned.
+        batches: the number of its batches in an epoch; the folder is repeated if it has fewer.
+        own_batches: the number of batches in one pass over it.
+        label_ids: the model's label id for each label of the folder; empty for scores.
     """
 
     data: TrainingData
@@ -41,10 +41,10 @@ class Batching:
     """How windows become batches.
 
     Attributes:
-        batch_tokens: padded wordpieces a batch may hold.
+        batch_tokens: the most padded wordpieces in a batch.
         pad_id: the vocabulary's `[PAD]`.
         seed: of the order.
-        label_weights: by the model's label id, what a sentence's weight is multiplied by; all 1 when None.
+        label_weights: for each label id of the model, a factor of its sentences' weights; None for 1.
         static_shapes: True to pad every batch to its bucket's longest window, so that few shapes occur.
     """
 
@@ -58,13 +58,13 @@ class Batching:
 def plan_training_sets(
     folders: Sequence[TrainingData], *, shares: Sequence[float] | None, labels: Sequence[str], batch_tokens: int
 ) -> list[TrainingSet]:
-    """Returns how much an epoch has of each folder: as many batches in all as one pass over everything.
+    """Returns each folder's part of an epoch, which has as many batches as one pass over all folders.
 
     Args:
         folders: the records.
-        shares: the share of the batches that each gets; its own share when None.
+        shares: each folder's share of the batches; None for shares by size.
         labels: the model's.
-        batch_tokens: padded wordpieces a batch may hold.
+        batch_tokens: the most padded wordpieces in a batch.
     """
     own = [count_batches(data, "train", batch_tokens=batch_tokens) for data in folders]
     counts = own if shares is None else [max(1, round(sum(own) * share / sum(shares))) for share in shares]
@@ -78,7 +78,7 @@ def plan_training_sets(
 def label_weights(
     training: TrainingSettings, folders: Sequence[TrainingData], labels: Sequence[str]
 ) -> tuple[float, ...] | None:
-    """Returns what a sentence counts in the loss by its label; None where all count alike.
+    """Returns the weight of each label in the loss; None if all weights are equal.
 
     Raises:
         UserError: `training.class_weights` names a label that the records don't have.
@@ -97,12 +97,12 @@ def label_weights(
 
 
 def training_batches(sets: Sequence[TrainingSet], batching: Batching, *, epoch: int) -> tf.data.Dataset:
-    """Returns one epoch of `(inputs, targets, weights)`, in an order of its own for each seed and epoch.
+    """Returns one epoch of `(inputs, targets, weights)`, in a different order for each seed and epoch.
 
-    The order depends on nothing else but TensorFlow's global seed, which tf.data mixes in and the trainer sets.
-    `inputs` is as `schema.classify_signature`; `targets`, int32 labels or float32 scores, and `weights`, float32, are
-    `[batch, sentences]`. A weight is the annotators' confidence times the label's weight, 0 for padding and for
-    sentences that another window owns.
+    The order depends only on them and on TensorFlow's global seed, which tf.data mixes in and the trainer sets.
+    `inputs` is as in `schema.classify_signature`; `targets` (int32 labels or float32 scores) and `weights` (float32)
+    are `[batch, sentences]`. A weight is the annotators' confidence times the label's weight; it is 0 for padding and
+    for sentences that another window owns.
     """
     sources = [_repeated(one, batching, f"{batching.seed}/{epoch}") for one in sets]
     batches = sources[0]
@@ -110,13 +110,13 @@ def training_batches(sets: Sequence[TrainingSet], batching: Batching, *, epoch: 
         turns = np.repeat(np.arange(len(sets)), [one.batches for one in sets])
         order = np.random.default_rng(_number(f"{batching.seed}/{epoch}/turns")).permutation(turns)
         batches = tf.data.Dataset.choose_from_datasets(sources, tf.data.Dataset.from_tensor_slices(order))
-    # Keras warns at the end of data of unknown length.
+    # Keras warns at the end of a dataset of unknown length.
     total = sum(one.batches for one in sets)
     return batches.apply(tf.data.experimental.assert_cardinality(total)).prefetch(tf.data.AUTOTUNE)
 
 
 def count_batches(data: TrainingData, split: str, *, batch_tokens: int) -> int:
-    """Returns how many batches one pass over a split makes."""
+    """Returns the number of batches in one pass over a split."""
     boundaries, sizes = _buckets(data, batch_tokens)
     members = np.zeros(len(sizes), int)
     for length, count in data.window_lengths[split].items():
@@ -125,7 +125,7 @@ def count_batches(data: TrainingData, split: str, *, batch_tokens: int) -> int:
 
 
 def _repeated(one: TrainingSet, batching: Batching, order: str) -> tf.data.Dataset:
-    """Returns as many batches of a set as an epoch has, from as many passes over it as that takes."""
+    """Returns the batches of a set in an epoch, from as many passes over it as needed."""
     passes = [_one_pass(one, batching, f"{order}/{number}") for number in range(-(-one.batches // one.own_batches))]
     batches = passes[0]
     for following in passes[1:]:
@@ -142,7 +142,7 @@ def _one_pass(one: TrainingSet, batching: Batching, order: str) -> tf.data.Datas
     def parse(serialized: tf.Tensor) -> tuple[dict[str, Any], tf.Tensor, tf.Tensor]:
         return _parse(serialized, one, batching.label_weights)
 
-    # Not anew in each iteration: Keras looks at the first batch before it begins where there are several devices.
+    # Not reshuffled in each iteration: with several devices, Keras reads the first batch before it starts.
     shuffled = records.shuffle(_SHUFFLE_BUFFER, seed=seed, reshuffle_each_iteration=False)
     examples = shuffled.map(parse, num_parallel_calls=tf.data.AUTOTUNE)
     boundaries, sizes = _buckets(data, batching.batch_tokens)
@@ -171,7 +171,7 @@ def _one_pass(one: TrainingSet, batching: Batching, order: str) -> tf.data.Datas
 
 
 def _buckets(data: TrainingData, batch_tokens: int) -> tuple[list[int], list[int]]:
-    """Returns the bucket boundaries and how many windows of each bucket make a batch, padding included."""
+    """Returns the bucket boundaries and the number of windows in a batch of each bucket, allowing for padding."""
     boundaries = list(data.bucket_boundaries)
     longest = [boundary - 1 for boundary in boundaries] + [data.settings.window.max_tokens]
     return boundaries, [max(1, batch_tokens // length) for length in longest]
@@ -198,5 +198,5 @@ def _parse(
 
 
 def _number(key: str) -> int:
-    """Returns a seed that depends on the key alone."""
+    """Returns a seed that depends only on the key."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")

@@ -1,4 +1,4 @@
-"""Runs the epochs of a training: checkpoints, figures, the best epoch, early stopping; a killed one goes on exactly."""
+"""Runs the epochs of a training: checkpoints, metrics, the best epoch, early stopping, exact resumption."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _STEPS_BETWEEN_SUMMARIES = 10
 
 @dataclass(frozen=True)
 class Fit:
-    """What is trained on what.
+    """What a training needs besides the classifier.
 
     Attributes:
         run: the folder of the run.
         training: its settings.
         sets: the records.
         batching: how they become batches.
-        devices: what it runs on.
-        evaluate: returns the classifier's figures on dev as JSON values; None where there is no dev split.
+        devices: where it runs.
+        evaluate: returns the classifier's metrics on dev as JSON values; None if there is no dev split.
     """
 
     run: Path
@@ -47,12 +47,12 @@ class Fit:
 
     @property
     def steps(self) -> int:
-        """How many steps an epoch has."""
+        """The number of steps in an epoch."""
         return count_steps(sum(one.batches for one in self.sets), self.training.accumulate)
 
     @property
     def tokens(self) -> int:
-        """How many wordpieces an epoch has, without padding; an estimate where sets are taken by shares."""
+        """The number of wordpieces in an epoch, without padding; an estimate if the sets have shares."""
         total = 0.0
         for one in self.sets:
             lengths = one.data.window_lengths["train"]
@@ -62,10 +62,10 @@ class Fit:
 
 
 def run_epochs(classifier: TrainableClassifier, fit: Fit) -> list[dict[str, Any]]:
-    """Runs the epochs that are still to run and returns the figures of all; the best one's weights are a file."""
+    """Runs the remaining epochs and returns the metrics of all; saves the best epoch's weights to `BEST_WEIGHTS`."""
     epochs_done, steps_done = tf.Variable(0, dtype=tf.int64), tf.Variable(0, dtype=tf.int64)
     checkpoint = tf.train.Checkpoint(
-        # One by one, dropout's random states included: TensorFlow finds neither layers in lists nor seed generators.
+        # Listed one by one, with dropout's random states: TensorFlow finds neither layers in lists nor seed generators.
         variables=[variable.value for variable in classifier.variables],
         optimizer=classifier.optimizer,
         epochs_done=epochs_done,
@@ -93,7 +93,7 @@ def run_epochs(classifier: TrainableClassifier, fit: Fit) -> list[dict[str, Any]
                 initial_epoch=epoch,
                 epochs=epoch + 1,
                 verbose=0,
-                shuffle=False,  # the input pipeline does
+                shuffle=False,  # the input pipeline shuffles
                 callbacks=[watcher],
             ).history
         seconds = time.monotonic() - started
@@ -120,9 +120,9 @@ def run_epochs(classifier: TrainableClassifier, fit: Fit) -> list[dict[str, Any]
 
 
 def best_epoch(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Returns the epoch that does best on dev, the earlier of equals; the last one where there is no dev split.
+    """Returns the epoch that is best on dev, the earlier of equals; without a dev split, the last one.
 
-    Best is the highest accuracy, or where scores are learned the least squared error.
+    The best has the highest accuracy, or for scores the lowest squared error.
     """
     if "dev" not in history[-1]:
         return history[-1]
@@ -130,14 +130,14 @@ def best_epoch(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def has_stopped(history: Sequence[Mapping[str, Any]], patience: int | None) -> bool:
-    """Returns whether the last `patience` epochs were all without gain on dev."""
+    """Returns True if none of the last `patience` epochs has improved on dev."""
     if patience is None or not history or "dev" not in history[-1]:
         return False
     return bool(history[-1]["epoch"] - best_epoch(history)["epoch"] >= patience)
 
 
 def read_history(run_dir: str | Path) -> list[dict[str, Any]]:
-    """Returns the figures of the epochs that a run has finished."""
+    """Returns the metrics of the epochs that a run has finished."""
     file = Path(run_dir) / _HISTORY
     return list(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else []
 
@@ -147,7 +147,7 @@ def _goodness(dev: Mapping[str, Any]) -> float:
 
 
 class _Watcher(keras.callbacks.Callback):
-    """Shows progress, writes summaries, and saves a checkpoint every so many seconds."""
+    """Shows progress, writes summaries, and saves a checkpoint every `checkpoint_seconds`."""
 
     def __init__(
         self,
@@ -177,14 +177,14 @@ class _Watcher(keras.callbacks.Callback):
             named = {f"train/{name}": figure for name, figure in figures.items()}
             named |= {"train/learning_rate": rate, "train/tokens_per_second": speed}
             _summarize(self._summaries, named, step=self._epoch * total + done)
-        # After the last step the epoch's end saves, so that a resumed epoch always has a step left to fit.
+        # After the last step, the end of the epoch saves; so a resumed epoch always has at least one step left.
         if done < total and time.monotonic() - self._saved >= self._fit.training.checkpoint_seconds:
             self._manager.save()
             self._saved = time.monotonic()
 
 
 def _report(figures: Mapping[str, Any], epochs: int, summaries: tf.summary.SummaryWriter, *, steps: int) -> None:
-    """Prints an epoch's figures and writes them for TensorBoard."""
+    """Prints an epoch's metrics and writes them for TensorBoard."""
     line = f"epoch {figures['epoch']} of {epochs}: loss {figures['loss']:.4f}"
     if "train_accuracy" in figures:
         line += f", train accuracy {figures['train_accuracy']:.4f}"

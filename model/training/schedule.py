@@ -10,7 +10,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("sepline")
 class SlantedTriangle(keras.optimizers.schedules.LearningRateSchedule):
-    """Climbs in a line to `peak` over the first `warmup` share of the steps, then falls in a line.
+    """Rises linearly to `peak` over the first `warmup` share of the steps, then falls linearly.
 
     The rate starts and ends at `peak / ratio`.
     """

@@ -14,10 +14,10 @@ from model.training.schedule import SlantedTriangle
 
 
 class TrainableClassifier(SentenceClassifier):
-    """A classifier with its step of training; only training makes one, the bundle holds the plain class.
+    """A classifier with a training step; used only in training, while the bundle has the plain class.
 
-    The loss of a batch is the weighted mean over all of its sentences on all devices. Keras's own step would take a
-    mean on each device, and clip the gradients of each, so that the result would depend on how many there are.
+    The loss of a batch is the weighted mean over all of its sentences on all devices. Keras's own step would take the
+    mean on each device and clip each device's gradients, so that the result would depend on the number of devices.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -31,12 +31,12 @@ class TrainableClassifier(SentenceClassifier):
         return self._means
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """Takes the batches of a step, each `(inputs, targets, weights)`; they count as one batch."""
+        """Runs one step on its batches, each `(inputs, targets, weights)`, with the effect of one large batch."""
         total = tf.maximum(_sum_over_devices(sum(tf.reduce_sum(weights) for _, _, weights in data)), 1e-9)
         gradients: list[tf.Tensor] = []
         figures = [0.0] * len(self._means)
         for inputs, targets, weights in data:
-            # One after the other, so that the memory of one batch is enough.
+            # One after the other, so that memory for one batch is enough.
             with tf.control_dependencies(gradients):
                 found, more = self._gradients(inputs, targets, weights, total)
             gradients = [one + other for one, other in zip(gradients, found, strict=True)] if gradients else found
@@ -47,7 +47,7 @@ class TrainableClassifier(SentenceClassifier):
         return {mean.name: mean.result() for mean in self._means}
 
     def _gradients(self, inputs: Any, targets: Any, weights: Any, total: Any) -> tuple[list[Any], list[Any]]:
-        """Returns the gradients of a batch's share of the loss, and its share of the figures."""
+        """Returns the gradients of a batch's share of the loss, and its share of the metrics."""
         mask = sentence_mask(inputs)
         with tf.GradientTape() as tape:
             logits = self(inputs, training=True)
@@ -63,12 +63,12 @@ class TrainableClassifier(SentenceClassifier):
 def compile_classifier(
     classifier: TrainableClassifier, training: TrainingSettings, devices: Devices, *, features: int, steps: int
 ) -> None:
-    """Builds the classifier's variables and its optimizer; `steps` is how many all epochs have together."""
+    """Builds the classifier's variables and its optimizer; `steps` is the number of steps in all epochs together."""
     classifier.build_variables(features)  # so that a checkpoint can be restored before the first batch
     optimizer = keras.optimizers.AdamW(
         SlantedTriangle(training.learning_rate, steps, warmup=training.warmup),
         weight_decay=training.weight_decay,
-        # Every device holds the whole gradient divided by their number, and the optimizer sums them up after clipping.
+        # Every device has the whole gradient divided by their number; the optimizer sums these up after clipping.
         global_clipnorm=training.clip_norm / len(devices.names),
     )
     spared = [v for v in classifier.trainable_variables if v.name == "bias" or "norm" in v.path]
@@ -78,14 +78,14 @@ def compile_classifier(
 
 
 def count_steps(batches: int, accumulate: int) -> int:
-    """Returns how many steps an epoch of so many batches has."""
+    """Returns the number of steps in an epoch of `batches` batches."""
     return -(-batches // accumulate)
 
 
 def group(batches: tf.data.Dataset, accumulate: int) -> tf.data.Dataset:
     """Returns the steps of an epoch, each a tuple of `accumulate` batches.
 
-    The first batches fill up the last step, and weigh nothing there.
+    The last step is filled up with the first batches, at weight 0.
     """
     surplus = -int(batches.cardinality()) % accumulate
     weightless = batches.repeat().take(surplus).map(lambda inputs, targets, weights: (inputs, targets, weights * 0.0))
@@ -94,9 +94,9 @@ def group(batches: tf.data.Dataset, accumulate: int) -> tf.data.Dataset:
 
 
 def distribute(steps: tf.data.Dataset, devices: Devices) -> Any:
-    """Returns the steps dealt out to the devices, each batch in as many equal parts as there are devices.
+    """Returns the steps distributed to the devices: each batch is cut into equal parts, one per device.
 
-    Where the windows of a batch don't divide by that, empty ones that weigh nothing fill it up.
+    If the number of windows in a batch is not a multiple of that, empty windows of weight 0 fill it up.
     """
     if devices.strategy is None:
         return steps

@@ -2,10 +2,10 @@
 
 A run's folder:
 
-    run.json          what is trained: settings and data, by fingerprint; a folder begun with others is refused
-    checkpoints/      the last checkpoint; a killed run goes on from it
+    run.json          settings, and fingerprints of the data; a folder that was begun with others is refused
+    checkpoints/      the last checkpoint; a killed run resumes from it
     best.weights.h5   the weights of the best epoch so far
-    history.json      each epoch's figures
+    history.json      the metrics of each epoch
     tensorboard/      the same and more for TensorBoard
     bundle/           the result, written last
 """
@@ -45,15 +45,15 @@ def train_and_evaluate(
     shares: Sequence[float] | None = None,
     overwrite: bool = False,
 ) -> Bundle:
-    """Trains on the train split, keeps the epoch that does best on dev, and returns the exported bundle.
+    """Trains on the train split, chooses the epoch that is best on dev, and returns the exported bundle.
 
-    A finished run is returned as it is; an interrupted one goes on from its last checkpoint.
+    If the run is finished already, its bundle is returned; an interrupted run resumes from its last checkpoint.
 
     Args:
-        settings: the sections `encoder`, `model` and `training` count here.
-        data_dirs: folders of training records. The first one's settings hold, and its dev split chooses the epoch.
+        settings: the sections `encoder`, `model` and `training` are used.
+        data_dirs: folders of training records. The first one's settings are used, and its dev split chooses the epoch.
         run_dir: the folder of the run.
-        shares: the share of the batches that each folder gets; by their sizes when None.
+        shares: each folder's share of the batches; None for shares by size.
         overwrite: True to replace a run that the folder holds already.
 
     Raises:
@@ -108,7 +108,7 @@ def train_and_evaluate(
         ),
     )
     classifier.load_weights(run / BEST_WEIGHTS)
-    # In float32, on one device and without the optimizer, as it is exported.
+    # What is exported is in float32, on one device and without the optimizer.
     exported = SentenceClassifier(encoder.build(pretrained=False), num_labels, settings.model, name="classifier")
     exported.build_variables(width)
     exported.set_weights(classifier.get_weights())

@@ -1,4 +1,4 @@
-"""Training that begins with the weights of a bundle, also onto another set of labels."""
+"""Starts a training from the weights of a bundle, which may have other labels."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _VALUE = ".ATTRIBUTES/VARIABLE_VALUE"
 
 
 def warm_start(classifier: SentenceClassifier, bundle: Bundle, labels: Sequence[str]) -> None:
-    """Gives a built classifier the weights of a bundle.
+    """Copies the weights of a bundle into a built classifier.
 
-    All but the head is taken over as it is. In the head, what belongs to labels that both know is; the rest stays as it
-    was drawn.
+    Everything but the head is copied as it is. In the head, the weights of labels that both have are copied; the others
+    keep their random values.
 
     Args:
-        classifier: over `labels`, or over scores where there are none.
+        classifier: over `labels`, or over scores if there are none.
         bundle: of a model with the same encoder, features and, if any, self-attention over sentences.
         labels: the classifier's.
 
@@ -48,9 +48,9 @@ def warm_start(classifier: SentenceClassifier, bundle: Bundle, labels: Sequence[
 
 
 def _with_lists(layer: keras.layers.Layer) -> tf.train.Checkpoint:
-    """Returns a layer with its parts named as a SavedModel names them, those in lists included.
+    """Returns a layer with its parts named as in a SavedModel, including the parts in lists.
 
-    Keras hides its lists from TensorFlow's checkpoints; nothing would be restored into these parts, without a word.
+    Keras hides its lists from TensorFlow's checkpoints, which would silently restore nothing into these parts.
     """
     parts: dict[str, Any] = {
         name: _with_lists(part) if isinstance(part, keras.layers.Layer) else part
