@@ -131,3 +131,11 @@ def test_padding_changes_nothing() -> None:
         log_likelihood(emissions, labels, mask, mask, potentials),
         atol=1e-5,
     )
+
+
+def test_a_factor_scales_every_potential() -> None:
+    _, _, _, potentials = chains(6)
+    scaled = potentials.scaled(0.5)
+    np.testing.assert_array_equal(scaled.transitions, potentials.transitions * np.float32(0.5))
+    np.testing.assert_array_equal(scaled.start, potentials.start * np.float32(0.5))
+    np.testing.assert_array_equal(scaled.end, potentials.end * np.float32(0.5))

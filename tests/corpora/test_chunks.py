@@ -9,6 +9,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +27,7 @@ from pipelines.corpora.chunks import (
     Unit,
     cut_source,
     finished_chunks,
+    hash_share,
     part_prefix,
     prefix_of,
     read_chunks,
@@ -304,3 +306,37 @@ def test_a_long_compressed_file_is_streamed(tmp_path: Path) -> None:
     chunks, early, late = map(int, result.stdout.split())
     assert chunks == 100
     assert late - early < 0.1 * early
+
+
+def test_names_are_the_same_always() -> None:
+    """They are what a repeated run finds its finished parts by."""
+    assert part_prefix("x/A.csv") == "part-A-53f27a786bc1"
+    assert part_prefix("x/A.csv", "file", "job") == "part-A-63d3cb759cb8"
+    assert part_prefix("\udc80.csv") == "part---4d9b92949705"  # a byte that is no UTF-8, as Python gives it in a name
+    long = part_prefix("x/Long name_with 'odd' chars, 09 and more than forty.v2.xml.gz").rpartition("-")[0]
+    assert long == "part-Long-name_with-odd-chars-09-and-more-tha"  # 40 characters of it
+    chunk = Chunk(Unit("a", "part-a-0"), 12, True, ())
+    assert (chunk.name, replace(chunk, last=False).name) == ("part-a-0-000012-last", "part-a-0-000012")
+
+
+def test_what_the_names_say_is_finished() -> None:
+    names = ["part-a-0123456789ab-000000", "part-a-0123456789ab-000002-last", "part-b-0123456789ab-1000000"]
+    others = ["part-a-0123456789ab-00003", "part-a-0123456789ag-000003", "part-a-0123456789ab-000003-lost", "other"]
+    found = finished_chunks([*names, *others])
+    assert found == {
+        "part-a-0123456789ab": Finished({0, 2}, 2),
+        "part-b-0123456789ab": Finished({1_000_000}, None),
+    }
+    assert [of.whole for of in found.values()] == [False, False]
+    assert Finished({0, 1, 2}, 2).whole
+    assert not Finished({0, 1, 2}).whole
+    assert not NOTHING.whole
+    assert Finished({0}, 0).whole
+
+
+def test_a_share_depends_on_the_key_alone() -> None:
+    assert hash_share("a") == 0.7913742705223816
+    assert hash_share("tiny-000") == 0.9672399166902238
+    shares = [hash_share(str(number)) for number in range(2000)]
+    assert 0 <= min(shares) < 0.01
+    assert 0.99 < max(shares) < 1

@@ -34,6 +34,7 @@ def splitter() -> SentenceSplitter:
         ["It worked.", "RESULTS: It did."],
         ["It rose by 5%.", "MATERIALS AND METHODS: We looked."],
         ["Text from p.RESULT and a.BC stays."],
+        ["Those of the dept. Medicine helped."],
     ],
 )
 def test_splitting(splitter: SentenceSplitter, sentences: list[str]) -> None:

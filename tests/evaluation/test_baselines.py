@@ -92,3 +92,15 @@ def test_one_label_alone(tmp_path: Path) -> None:
         "position": 0.5,
         "tfidf": 0.5,
     }
+
+
+def test_positions_in_twenty_bins(tmp_path: Path) -> None:
+    """Of 41 train sentences two share a bin, but the last three do; their mean is what stands there."""
+    train = [[("x", float(index)) for index in range(41)]]
+    judged = [[("x", 0.5), *[("x", 0.0)] * 38, ("x", 37.0), ("x", 39.0)]]
+    data = records(tmp_path / "doc_id=1", labels=(), train=train, test=judged)
+    wanted = [index // 2 * 2 + 0.5 for index in range(38)] + [39.0] * 3
+    errors = [(one - score) ** 2 for one, (_, score) in zip(wanted, judged[0], strict=True)]
+    position = evaluate_baselines(data, "test")["position"]
+    assert isinstance(position, ScoreMetrics)
+    assert position.mse == pytest.approx(sum(errors) / 41)

@@ -36,3 +36,25 @@ def test_temperature_is_found_again() -> None:
         return float(np.sum(np.log(np.exp(scaled).sum(1)) - scaled[np.arange(len(labels)), labels]))
 
     assert fit_temperature(negative_log_likelihood) == pytest.approx(2.5, rel=0.05)
+
+
+def test_one_sentence_and_none() -> None:
+    assert expected_calibration_error(np.array([0.75]), np.array([True])) == pytest.approx(0.25)
+    assert expected_calibration_error(np.array([0.75]), np.array([False])) == pytest.approx(0.75)
+    assert expected_calibration_error(np.zeros(0), np.zeros(0, bool)) == 0
+
+
+def test_fifteen_bins_of_equal_width() -> None:
+    """Neighbours in one bin even out; those in two bins do not. 7/15 is 0.4667, and 1 belongs to the last bin."""
+    correct = np.array([True, False])
+    assert expected_calibration_error(np.array([0.47, 0.53]), correct) == pytest.approx(0)
+    assert expected_calibration_error(np.array([0.46, 0.47]), correct) == pytest.approx((0.54 + 0.47) / 2)
+    assert expected_calibration_error(np.array([1.0, 0.94]), correct) == pytest.approx(0.94 / 2)
+
+
+@pytest.mark.parametrize(
+    ("best", "found"), [(0.25, 0.25), (1.0, 1.0), (3.0, 3.0), (100.0, np.exp(3)), (1e-4, np.exp(-3))]
+)
+def test_the_temperature_is_the_best_one_within_its_bounds(best: float, found: float) -> None:
+    temperature = fit_temperature(lambda tried: float((np.log(tried) - np.log(best)) ** 2))
+    assert temperature == pytest.approx(found, rel=1e-4)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from model.evaluation.score_metrics import choose_sentences, measure_scores
+from model.bundles.training_data import TrainingData
+from model.config import Settings
+from model.evaluation.score_metrics import choose_sentences, measure_scores, read_highlights
+from model.schema import document_schema
 
 SENTENCES = [f"word{number} is said of thing{number}" for number in range(14)]
 
@@ -50,3 +57,25 @@ def test_rouge_is_of_the_ten_best_in_their_order() -> None:
 
 def test_equal_scores_take_the_earlier_sentence() -> None:
     assert choose_sentences(np.array([1.0, 2.0, 1.0, 1.0]), 2) == [0, 1]
+
+
+@pytest.mark.parametrize(("true", "predicted"), [([1.0, 1.0], [1.0, 2.0]), ([1.0, 2.0], [3.0, 3.0])])
+def test_a_constant_side_has_no_rank_correlation(true: list[float], predicted: list[float]) -> None:
+    assert measure_scores(["a", "a"], np.array(true), np.array(predicted)).spearman == 0.0
+
+
+def test_highlights_are_read_in_the_order_of_the_parts(tmp_path: Path) -> None:
+    """Whatever the folders are called: Arrow would take "sentences=1" for a column."""
+    folder = tmp_path / "sentences=1"
+    parts = {"part-b": [(["Three."], None)], "part-a": [(["One.", "Two."], ["Two."]), (["Only."], [])]}
+    for name, documents in parts.items():
+        rows = [
+            {"doc_id": "d", "source": "s", "record_index": 0, "sentences": sentences, "highlights": highlights}
+            for sentences, highlights in documents
+        ]
+        path = folder / "documents" / "dev" / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows, schema=document_schema()), path)
+    data = TrainingData(folder, Settings(), (), (), "", (), {}, {}, "", {})
+    assert read_highlights(data, "dev") == [(["One.", "Two."], ["Two."]), (["Only."], []), (["Three."], [])]
+    assert read_highlights(data, "test") == []

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from model.config import EncoderSettings
 from model.encoders.encoder import open_encoder
 from model.errors import UserError
-from model.text.tokenization import Tokenizer
+from model.text.tokenization import Tokenizer, is_outlier
 from model.text.vocabulary import Vocabulary
 
 NINE_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "drug", "work", "##s", ".")
@@ -182,3 +182,47 @@ def test_casing_and_pieces_make_the_fingerprint() -> None:
 def test_a_vocabulary_without_special_tokens_is_refused(missing: str) -> None:
     with pytest.raises(UserError, match=rf"no \{missing[:-1]}\]; sepline needs a BERT vocabulary"):
         Vocabulary(tuple(piece for piece in NINE_WORDS if piece != missing), lower_case=True)
+
+
+def test_outliers_by_their_length_in_characters() -> None:
+    """At most 10 or at least 600, whatever their bytes."""
+    texts = ["", "x" * 10, "é" * 10, "x" * 11, "é" * 11, "x" * 599, "é" * 599, "x" * 600, "é" * 600]
+    found = is_outlier(tf.constant(texts)).numpy().tolist()
+    assert found == [True, True, True, False, False, False, False, True, True]
+
+
+def test_masked_outliers_read_as_one_unknown_word() -> None:
+    """The paper's code puts a word in their place; an uncased vocabulary may know its pieces."""
+    pieces = (*NINE_WORDS, "badsentence", "BADSENTENCE")
+    texts = tf.constant(["the drug", "the drugs the drug.", "the " * 150])
+    plain = Tokenizer(Vocabulary(pieces, lower_case=True)).tokenize(texts).to_list()
+    assert plain == [[THE, DRUG], [THE, DRUG, S, THE, DRUG, STOP], [THE] * 150]
+    for lower_case, masked in ((True, len(NINE_WORDS)), (False, len(NINE_WORDS) + 1)):
+        tokenizer = Tokenizer(Vocabulary(pieces, lower_case=lower_case), mask_outliers=True)
+        assert tokenizer.tokenize(texts).to_list() == [[masked], [THE, DRUG, S, THE, DRUG, STOP], [masked]]
+
+
+def test_words_of_over_100_bytes_are_unknown() -> None:
+    vocabulary = Vocabulary((*NINE_WORDS, "x", "##x"), lower_case=True)
+    assert tokenize(vocabulary, ["x" * 100, "x" * 101]) == [
+        [len(NINE_WORDS), *[len(NINE_WORDS) + 1] * 99],
+        [UNK],
+    ]
+
+
+@pytest.mark.parametrize("space", ["\t", "\r", "\n", "\u00a0", "\u2028", "\u2029", "\u3000"])
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_every_kind_of_space_separates_words(space: str, lower_case: bool) -> None:
+    assert tokenize(Vocabulary(NINE_WORDS, lower_case=lower_case), [f"the{space}drug"]) == [[THE, DRUG]]
+
+
+@pytest.mark.parametrize("dropped", ["\x00", "\x85", "\u00ad", "\u200b", "\ue000", "\ufffd"])
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_what_leaves_no_trace(dropped: str, lower_case: bool) -> None:
+    assert tokenize(Vocabulary(NINE_WORDS, lower_case=lower_case), [f"dr{dropped}ug"]) == [[DRUG]]
+
+
+def test_composed_and_decomposed_accents_are_the_same() -> None:
+    letters = Vocabulary((*NINE_WORDS, "\u1100", "##\u1161"), lower_case=True)
+    assert tokenize(letters, ["dr\u00f9g", "dru\u0300g", "DR\u00d9G"]) == [[DRUG]] * 3
+    assert tokenize(letters, ["\uac00"]) == [[len(NINE_WORDS), len(NINE_WORDS) + 1]]  # Hangul comes apart, too
