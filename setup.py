@@ -57,7 +57,7 @@ setup(
         "scikit-learn>=1.7,<2",
         "scipy>=1.14,<2",
         "setuptools>=70,<81",  # tensorflow-transform imports pkg_resources, and so does tensorflow-hub
-        "tensorboard>=2.20,<3",
+        "tensorboard>=2.20,<3",  # what TensorFlow writes the summaries of a training with
         "tensorflow>=2.21,<2.22",
         "tensorflow-text>=2.21,<2.22",
         "tensorflow-transform>=1.21,<1.22",
