@@ -1,4 +1,4 @@
-"""A BERT encoder in plain Keras layers (Devlin et al., NAACL 2019, arXiv 1810.04805), after layer normalization."""
+"""A BERT encoder in plain Keras layers (Devlin et al., NAACL 2019, arXiv 1810.04805), normalized after sublayers."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class BertConfig:
     """The shape of a BERT encoder.
 
     Attributes:
-        vocabulary_size: wordpieces.
+        vocabulary_size: number of wordpieces.
         width: of the hidden states.
-        layers: transformer layers.
-        heads: attention heads; they divide the width.
+        layers: number of transformer layers.
+        heads: number of attention heads; must divide the width.
         intermediate_width: of the feed-forward part.
-        positions: the longest window the encoder can read, in wordpieces.
-        segments: kinds of segment ids.
-        activation: `gelu_erf`, Hugging Face's "gelu", or `gelu_tanh`, its "gelu_new" and Google's own. The wrong one
-            moves hidden states by up to 0.14.
+        positions: the longest window that the encoder can read, in wordpieces.
+        segments: number of different segment ids.
+        activation: `gelu_erf`, Hugging Face's "gelu", or `gelu_tanh`, its "gelu_new" and Google's own. With the wrong
+            one, hidden states are off by up to 0.14.
         layer_norm_epsilon: added to the variance.
         dropout: on embeddings and on the output of each sublayer.
         attention_dropout: on the attention weights.
@@ -44,7 +44,7 @@ class BertConfig:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the encoder learns."""
+        """The number of trainable parameters."""
         embeddings = self.vocabulary_size + self.positions + self.segments
         attention = 4 * (self.width + 1) * self.width
         feed_forward = (self.width + 1) * self.intermediate_width + (self.intermediate_width + 1) * self.width
@@ -54,9 +54,9 @@ class BertConfig:
 
 @keras.saving.register_keras_serializable("sepline")
 class BertEncoder(keras.layers.Layer):
-    """Windows to hidden states: `[batch, tokens]` ids and mask in, `[batch, tokens, width]` out.
+    """Maps windows to hidden states: `[batch, tokens]` ids and mask to `[batch, tokens, width]`.
 
-    Written in keras.ops alone, so it runs under each of Keras's backends.
+    Written with keras.ops only, so it runs on all of Keras's backends.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class BertEncoder(keras.layers.Layer):
         Args:
             config: its shape.
             mix_layers: True to return a learned mixture of all layers' states, see `LayerMix`.
-            frozen_layers: keeps the embeddings and so many layers, counted from the input, as they are in training;
-                0 keeps the embeddings alone, None nothing. Dropout acts in them as in the others.
+            frozen_layers: excludes the embeddings and this many layers, counted from the input, from training; 0
+                excludes only the embeddings, None nothing. Dropout still acts in them.
             kwargs: for `keras.layers.Layer`.
         """
         super().__init__(**kwargs)
@@ -112,7 +112,7 @@ class BertEncoder(keras.layers.Layer):
 
     @property
     def pretrained_weights(self) -> dict[str, keras.Variable]:
-        """The variables that a checkpoint fills, by names such as `layer_0/query/kernel`."""
+        """The variables that come from a checkpoint, by names such as `layer_0/query/kernel`."""
         layers = (*self._embedding_layers, *self.transformer_layers)
         start = len(self.path) + 1
         return {variable.path[start:]: variable for layer in layers for variable in layer.weights}
@@ -122,7 +122,7 @@ class BertEncoder(keras.layers.Layer):
 
         Args:
             token_ids, segment_ids: int32 `[batch, tokens]`.
-            padding_mask: int32 `[batch, tokens]`, 1 for real tokens; padding is attended by no token.
+            padding_mask: int32 `[batch, tokens]`, 1 for real tokens; no token attends to padding.
             training: True to apply dropout.
         """
         positions = ops.arange(ops.shape(token_ids)[1], dtype="int32")
@@ -202,8 +202,8 @@ class TransformerLayer(keras.layers.Layer):
 
         query, key, value = by_head(self.query(states)), by_head(self.key(states)), by_head(self.value(states))
         scores = ops.matmul(query / math.sqrt(size), ops.transpose(key, (0, 1, 3, 2)))
-        # In float32 whatever the policy: half precision has no room for the bias, nor digits for the sum of a softmax.
-        # The mask arrives as integers, since Keras would cast a float bias on its way in.
+        # Always in float32: half precision has too little range for the bias and too few digits for a softmax's sum.
+        # The mask is passed as integers, since Keras would cast a float bias to half precision.
         bias = (1.0 - ops.cast(padding_mask, "float32"))[:, None, None, :] * -1e9
         weights = ops.cast(ops.softmax(ops.cast(scores, "float32") + bias, axis=-1), scores.dtype)
         weights = self.attention_dropout(weights, training=training)
@@ -214,8 +214,8 @@ class TransformerLayer(keras.layers.Layer):
 class LayerMix(keras.layers.Layer):
     """A learned mixture of layers (Peters et al., NAACL 2018, arXiv 1802.05365, equation 1), in float32.
 
-    The softmax of one learned number a layer weighs the layers' states; a learned scale multiplies their sum. Training
-    starts from the plain mean.
+    The layers' states are weighted by a softmax over one learned number per layer; a learned scale multiplies their
+    sum. Training starts from the plain mean.
     """
 
     def __init__(self, layers: int, **kwargs: Any) -> None:
@@ -228,6 +228,6 @@ class LayerMix(keras.layers.Layer):
         self.built = True
 
     def call(self, states: Sequence[Any]) -> Any:
-        """Returns the mixture of as many `[batch, tokens, width]` as there are layers."""
+        """Returns the mixture of the layers' states, each `[batch, tokens, width]`."""
         shares = ops.softmax(self.logits)
         return self.scale * sum(shares[index] * state for index, state in enumerate(states))

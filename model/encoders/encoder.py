@@ -24,18 +24,18 @@ _SHAPE = ("layers", "width", "heads", "intermediate_width", "positions", "segmen
 
 @dataclass(frozen=True)
 class EncoderDescription:
-    """What an encoder is, under the settings that it is used with. None where a wrapped module does not record it.
+    """What an encoder is, under the settings that it is used with. None for what a wrapped module does not record.
 
     Attributes:
-        handle: as the settings name it.
-        folder: where its files lie, in the cache for downloads.
-        format: what the files are.
-        kind: `native`, sepline's own BERT with the weights of these files, or `wrapped`, a TF Hub module run as it is.
+        handle: its name in the settings.
+        folder: the folder with its files; for downloads, in the cache.
+        format: the format of the files.
+        kind: `native`, sepline's own BERT with the weights of these files, or `wrapped`, a TF Hub module run unchanged.
         layers, width, heads, intermediate_width, positions, segments, activation: see `BertConfig`.
-        vocabulary_size: wordpieces.
+        vocabulary_size: number of wordpieces.
         lower_case: True for uncased encoders.
-        special_ids: the ids of `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]` and, where there is one, `[MASK]`.
-        parameters: how many numbers it learns.
+        special_ids: the ids of `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]` and, if there is one, `[MASK]`.
+        parameters: number of trainable parameters.
         fingerprint: SHA-256 over the contents of its files.
     """
 
@@ -70,11 +70,11 @@ class EncoderFiles(Protocol):
 
     Attributes:
         format: its name.
-        folder: where the files lie.
-        files: those that are read.
-        config: the shape of the BERT that they hold; None where they hold another architecture.
+        folder: the folder with the files.
+        files: the files that are read.
+        config: the shape of the BERT in the files; None for another architecture.
         not_bert: why `config` is None.
-        wrap: returns the encoder as the module that it is, in a built layer; None in a format that holds no module.
+        wrap: returns the unchanged module in a built layer; None for a format without modules.
     """
 
     @property
@@ -103,7 +103,7 @@ class Encoder:
         settings: which encoder, and how it is used.
         source: its files.
         vocabulary: its wordpieces and casing.
-        config: the BERT to build; None where the module is wrapped.
+        config: the BERT to build; None if the module is wrapped.
     """
 
     settings: EncoderSettings
@@ -112,7 +112,7 @@ class Encoder:
     config: BertConfig | None
 
     def describe(self) -> EncoderDescription:
-        """Returns what the encoder is; hashes its weights, but does not load them."""
+        """Returns a description of the encoder; hashes its weights, but does not load them."""
         known: dict[str, Any] = {name: self._shape.get(name) for name in _SHAPE}
         return EncoderDescription(
             handle=self.settings.handle,
@@ -141,8 +141,8 @@ class Encoder:
         """Returns a built Keras layer named `encoder`.
 
         Args:
-            pretrained: False to leave the weights random, where others will take their place. A wrapped module always
-                has its own.
+            pretrained: False to leave the weights random if others will replace them. A wrapped module always has its
+                own weights.
 
         Raises:
             UserError: a tensor is missing or has another shape, or the module can't be loaded.
@@ -168,8 +168,8 @@ def open_encoder(settings: EncoderSettings) -> Encoder:
     """Returns the encoder that a handle names; downloads it on first use.
 
     Raises:
-        UserError: the handle names no encoder, its vocabulary is not BERT's or is longer than its embeddings, or the
-            settings ask for what it can't do.
+        UserError: the handle names no encoder, its vocabulary is not BERT's or has more entries than its embeddings, or
+            it does not support the settings.
     """
     source = _open_files(_locate(settings.handle))
     config = _choose_config(source, settings)
@@ -203,10 +203,10 @@ def _open_files(folder: Path) -> EncoderFiles:
 
 
 def _choose_config(source: EncoderFiles, settings: EncoderSettings) -> BertConfig | None:
-    """Returns the BERT to build under the settings, or None where the module is to be wrapped."""
+    """Returns the BERT to build under the settings, or None if the module has to be wrapped."""
     config = source.config
     if settings.wrapped and source.wrap is None:
-        raise UserError(f"encoder.wrapped is true, but {settings.handle} is no TF Hub module; leave it out")
+        raise UserError(f"encoder.wrapped is true, but {settings.handle} is not a TF Hub module; leave it out")
     if settings.wrapped or config is None:
         reason = (
             "encoder.wrapped is true" if settings.wrapped else f"this module can only be wrapped: {source.not_bert}"
@@ -230,7 +230,7 @@ def _choose_config(source: EncoderFiles, settings: EncoderSettings) -> BertConfi
 
 
 def _shape(source: EncoderFiles, config: BertConfig | None) -> Mapping[str, Any]:
-    """Returns what is known of the shape, by the names of `BertConfig`, with the number of `parameters`."""
+    """Returns the known parts of the shape, by the names of `BertConfig`, and the number of `parameters`."""
     return source.shape if config is None else {**asdict(config), "parameters": config.parameters}
 
 

@@ -56,18 +56,18 @@ _TENSORS = {"embeddings": ("weight",), "kernel": ("weight",), "gamma": ("weight"
 
 @dataclass(frozen=True)
 class HuggingFaceCheckpoint:
-    """A folder that Hugging Face's transformers wrote.
+    """A folder that was written by Hugging Face's transformers.
 
     Attributes:
-        folder: which.
-        config: the shape that its `config.json` gives.
+        folder: its path.
+        config: the shape in its `config.json`.
         weight_files: the files with its tensors.
     """
 
     format: ClassVar[Literal["Hugging Face"]] = "Hugging Face"
     not_bert: ClassVar[str] = ""
     wrap: ClassVar[None] = None
-    shape: ClassVar[Mapping[str, Any]] = {}  # `config` says it
+    shape: ClassVar[Mapping[str, Any]] = {}  # `config` has it
 
     folder: Path
     config: BertConfig
@@ -95,10 +95,10 @@ class HuggingFaceCheckpoint:
     def vocabulary(self) -> Vocabulary:
         """Returns its vocabulary and casing.
 
-        Where no `tokenizer_config.json` tells the casing, as in SciBERT's folders, the wordpieces do.
+        If no `tokenizer_config.json` states the casing, as in SciBERT's folders, it is inferred from the wordpieces.
 
         Raises:
-            UserError: it can't be read, is not BERT's, or stands for another tokenization than sepline's.
+            UserError: it can't be read, is not BERT's, or belongs to a tokenization that sepline does not support.
         """
         path = self.folder / _TOKENIZER
         settings = _read_json(path) if path.is_file() else {}
@@ -114,10 +114,10 @@ class HuggingFaceCheckpoint:
         return vocabulary
 
     def copy_weights(self, encoder: BertEncoder) -> None:
-        """Fills an encoder from the checkpoint.
+        """Copies the checkpoint's weights into an encoder.
 
         Raises:
-            UserError: as `weights`.
+            UserError: as in `weights`.
         """
         with self.weights() as read:
             for name, variable in encoder.pretrained_weights.items():
@@ -125,7 +125,7 @@ class HuggingFaceCheckpoint:
 
     @contextmanager
     def weights(self) -> Iterator[Callable[[str, tuple[int, ...]], np.ndarray]]:
-        """Opens the tensors; yields a function to them from names in `BertEncoder.pretrained_weights` and shapes.
+        """Yields a function that returns a tensor by its name in `BertEncoder.pretrained_weights` and its shape.
 
         Raises:
             UserError: a tensor is missing or has another shape, or a file is not safetensors; also from within the
@@ -166,7 +166,7 @@ class HuggingFaceCheckpoint:
 
 
 def read_vocabulary(path: Path, *, lower_case: bool | None) -> Vocabulary:
-    """Returns the vocabulary of a file with one wordpiece a line.
+    """Returns the vocabulary of a file with one wordpiece per line.
 
     Raises:
         UserError: it can't be read, or a special token is missing.
@@ -215,7 +215,7 @@ def _find_weights(folder: Path) -> tuple[Path, ...]:
 
 
 def _tensor_names(name: str) -> list[str]:
-    """Returns the names that a tensor may have, the usual one first: old checkpoints have norms' gamma and beta."""
+    """Returns the names that a tensor may have, the usual one first; in old checkpoints, norms have gamma and beta."""
     *layer, part, tensor = name.split("/")
     owner = f"encoder.layer.{layer[0].removeprefix('layer_')}.{_SUBLAYERS[part]}" if layer else _EMBEDDINGS[part]
     return [f"{owner}.{stored}" for stored in _TENSORS.get(tensor, (tensor,))]
@@ -227,5 +227,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: can't be read as JSON ({error})") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no JSON object")
+        raise UserError(f"{path}: not a JSON object")
     return content

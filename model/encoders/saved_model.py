@@ -1,6 +1,6 @@
-"""What a TF Hub SavedModel is, read out of `saved_model.pb` without running it.
+"""Reads from `saved_model.pb` what a TF Hub SavedModel is, without running it.
 
-Its signature, the names and shapes of its variables, and the operations of its graph tell whether it is a text encoder,
+Its signature, the names and shapes of its variables, and the operations of its graph show whether it is a text encoder,
 and whether that encoder is Google's BERT.
 """
 
@@ -46,7 +46,11 @@ def read_graph(path: Path) -> Any:
 
 
 def sequence_width(graph: Any, folder: Path) -> int:
-    """Returns the width of `sequence_output`; refuses modules that are no text encoders or read one length only."""
+    """Returns the width of `sequence_output`.
+
+    Raises:
+        UserError: the module is not a text encoder, or reads windows of one length only.
+    """
     inputs, outputs = _call_signature(graph.object_graph_def)
     if set(inputs) != set(_INPUTS) or _OUTPUT not in outputs:
         has = f"{', '.join(sorted(inputs)) or 'nothing'} -> {', '.join(sorted(outputs)) or 'nothing'}"
@@ -56,16 +60,16 @@ def sequence_width(graph: Any, folder: Path) -> int:
         )
     lengths = {length for name in _INPUTS for length in inputs[name][1:]} - {-1}
     if lengths:
-        raise UserError(f"{folder}: reads windows of exactly {max(lengths)} tokens; sepline needs one for any length")
+        raise UserError(f"{folder}: reads windows of exactly {max(lengths)} tokens; sepline needs one for all lengths")
     if len(outputs[_OUTPUT]) != 3 or outputs[_OUTPUT][2] < 1:
         raise UserError(f"{folder}: its {_OUTPUT} is not [batch, tokens, width]; sepline needs a text encoder")
     return outputs[_OUTPUT][2]
 
 
 def _call_signature(objects: Any) -> tuple[Shapes, Shapes]:
-    """Returns the names and shapes of what the module takes and gives where it is called with a mapping.
+    """Returns the names and shapes of the module's inputs and outputs when it is called with a mapping.
 
-    The module's signatures don't do: exporters give their outputs names of their own making.
+    The module's signatures are no help: exporters choose their own names for the outputs.
     """
     calls = [child.node_id for child in objects.nodes[0].children if child.local_name == "__call__"]
     names = [name for node in calls for name in objects.nodes[node].function.concrete_functions]
@@ -79,13 +83,13 @@ def _call_signature(objects: Any) -> tuple[Shapes, Shapes]:
 
 
 def _tensor_shapes(structure: Any) -> Shapes:
-    """Returns the shapes of the tensors in a mapping, -1 for a length that is open."""
+    """Returns the shapes of the tensors in a mapping, with -1 for variable lengths."""
     fields = structure.dict_value.fields
     return {name: tuple(dim.size for dim in fields[name].tensor_spec_value.shape.dim) for name in fields}
 
 
 def bert_config(shapes: Shapes, graph: Any, folder: Path) -> tuple[BertConfig | None, str]:
-    """Returns the BERT that a module's variables make, or the reason why they make none."""
+    """Returns the shape of the BERT that a module's variables form, or None and the reason why they don't form one."""
     wanted = {name: shape for name, shape in shapes.items() if not name.startswith(_BESIDE_THE_ENCODER)}
     numbers = [int(match[1]) for name in wanted if (match := re.match(r"transformer/layer_(\d+)/", name))]
     try:
@@ -138,7 +142,7 @@ def _expected_shapes(config: BertConfig) -> Shapes:
 
 
 def _find_activation(graph: Any) -> Literal["gelu_erf", "gelu_tanh"] | None:
-    """Returns which GELU the graph computes: by the error function, or by the constant of its approximation."""
+    """Returns which GELU the graph computes: with the error function, or with the constant of its approximation."""
     import tensorflow as tf
 
     nodes = [node for function in graph.graph_def.library.function for node in function.node_def]
@@ -150,7 +154,7 @@ def _find_activation(graph: Any) -> Literal["gelu_erf", "gelu_tanh"] | None:
 
 
 def _find_dropout(folder: Path) -> dict[str, Any]:
-    """Returns the dropout rates that Keras noted beside the graph, where it did."""
+    """Returns the dropout rates in the metadata that Keras saved with the graph; empty if there are none."""
     rates = {}
     for name in ("keras_metadata.pb", SAVED_MODEL):  # the latter up to TensorFlow 2.4
         notes = (folder / name).read_bytes() if (folder / name).is_file() else b""

@@ -49,10 +49,10 @@ class HubModule:
     Attributes:
         folder: of the SavedModel.
         width: of the hidden states.
-        config: its shape, where its variables are those of Google's BERT.
+        config: its shape, if its variables are those of Google's BERT; else None.
         not_bert: why `config` is None.
-        vocabulary_size, positions: rows of its embeddings; None where it does not say.
-        parameters: how many numbers the module learns, parts that sepline has no use for included.
+        vocabulary_size, positions: rows of its embeddings; None if it does not record them.
+        parameters: number of trainable parameters, including parts that sepline does not use.
         prefix: what precedes the usual names of its variables.
     """
 
@@ -72,7 +72,7 @@ class HubModule:
         """Returns the module in a folder.
 
         Raises:
-            UserError: it is no SavedModel, or no text encoder.
+            UserError: it is not a SavedModel, or not a text encoder.
         """
         graph = read_graph(folder / SAVED_MODEL)
         width = sequence_width(graph, folder)
@@ -117,18 +117,18 @@ class HubModule:
         import tensorflow as tf
 
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            # Functions out of a SavedModel give the replicas gradients of different variables.
+            # Functions from a SavedModel give the replicas gradients of different variables.
             raise UserError(
-                f"{self.folder}: a wrapped encoder trains on one device; show one, with CUDA_VISIBLE_DEVICES=0"
+                f"{self.folder}: a wrapped encoder trains on one device; choose one, with CUDA_VISIBLE_DEVICES=0"
             )
         encoder = WrappedEncoder(self.folder, self.width, name="encoder")
         encoder.build()
         return encoder
 
     def copy_weights(self, encoder: BertEncoder) -> None:
-        """Fills an encoder from the module, after checking that sepline's BERT computes what the module does.
+        """Copies the module's weights into an encoder, after checking that both compute the same.
 
-        Names and shapes of variables don't say how a module uses them, so both read a few tokens.
+        Names and shapes of variables don't show how a module uses them, so both read a few tokens.
 
         Raises:
             UserError: they compute different states.
@@ -150,7 +150,7 @@ class HubModule:
             variable.assign(whole.pretrained_weights[name])
 
     def variable_name(self, name: str) -> str:
-        """Returns what the module calls one of `BertEncoder.pretrained_weights`."""
+        """Returns the module's name for one of `BertEncoder.pretrained_weights`."""
         if name in _EMBEDDINGS:
             return self.prefix + _EMBEDDINGS[name]
         layer, part, tensor = name.split("/")
@@ -158,7 +158,7 @@ class HubModule:
 
     @property
     def shape(self) -> Mapping[str, Any]:
-        """What the module records of itself, by the names of `BertConfig`."""
+        """What the module records about itself, by the names of `BertConfig`."""
         names = ("width", "vocabulary_size", "positions", "parameters")
         return {name: getattr(self, name) for name in names}
 
@@ -172,7 +172,7 @@ class HubModule:
 def download(handle: str) -> Path:
     """Returns the cached folder of a TF Hub or Kaggle address, fetching it on first use.
 
-    The cache is TF Hub's own where `$TFHUB_CACHE_DIR` names one, else a folder in sepline's.
+    The cache is the folder `$TFHUB_CACHE_DIR` if that is set, otherwise a folder in sepline's cache.
 
     Raises:
         UserError: it can't be fetched, or the extra `hub` is not installed.
@@ -194,7 +194,7 @@ def download(handle: str) -> Path:
 
 
 def _read_lower_case(folder: Path) -> bool | None:
-    """Returns the value of the module's variable `do_lower_case`, None where it has none."""
+    """Returns the value of the module's variable `do_lower_case`, or None if it has none."""
     import tensorflow as tf
 
     try:
@@ -216,7 +216,7 @@ def _probe(config: BertConfig) -> list[np.ndarray]:
 
 
 def _call_once(layer: keras.layers.Layer, inputs: list[np.ndarray]) -> np.ndarray:
-    """Returns what a layer computes in full precision, also where it was made for several devices."""
+    """Returns the output of a layer in full precision, even if it was made for several devices."""
     import tensorflow as tf
 
     tensors = [keras.ops.convert_to_tensor(array) for array in inputs]

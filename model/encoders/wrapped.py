@@ -1,4 +1,4 @@
-"""A TF Hub text encoder, run as the module that it is inside a Keras layer that fine-tunes it."""
+"""A TF Hub text encoder run unchanged inside a Keras layer, which makes it trainable."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from model.errors import UserError
 
 
 class WrappedEncoder(keras.layers.Layer):
-    """Windows to hidden states: `[batch, tokens]` ids and mask in, `[batch, tokens, width]` out, as `BertEncoder`.
+    """Maps windows to hidden states as `BertEncoder` does: `[batch, tokens]` to `[batch, tokens, width]`.
 
     `hub.KerasLayer` is a layer of Keras 2; this one shares the module's own variables with Keras 3. The module computes
     in its own precision, whatever the policy, and needs the TensorFlow backend.
     """
 
     def __init__(self, folder: Path, width: int, **kwargs: Any) -> None:
-        """Makes a layer of the SavedModel in a folder, whose hidden states are so wide; `build` loads it."""
+        """Makes a layer for the SavedModel in a folder, with hidden states of a width; `build` loads it."""
         super().__init__(dtype="float32", **kwargs)
         self.folder, self.width = folder, width
 
@@ -34,7 +34,7 @@ class WrappedEncoder(keras.layers.Layer):
             raise UserError(f"{self.folder}: TensorFlow can't load this SavedModel ({reason})") from error
         self._takes_training = "training" in inspect.signature(self._loaded.__call__).parameters
         for name, variable in self.named_weights.items():
-            *scopes, last = name.split("/")  # so that its path says which are biases and norms
+            *scopes, last = name.split("/")  # the path must show which variables are biases and norms
             with ExitStack() as stack:
                 for scope in scopes:
                     stack.enter_context(keras.name_scope(scope))
@@ -44,9 +44,9 @@ class WrappedEncoder(keras.layers.Layer):
     @property
     def named_weights(self) -> dict[str, Any]:
         """The module's variables by their own names, such as `transformer/layer_0/output/kernel`."""
-        within = f"{self.path}/"  # TensorFlow names them in the scope where they are loaded
+        within = f"{self.path}/"  # TensorFlow prefixes the scope in which they are loaded
         variables = getattr(self._loaded, "trainable_variables", ())
-        if not variables:  # not exported for reuse: what the function reads
+        if not variables:  # not exported for reuse: take those that the function reads
             function = self._loaded.__call__.concrete_functions[0]
             variables = sorted(function.trainable_variables, key=lambda variable: variable.name)
         return {variable.name.partition(":")[0].removeprefix(within): variable for variable in variables}

@@ -198,4 +198,4 @@ def test_the_fingerprint_is_of_the_contents(tmp_path: Path) -> None:
 
 
 def test_only_hub_modules_can_be_wrapped(tiny_encoder: Path) -> None:
-    assert f"encoder.wrapped is true, but {tiny_encoder} is no TF Hub module" in refusal(tiny_encoder, wrapped=True)
+    assert f"encoder.wrapped is true, but {tiny_encoder} is not a TF Hub module" in refusal(tiny_encoder, wrapped=True)
