@@ -17,15 +17,15 @@ _SENTENCE_STEP = 8
 
 DEFAULT_BATCH_TOKENS = 8192
 BATCH_COST = 256
-"""What a micro-batch costs beside its wordpieces, in wordpieces: a few hundredths of a second on two cores."""
+"""The fixed cost of a micro-batch, expressed in wordpieces: a few hundredths of a second on two cores."""
 
 Outputs = Mapping[str, np.ndarray]
-"""What a bundle says, by name: `probabilities` `[..., labels]` and `label_ids`, or `scores`."""
+"""A bundle's outputs by name: `probabilities` `[..., labels]` and `label_ids`, or `scores`."""
 
 
 @dataclass(slots=True)
 class PredictorCounts:
-    """What a predictor has run: windows, and wordpieces with and without padding."""
+    """How much a predictor has run: windows, and wordpieces with and without padding."""
 
     windows: int = 0
     tokens: int = 0
@@ -33,12 +33,12 @@ class PredictorCounts:
 
 
 class BatchError(Exception):
-    """The classifier could not run a micro-batch: out of memory, or a value that it does not take."""
+    """The classifier could not run a micro-batch: it is out of memory, or can't handle a value."""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowFailure:
-    """Stands for the result of a window that the classifier cannot read even alone.
+    """Replaces the result of a window that the classifier cannot read even alone.
 
     Attributes:
         message: why, in one line.
@@ -59,7 +59,7 @@ class Predictor:
     ) -> None:
         """Wraps a function from the arrays of `schema.classify_signature` to outputs `[batch, sentences, ...]`.
 
-        Where it raises `BatchError`, it is called again with halves of the batch.
+        If it raises `BatchError`, it is called again with halves of the batch.
         """
         self._classify = classify
         self._pad_id = pad_id
@@ -75,7 +75,7 @@ class Predictor:
         signature = loaded.signatures["classify"]
 
         def classify(batch: Mapping[str, np.ndarray]) -> Outputs:
-            # The signature holds its variables weakly; naming `loaded` here keeps them alive.
+            # The signature has only weak references to its variables; `loaded` keeps them alive.
             assert loaded is not None
             try:
                 outputs = signature(**{name: tf.constant(array) for name, array in batch.items()})
@@ -100,9 +100,9 @@ class Predictor:
     def results(
         self, windows: Sequence[EncodedWindow], counts: PredictorCounts | None = None
     ) -> list[Outputs | WindowFailure]:
-        """Returns what `run` does, with a `WindowFailure` in place of each window that cannot be read.
+        """Returns the same as `run`, but with a `WindowFailure` for each window that cannot be read.
 
-        What is run is added to `counts`.
+        Adds to `counts` what is run.
         """
         counts = PredictorCounts() if counts is None else counts
         results: dict[int, Outputs | WindowFailure] = {}
@@ -111,7 +111,7 @@ class Predictor:
         return [results[index] for index in range(len(windows))]
 
     def _run_batch(self, batch: Sequence[EncodedWindow], counts: PredictorCounts) -> list[Outputs | WindowFailure]:
-        """Returns the results of one micro-batch; one that fails is halved down to the windows that fail alone."""
+        """Returns the results of one micro-batch; if it fails, it is halved until the failing windows are found."""
         arrays = pad_batch(batch, pad_id=self._pad_id)
         try:
             outputs = self._classify(arrays)
@@ -134,13 +134,13 @@ class Predictor:
 def micro_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Returns the indices of `lengths` in batches, longest first, each within `batch_tokens` when padded.
 
-    Of all ways to cut the sorted windows, the one with the fewest padded wordpieces is taken, where each batch costs
-    `BATCH_COST` of them beside its own. A window that alone is longer than the budget makes a batch of its own.
+    The sorted windows are cut so that the padded wordpieces, plus `BATCH_COST` for each batch, are fewest. A window
+    that is longer than the budget becomes a batch of its own.
     """
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     widths = [_round_up(lengths[index], _TOKEN_STEP) for index in order]
-    costs = [0, *[math.inf] * len(order)]  # of the best way to cut the first so many windows
-    starts = [0] * len(costs)  # where its last batch begins
+    costs = [0, *[math.inf] * len(order)]  # by number of windows: the cost of the best way to cut the first of them
+    starts = [0] * len(costs)  # where the last batch of that way begins
     for start, width in enumerate(widths):
         most = max(1, batch_tokens // width) if width else len(order)
         for end in range(start + 1, min(len(order), start + most) + 1):
@@ -187,6 +187,6 @@ def _round_up(value: int, step: int) -> int:
 
 
 def _reason(message: str) -> str:
-    """Returns what a TensorFlow error says in one line, without traces and names of functions, which vary."""
+    """Returns the message of a TensorFlow error in one line, without traces and function names, which vary."""
     said = re.split(r"\s*\[\[\{\{|\s*\[Op:", message)[0].strip()
     return said.rpartition("\n")[2] or "the model failed"

@@ -3,13 +3,12 @@
 - `tokenize`: string `[sentences]` -> `token_ids` int32 `[tokens]` and `row_lengths` int64 `[sentences]`;
 - `classify`: a padded batch of windows (`schema.classify_signature`) -> `probabilities` `[batch, sentences, labels]`
   and `label_ids` int32 `[batch, sentences]`;
-- `serving_default`: string `sentences` `[documents, sentences]`, shorter documents filled up with empty strings at
-  their end -> `probabilities` `[documents, sentences, labels]` and `labels` `[documents, sentences]`; documents over
-  the budget are cut into windows in the graph, exactly as `windowing.plan_windows` cuts them.
+- `serving_default`: string `sentences` `[documents, sentences]`, with empty strings at the end of shorter documents ->
+  `probabilities` `[documents, sentences, labels]` and `labels` `[documents, sentences]`. Documents over the budget are
+  cut into windows in the graph, exactly as by `windowing.plan_windows`.
 
-A model that learned scores gives out `scores` instead, `[batch, sentences]` or `[documents, sentences]`. One with
-additional features takes `features` beside the sentences, float32 `[documents, sentences, features]`, as they come:
-they are standardized in the graph.
+A model of scores returns `scores` instead, `[batch, sentences]` or `[documents, sentences]`. A model with additional
+features also takes `features`, float32 `[documents, sentences, features]`; the graph standardizes them.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ class ServingModule(tf.Module):
         features: Sequence[tuple[float, float]] = (),
         temperature: float = 1.0,
     ) -> None:
-        """Makes a module ready to export.
+        """Makes a module that can be exported.
 
         Args:
             classifier, tokenizer: the model, and the tokenizer of its encoder.
             labels: in the order of the model's outputs; none for scores.
             window: how documents are cut.
             features: mean and standard deviation of each additional feature.
-            temperature: what logits are divided by before they become probabilities.
+            temperature: logits are divided by it before they become probabilities.
         """
         super().__init__(name="sepline")
         self._classifier = classifier
