@@ -8,7 +8,7 @@ the mutants and the seed, so most of it stays the same when the code changes els
 a repeated run goes on where it stopped, and a mutant runs again when its module or its tests have changed. At the end,
 the figures by module and the mutants that survived are printed. docs/mutation-testing.md has the latest ones.
 
-Mutants in benchmarks/equivalent_mutants.yaml change nothing that could be tested; each has the reason beside it.
+benchmarks/mutants.yaml names the modules and their tests, and the mutants that change nothing, with reasons.
 """
 
 from __future__ import annotations
@@ -32,60 +32,9 @@ import yaml
 from mutant_workers import KILLED, PROJECT, SURVIVED, TIMEOUT, Outcome, Worker
 from mutations import Mutant, Mutations
 
-TESTS = {
-    "model/classifier/crf.py": ["classifier/test_crf.py"],
-    "model/evaluation/baselines.py": ["evaluation/test_baselines.py"],
-    "model/evaluation/bootstrap.py": ["evaluation/test_bootstrap.py"],
-    "model/evaluation/calibration.py": ["evaluation/test_calibration.py"],
-    "model/evaluation/metrics.py": ["evaluation/test_evaluate.py"],
-    "model/evaluation/score_metrics.py": ["evaluation/test_score_metrics.py"],
-    "model/text/tokenization.py": ["text/test_tokenization.py"],
-    "model/text/vocabulary.py": ["text/test_vocabulary.py", "text/test_tokenization.py"],
-    "model/text/windowing.py": ["text/test_windowing.py"],
-    "pipelines/corpora/checks.py": ["corpora/test_checks.py", "corpora/test_reader.py"],
-    "pipelines/corpora/chunks.py": ["corpora/test_chunks.py"],
-    "pipelines/corpora/jsonl.py": [
-        "corpora/test_reject_messages.py",
-        "corpora/test_reader.py",
-        "corpora/test_chunks.py",
-    ],
-    "pipelines/corpora/labels.py": ["corpora/test_labels.py"],
-    "pipelines/corpora/lines.py": [
-        "corpora/test_reject_messages.py",
-        "corpora/test_reader.py",
-        "corpora/test_chunks.py",
-    ],
-    "pipelines/corpora/medline.py": ["corpora/test_medline.py", "corpora/test_reject_messages.py"],
-    "pipelines/corpora/pubmed_rct.py": ["corpora/test_reject_messages.py", "corpora/test_reader.py"],
-    "pipelines/corpora/reader.py": [
-        "corpora/test_reject_messages.py",
-        "corpora/test_reader.py",
-        "corpora/test_chunks.py",
-    ],
-    "pipelines/corpora/sentences.py": ["corpora/test_sentences.py"],
-    "pipelines/corpora/tables.py": [
-        "corpora/test_reject_messages.py",
-        "corpora/test_tables.py",
-        "corpora/test_chunks.py",
-    ],
-    "pipelines/preprocessing/duplicates.py": ["preprocessing/test_duplicates.py"],
-    "pipelines/retraining/data_checks.py": ["retraining/test_data_checks.py", "retraining/test_gates.py"],
-    "pipelines/retraining/drift.py": ["retraining/test_drift.py", "retraining/test_gates.py"],
-    "pipelines/retraining/gates.py": ["retraining/test_gates.py"],
-    "pipelines/retraining/verdicts.py": ["retraining/test_gates.py"],
-    "pipelines/scoring/predictions.py": ["scoring/test_predictions.py"],
-    "pipelines/storage/parquet.py": ["storage/test_parquet.py"],
-}
-"""The modules, and under tests/ the files that test each; only such as train nothing and run no job."""
-SKIPPED = (
-    "test_a_long_compressed_file_is_streamed",
-    "test_memory_stays_constant",
-    "test_hostile_text_takes_seconds_at_most",
-)
-"""Tests of time and memory, which take longest."""
 EQUIVALENT = "equivalent"
-_EQUIVALENT_LIST = PROJECT / "benchmarks" / "equivalent_mutants.yaml"
-_SECONDS, _TIMES = 10, 5  # of processor time that a mutant's tests may take: so many, and so many times the usual
+_SETTINGS = yaml.safe_load((PROJECT / "benchmarks" / "mutants.yaml").read_text(encoding="utf-8"))
+_SECONDS, _TIMES = 10, 5  # the limit of processor time: so many seconds, and so many times what the tests usually take
 
 
 class Table:
@@ -136,7 +85,7 @@ def run_mutants(chosen: Sequence[tuple[Mutant, str]], table: Table, *, jobs: int
         first = stack.enter_context(Worker())
         limits = {}
         for module in sorted({mutant.module for mutant, _ in missing}):
-            usual = first.run(_tests(module), skipped=SKIPPED)
+            usual = first.run(_tests(module), skipped=_SETTINGS["skipped"])
             if usual.verdict != SURVIVED:
                 sys.exit(f"without any change of {module}, its tests fail: {usual.test}")
             limits[module] = _SECONDS + _TIMES * usual.seconds
@@ -151,7 +100,7 @@ def run_mutants(chosen: Sequence[tuple[Mutant, str]], table: Table, *, jobs: int
                 module,
                 source,
                 _tests(module),
-                skipped=SKIPPED,
+                skipped=_SETTINGS["skipped"],
                 first=table.killers(module),
                 limit=limits[module],
             )
@@ -167,7 +116,7 @@ def run_mutants(chosen: Sequence[tuple[Mutant, str]], table: Table, *, jobs: int
 
 def show(places: Counter[str], chosen: Sequence[tuple[Mutant, str]], table: Table) -> None:
     """Prints the figures by module, and the mutants that survived."""
-    reasons = yaml.safe_load(_EQUIVALENT_LIST.read_text(encoding="utf-8")) or {}
+    reasons = _SETTINGS["equivalent"]
     counts: dict[str, Counter[str]] = {module: Counter() for module in places}
     survivors = []
     for mutant, _ in chosen:
@@ -195,14 +144,15 @@ def show(places: Counter[str], chosen: Sequence[tuple[Mutant, str]], table: Tabl
 
 def main() -> None:
     """Makes the sample, runs what the table lacks of it, and prints the figures."""
+    modules = list(_SETTINGS["tests"])
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--mutants", type=int, default=400, metavar="N")
     parser.add_argument("--jobs", type=int, default=2, metavar="N")
     parser.add_argument("--table", type=Path, default=PROJECT / "build" / "mutants.jsonl", metavar="FILE")
-    parser.add_argument("--module", nargs="+", choices=TESTS, default=list(TESTS), metavar="PATH")
+    parser.add_argument("--module", nargs="+", choices=modules, default=modules, metavar="PATH")
     options = parser.parse_args()
-    places, chosen = choose(TESTS, seed=options.seed, number=options.mutants)
+    places, chosen = choose(modules, seed=options.seed, number=options.mutants)
     chosen = [one for one in chosen if one[0].module in options.module]
     table = Table(options.table)
     run_mutants(chosen, table, jobs=options.jobs)
@@ -210,7 +160,7 @@ def main() -> None:
 
 
 def _tests(module: str) -> list[str]:
-    return [f"tests/{file}" for file in TESTS[module]]
+    return [f"tests/{file}" for file in _SETTINGS["tests"][module]]
 
 
 def _version(module: str) -> str:

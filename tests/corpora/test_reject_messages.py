@@ -167,7 +167,7 @@ def parquet(columns: dict[str, Any]) -> bytes:
 
 
 def test_parquet() -> None:
-    columns = {
+    columns: dict[str, Any] = {
         "doc_id": ["1", None],
         "sentences": [["One."], ["Two."]],
         "labels": [["a"], ["b"]],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -67,7 +68,10 @@ def test_a_constant_side_has_no_rank_correlation(true: list[float], predicted: l
 def test_highlights_are_read_in_the_order_of_the_parts(tmp_path: Path) -> None:
     """Whatever the folders are called: Arrow would take "sentences=1" for a column."""
     folder = tmp_path / "sentences=1"
-    parts = {"part-b": [(["Three."], None)], "part-a": [(["One.", "Two."], ["Two."]), (["Only."], [])]}
+    parts: dict[str, list[Any]] = {
+        "part-b": [(["Three."], None)],
+        "part-a": [(["One.", "Two."], ["Two."]), (["Only."], [])],
+    }
     for name, documents in parts.items():
         rows = [
             {"doc_id": "d", "source": "s", "record_index": 0, "sentences": sentences, "highlights": highlights}

@@ -58,7 +58,7 @@ CHAMPION = Profile(
     statistics(counts={"records": 2000, "rejects": {"no_text": 20, "no_id": 10}}),
     {"the": 29_970, "[UNK]": 30},
 )
-HALF = pytest.approx(0.557923, abs=1e-6)  # of {1} and {1/2, 1/2}: sqrt of half of log2(4/3) + (log2(2/3) + 1) / 2
+HALF: Any = pytest.approx(0.557923, abs=1e-6)  # of {1} and {1/2, 1/2}: sqrt of half of log2(4/3) + (log2(2/3) + 1) / 2
 
 
 def test_every_row_beside_a_champion() -> None:

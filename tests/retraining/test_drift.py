@@ -60,7 +60,7 @@ def test_lengths_fall_into_half_octaves(key: str, drift: Any) -> None:
     """2^6.5 is 90.5, 2^7 is 128, 2^7.5 is 181.02."""
 
     def lengths(*values: int) -> Profile:
-        return profile(**{key: {"train": {str(value): 1 for value in values}, "test": {"1": 9}}})
+        return Profile({key: {"train": {str(value): 1 for value in values}, "test": {"1": 9}}}, {})
 
     assert drift(lengths(91), lengths(127)) == 0
     assert drift(lengths(128), lengths(181)) == 0
