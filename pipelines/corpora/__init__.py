@@ -1,1 +1,1 @@
-"""Corpora in, documents out: one parser a format, sentence splitting, and chunks of documents."""
+"""Reads corpora as documents: one parser per format, sentence splitting, and chunks of documents."""

@@ -19,9 +19,9 @@ class Problem(Exception):
 
     Attributes:
         reason: the code to group by.
-        message: what is wrong, in words.
+        message: what is wrong.
         beginning: the beginning of the offending record.
-        doc_id: its identifier, where the parser knows it.
+        doc_id: its identifier, if the parser knows it.
     """
 
     def __init__(self, reason: Reason, message: str, beginning: str = "", doc_id: str | None = None) -> None:
@@ -34,7 +34,7 @@ class Problem(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RawRecord:
-    """The fields of one record as a parser found them, of any type; None where absent.
+    """The fields of one record as a parser found them, of any type; None if absent.
 
     Attributes:
         beginning: returns the beginning of the record; called only for a reject, and before the next record is read.
@@ -54,15 +54,15 @@ class RawRecord:
 
 
 def is_blank(text: str) -> bool:
-    """Returns whether `text` holds only characters that tokenizers drop: space, control, format, combining and such.
+    """Returns True if `text` has only characters that tokenizers drop: space, control, format, combining and such.
 
-    A sentence made of nothing else would be classified unseen.
+    A sentence of only such characters would be classified without its text.
     """
     return all(unicodedata.category(char) in _DROPPED_CATEGORIES or char == "\ufffd" for char in text)
 
 
 def check_record(raw: RawRecord, source: str, record_index: int, *, options: ReadOptions) -> Document | Reject:
-    """Returns the document that a raw record holds, or the reason why it holds none."""
+    """Returns the document in a raw record, or the reason why there is none."""
     doc_id = None
     try:
         doc_id = _check_id(raw.doc_id)
@@ -227,7 +227,7 @@ def _check_encoding(what: str, text: str) -> None:
 
 
 def _kind(value: object) -> str:
-    """Returns words for a value of the wrong type, short enough for a message."""
+    """Returns a description of a value of the wrong type, short enough for a message."""
     names = {type(None): "null", bool: "true or false", list: "a list", dict: "an object"}
     if type(value) in names:
         return names[type(value)]

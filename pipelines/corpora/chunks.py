@@ -4,8 +4,8 @@ The chunks of a file are the same however it is cut: chunk 3 of 500 records hold
 A unit is a run of chunks that one worker reads in order. Plain JSON lines, CSV and TSV are cut into single chunks,
 Parquet along its row groups; whatever can only be read from its beginning is one unit.
 
-A chunk's name depends on its file and its number alone, never on the runner or on timing, and the last one of a file
-says that it is the last. So the names of the existing parts tell which files are finished, and which chunks are missing
+A chunk's name depends only on its file and its number, never on the runner or on timing, and the last chunk of a file
+is marked as the last. So the names of the existing parts tell which files are finished, and which chunks are missing
 in others.
 """
 
@@ -35,9 +35,9 @@ class Unit:
     Attributes:
         source: the file's path.
         prefix: what the names of its parts begin with.
-        split: the split of its documents, where the user has named one.
+        split: the split of its documents, if the user has named one.
         start: its first record, which begins a chunk.
-        records: how many records it has; None where that is not known before the file is read.
+        records: how many records it has; None if that is not known before the file is read.
         ends: whether it ends with the file.
         done: the numbers of its finished chunks, which are skipped.
     """
@@ -135,8 +135,8 @@ def cut_source(
         source: the file's path.
         prefix: what the names of its parts begin with.
         options: how it is read.
-        size: records a chunk.
-        limit: use only the first so many records.
+        size: records per chunk.
+        limit: use only this many records, from the first on.
         finished: its finished chunks.
     """
     if finished.whole:
@@ -169,13 +169,13 @@ def read_chunks(unit: Unit, options: ReadOptions, *, size: int, limit: int | Non
     """Yields the chunks of a unit that are not done, in order, and reads them one at a time.
 
     Every source has a last chunk, an empty one if it has no records. A unit yields all of its chunks even if the source
-    breaks off; those after the break are empty.
+    is truncated; those after its end are empty.
 
     Args:
         unit: what to read.
         options: how to read it.
-        size: records a chunk.
-        limit: use only the first so many records of the source.
+        size: records per chunk.
+        limit: use only this many records of the source, from the first on.
     """
     stop = limit if unit.records is None else unit.records
     final = None if unit.records is None else (unit.start.record_index + unit.records - 1) // size
@@ -193,5 +193,5 @@ def read_chunks(unit: Unit, options: ReadOptions, *, size: int, limit: int | Non
 
 
 def hash_share(key: str) -> float:
-    """Returns a number in [0, 1) that depends on the key alone."""
+    """Returns a number in [0, 1) that depends only on the key."""
     return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big") / _HASHES

@@ -1,4 +1,4 @@
-"""JSON lines: an object a line, with sepline's keys or those of allenai/sequential_sentence_classification."""
+"""JSON lines: one object per line, with sepline's keys or those of allenai/sequential_sentence_classification."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def read_jsonl(stream: BinaryIO, options: ReadOptions, start: RecordPosition = S
 def jsonl_positions(
     stream: BinaryIO, options: ReadOptions, every: int, limit: int | None
 ) -> tuple[list[RecordPosition], int]:
-    """Returns where every so many records begin, and how many there are, without parsing them."""
+    """Returns the position of every `every`th record, and how many records there are, without parsing them."""
     lines = enumerate(_record_lines(stream, options, START))
     return every_so_many((RecordPosition(index, line.number, line.start) for index, line in lines), every, limit)
 
 
 def is_jsonl(head: bytes) -> bool:
-    """Returns whether a file begins with an object."""
+    """Returns True if a file begins with an object."""
     return head.startswith(b"{")
 
 

@@ -1,4 +1,4 @@
-"""Label maps: from the labels and headings that corpora use to the labels that a model learns."""
+"""Label maps: they map the labels and headings of corpora to the labels that a model learns."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from model.errors import UserError
 
 
 def normalize_heading(raw: str) -> str:
-    """Returns a label or heading in the form that maps are keyed by: casefolded, single spaces, no colon at the end."""
+    """Returns a label or heading in the form of the maps' keys: casefolded, single spaces, no colon at the end."""
     return " ".join(raw.split()).rstrip(" :").casefold()
 
 
 @dataclass(frozen=True, slots=True)
 class LabelMap:
-    """A fixed list of target labels, and which raw labels and headings become which.
+    """A fixed list of target labels, and the raw labels and headings that map to them.
 
     Attributes:
-        labels: the target labels, in their fixed order. Each also stands for itself.
+        labels: the target labels, in their fixed order. Each also maps to itself.
         targets: from a normalized raw label or heading to its target label.
     """
 
@@ -29,7 +29,7 @@ class LabelMap:
     targets: Mapping[str, str]
 
     def find(self, raw: str | None) -> str | None:
-        """Returns the target label of a raw label or heading, or None where the map has none."""
+        """Returns the target label of a raw label or heading, or None if it is not in the map."""
         return None if raw is None else self.targets.get(normalize_heading(raw))
 
     @classmethod
@@ -37,7 +37,7 @@ class LabelMap:
         """Returns the map in a YAML file.
 
         Raises:
-            UserError: the file cannot be read, or does not hold a label map.
+            UserError: the file cannot be read, or is not a label map.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")

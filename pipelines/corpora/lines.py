@@ -1,4 +1,4 @@
-"""Lines of a binary stream, none longer than a limit, and positions among them from which reading can start."""
+"""Lines of a binary stream with a limit on their length, and positions from which reading can start."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Line(NamedTuple):
     Attributes:
         number: from 1, blank lines included.
         data: the line without its line end; only the beginning of one that is too long.
-        too_long: whether the line is longer than the limit.
-        start, end: bytes of the source before the line, and before what follows it.
+        too_long: True if the line is longer than the limit.
+        start, end: bytes of the source before the line, and before the next line.
     """
 
     number: int
@@ -60,11 +60,11 @@ class Line(NamedTuple):
 
 
 def bounded_lines(stream: BinaryIO, max_bytes: int, *, start: RecordPosition = START) -> Iterator[Line]:
-    """Yields every line of `stream`, without a byte order mark; never holds more than `max_bytes` of one in memory.
+    """Yields every line of `stream`, without a byte order mark; never keeps more than `max_bytes` of one in memory.
 
     Args:
         stream: positioned at `start`.
-        max_bytes: the limit, line end not counted.
+        max_bytes: the limit, not counting the line end.
         start: what the numbers and byte counts of the lines begin with.
     """
     room = max_bytes + len(b"\r\n")

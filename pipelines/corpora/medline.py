@@ -15,8 +15,8 @@ from pipelines.corpora.checks import Problem, RawRecord, is_blank
 from pipelines.corpora.labels import LabelMap
 from pipelines.corpora.options import ReadOptions
 
-# What holds the PMID and, below it, the record's own abstract. A sibling `OtherAbstract` (a translation, a lay summary)
-# is left out. A `DeleteCitation` is read where `ReadOptions.deletions` asks for it.
+# The element with the PMID and, below it, the record's own abstract. A sibling `OtherAbstract` (a translation, a lay
+# summary) is ignored. A `DeleteCitation` is read if `ReadOptions.deletions` is set.
 _HOLDERS = {
     "PubmedArticle": ("MedlineCitation", "Article/Abstract/AbstractText"),
     "PubmedBookArticle": ("BookDocument", "Abstract/AbstractText"),
@@ -26,9 +26,9 @@ _BLOCK_BYTES = 64 * 1024
 
 
 def read_medline(stream: io.BufferedReader, options: ReadOptions) -> Iterator[RawRecord | Problem]:
-    """Yields an item for every article and book record, and a problem where the XML breaks off.
+    """Yields an item for every article and book record, and a problem if the XML is truncated or broken.
 
-    Nothing is fetched, and no entity but XML's own five is expanded.
+    Nothing is fetched, and only XML's own five entities are expanded.
     """
     label_map = options.label_map or LabelMap.medline()
     parser = etree.XMLPullParser(
@@ -44,7 +44,7 @@ def read_medline(stream: io.BufferedReader, options: ReadOptions) -> Iterator[Ra
     records = 0
     bytes_since_record = 0
     while True:
-        # `read1`, so that nothing before the break is lost when compressed data breaks off.
+        # `read1`, so that nothing before the end is lost when compressed data are truncated.
         block = stream.read1(_BLOCK_BYTES)
         root, error = _feed(parser, block)
         bytes_since_record += len(block)
@@ -70,12 +70,12 @@ def read_medline(stream: io.BufferedReader, options: ReadOptions) -> Iterator[Ra
 
 
 def is_medline(head: bytes) -> bool:
-    """Returns whether a file begins as XML with PubMed records."""
+    """Returns True if a file begins like XML with PubMed records."""
     return head.startswith(b"<") and (b"<PubmedArticle" in head or b"<PubmedBookArticle" in head)
 
 
 def _feed(parser: etree.XMLPullParser, block: bytes) -> tuple[etree._Element | None, etree.XMLSyntaxError | None]:
-    """Returns the root once the parser has been fed the last, empty block, and the error if there was one.
+    """Returns the root after the last, empty block, otherwise None, and the error if there was one.
 
     The error is returned so that the records finished before it can be read first.
     """
@@ -89,7 +89,7 @@ def _feed(parser: etree.XMLPullParser, block: bytes) -> tuple[etree._Element | N
 
 
 def _free(element: etree._Element) -> None:
-    """Removes a record that has been read, and all before it, so that memory stays constant."""
+    """Removes a record that has been read, and all before it, to keep memory constant."""
     element.clear()
     parent = element.getparent()
     while parent is not None and element.getprevious() is not None:
@@ -131,7 +131,7 @@ def _flatten(element: etree._Element) -> str:
     """Returns the text of an element without markup, with single spaces.
 
     Raises:
-        Problem: it refers to an entity, which is not expanded.
+        Problem: it uses an entity, which is not expanded.
     """
     if not len(element):
         return " ".join((element.text or "").split())

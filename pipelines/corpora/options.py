@@ -17,12 +17,12 @@ class ReadOptions:
         format: of every source; None to detect it from each file's name and content.
         id_column, text_column, sentences_column, labels_column: the columns of tables and the keys of JSON lines.
         label_map: renames labels; None keeps the labels of JSON lines, PubMed-RCT and tables as they are, and reads
-            MEDLINE headings by the map that comes with sepline.
-        deletions: whether the deletions listed in a MEDLINE update file are read, each as a reject with its own reason.
+            MEDLINE headings with the map that comes with sepline.
+        deletions: True to read the deletions listed in a MEDLINE update file, each as a reject with its own reason.
         max_record_bytes: the longest line, table row or XML record, in bytes.
-        max_sentences: the most sentences of one document.
+        max_sentences: the largest number of sentences in a document.
         max_sentence_chars: the longest given sentence, in characters.
-        max_text_chars: the longest text still to be split into sentences, in characters.
+        max_text_chars: the longest text that is split into sentences, in characters.
 
     Raises:
         UserError: a format that is unknown, a column without a name, or a limit below 1.

@@ -1,4 +1,4 @@
-"""PubMed-RCT text: `###id`, then a `LABEL<tab>sentence` a line, then a blank line. NICTA-PIBOSO comes so too.
+"""PubMed-RCT text: `###id`, then lines of `LABEL<tab>sentence`, then a blank line. NICTA-PIBOSO has this format, too.
 
 Format: Dernoncourt and Lee, IJCNLP 2017, arXiv 1710.06071.
 """
@@ -15,7 +15,7 @@ from pipelines.corpora.options import ReadOptions
 
 
 class _Abstract:
-    """The lines of one abstract, collected until it ends; those of one that cannot be used are not kept."""
+    """The lines of one abstract, collected until it ends; if it cannot be used, they are dropped."""
 
     def __init__(self, first: Line, options: ReadOptions) -> None:
         self._options = options
@@ -28,7 +28,7 @@ class _Abstract:
         self.add(first)
 
     def add(self, line: Line) -> None:
-        """Takes a line of this abstract."""
+        """Adds a line to this abstract."""
         self._bytes += len(line.data)
         if self._problem is not None:
             return
@@ -89,5 +89,5 @@ def read_pubmed_rct(stream: BinaryIO, options: ReadOptions) -> Iterator[RawRecor
 
 
 def is_pubmed_rct(head: bytes) -> bool:
-    """Returns whether a file begins with the id of an abstract."""
+    """Returns True if a file begins with the id of an abstract."""
     return head.startswith(b"###")

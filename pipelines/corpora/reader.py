@@ -1,4 +1,4 @@
-"""Corpora in, documents out. No Beam and no TensorFlow here.
+"""Reads corpora as documents. Needs neither Beam nor TensorFlow.
 
 `read_records` yields, for every record of a source in file order, either a document or the reason why there is none, so
 that records in = documents + rejects, always.
@@ -47,11 +47,11 @@ class Parser:
     """How one format is read and recognized.
 
     Attributes:
-        read: yields an item for every record of a stream, from a position on.
+        read: yields an item for every record of a stream from a position on.
         positions: finds positions to read from; takes stream, options, `every` and `limit` as `find_positions` does,
             and returns them with the number of records. None for a format that can only be read from its beginning.
-        suffixes: what the names of its files end with.
-        recognizes: returns whether a file of another name has this format, by its first bytes.
+        suffixes: the endings of its files' names.
+        recognizes: returns True if the first bytes show that a file with another suffix has this format.
     """
 
     read: Read
@@ -75,7 +75,7 @@ PARSERS: Mapping[SourceFormat, Parser] = {
 
 
 def detect_format(path: str, head: bytes) -> SourceFormat | None:
-    """Returns the format of a source, by its suffix or else by its first bytes; None if neither tells.
+    """Returns the format of a source, from its suffix or else its first bytes; None if both are unknown.
 
     Args:
         path: the source's name; a suffix of compression at its end is ignored.
@@ -95,11 +95,11 @@ def read_records(
 ) -> Iterator[Document | Reject]:
     """Yields one document or reject for every record of a source from `start` on, numbered in file order.
 
-    Nothing in the content raises. Where the source breaks off, the records before the break are followed by one
+    No content raises an exception. If the source is truncated or broken, the records before that are followed by one
     reject at the position where the next record would have been.
 
     Args:
-        stream: the content, decompressed. Read forwards only, but Parquet needs it seekable. It stays open.
+        stream: the content, decompressed. Only Parquet needs it seekable. It stays open.
         source: the name that documents and rejects carry.
         options: what to read and where to stop.
         start: where to begin: the beginning, or a position that `find_positions` found.
@@ -120,17 +120,17 @@ def read_records(
 def find_positions(
     stream: io.BufferedReader, source: str, options: ReadOptions, *, every: int, limit: int | None = None
 ) -> tuple[list[RecordPosition], int] | None:
-    """Returns positions from which parts of a source can be read by themselves, and how many records it has in all.
+    """Returns positions from which a source can be read, and the number of its records.
 
-    None where it can only be read from its beginning: it is compressed, of a format without such positions, has no
+    Returns None if it can only be read from its beginning: it is compressed, has a format without such positions or no
     records, or can't be read.
 
     Args:
         stream: the content, at its beginning.
-        source, options: as `read_records` takes them.
-        every: records from one position to the next. In Parquet, positions lie near the beginnings of row groups, at
-            multiples of this.
-        limit: how many records at most are counted, all when None.
+        source, options: as for `read_records`.
+        every: number of records from one position to the next. In Parquet, the positions are the multiples of it next
+            to the beginnings of row groups.
+        limit: count at most this many records; None for all.
 
     Raises:
         OSError: reading failed.

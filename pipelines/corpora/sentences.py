@@ -17,17 +17,17 @@ from pipelines.corpora.checks import is_blank, reject_document
 if TYPE_CHECKING:
     from punkt import PunktSentenceTokenizer
 
-# Units end sentences as often as they abbreviate ("a dose of 5 mg. Patients ..."), so they are no abbreviations here.
+# Units often end sentences ("a dose of 5 mg. Patients ..."), so they don't count as abbreviations.
 _NOT_ABBREVIATIONS = "mg kg h m g l s ml min mo wk yr in no"
 _ABBREVIATIONS = """
     i.v i.m i.p i.d s.c p.o p.r p.r.n b.i.d t.i.d q.i.d q.d o.d s.i.d b.d t.d.s b.w i.t i.n i.a i.c.v i.e e.g s.d s.e
     s.e.m n.s a.k.a cf viz vs approx resp eq eqs fig figs ref refs sp spp subsp et al ser vgl etc
 """
-# Punkt's time grows with the square of the length of some inputs (".1.1.1"), so it never sees more than this at once.
+# Punkt's time grows with the square of the length of some inputs (".1.1.1"), so it gets at most this much at once.
 _MAX_PUNKT_CHARS = 20_000
 
-# Where a sentence ends whatever Punkt says; a match ends where the next sentence begins. The pattern opens with one set
-# of characters because `re` searches for those fast. \u3002 \uff01 \uff1f are the Chinese and Japanese . ! and ?
+# Where a sentence always ends; a match ends where the next sentence begins. The pattern begins with one set of
+# characters because `re` searches for those fast. \u3002 \uff01 \uff1f are the Chinese and Japanese . ! and ?
 _HARD_BREAK = re.compile(
     r"""
     [\r\n\u2028\u2029.?!\u3002\uff01\uff1f] (?:
@@ -46,7 +46,7 @@ _HARD_BREAK = re.compile(
 
 
 class SentenceSplitter:
-    """Splits text into sentences. The model is loaded at first use in each process; pickling leaves it behind."""
+    """Splits text into sentences. The model is loaded at first use in each process and is not pickled."""
 
     def __init__(self) -> None:
         self._punkt: PunktSentenceTokenizer | None = None
@@ -68,7 +68,7 @@ class SentenceSplitter:
         spans: list[tuple[int, int]] = []
         for start, next_start in pairwise([*starts, len(text)]):
             sentence = text[start:next_start]
-            if is_blank(sentence):  # zero-width characters and the like go with the sentence before or after
+            if is_blank(sentence):  # zero-width characters and the like join the sentence before or after
                 continue
             begin = start + len(sentence) - len(sentence.lstrip())
             spans.append((begin, start + len(sentence.rstrip())))
@@ -81,12 +81,12 @@ class SentenceSplitter:
         block_start = 0
         while block_start < len(piece):
             block = piece[block_start : block_start + _MAX_PUNKT_CHARS]
-            # Punkt also breaks where no space stands ('planned?"; what', "sec.: midazolam"), nearly always wrongly.
+            # Punkt also splits where there is no space ('planned?"; what', "sec.: midazolam"), nearly always wrongly.
             found = (start for start, _ in self._punkt.span_tokenize(block))
             starts = [0, *(start for start in found if start and block[start - 1].isspace())]
             next_start = block_start + len(block)
             if next_start < len(piece) and len(starts) > 1:
-                # The last sentence may go on after the block, so the next block begins with it.
+                # The last sentence may continue after the block, so the next block begins with it.
                 next_start = block_start + starts.pop()
             elif next_start < len(piece):
                 next_start = block_start + (block.rfind(" ") + 1 or len(block))
@@ -97,8 +97,8 @@ class SentenceSplitter:
 def split_document(document: Document, splitter: SentenceSplitter, *, max_sentences: int = 10_000) -> Document | Reject:
     """Returns the document with sentences in place of its sections; a document with sentences is returned unchanged.
 
-    Every sentence gets its section's label, if all sections have one; else the document has no labels. A document
-    with no sentence or more than `max_sentences` is a reject.
+    If all sections have a label, every sentence gets its section's label; otherwise the document has no labels. A
+    document without sentences, or with more than `max_sentences`, becomes a reject.
     """
     if document.sentences:
         return document

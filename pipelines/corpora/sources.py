@@ -1,4 +1,4 @@
-"""Input files on any filesystem: local paths, gs://, s3:// and hdfs:// alike. Found, opened and fingerprinted."""
+"""Finds, opens and fingerprints input files on any filesystem: local, gs://, s3:// or hdfs://."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Source:
 
 
 def match_sources(patterns: Sequence[str]) -> list[Source]:
-    """Returns the files that any of the patterns names, sorted by path, each once.
+    """Returns the files that match any of the patterns, sorted by path, each once.
 
     A folder among files is returned too. It is rejected when it is read, so that it doesn't stop the others.
 
@@ -49,7 +49,7 @@ def match_sources(patterns: Sequence[str]) -> list[Source]:
         patterns: paths and globs, on any filesystem that Beam knows.
 
     Raises:
-        UserError: a pattern names nothing, all of them name folders, or a filesystem refuses to look.
+        UserError: a pattern matches nothing, all patterns name folders, or a filesystem refuses to list files.
         JobFailure: a filesystem does not answer.
     """
     sources: dict[str, Source] = {}
@@ -79,7 +79,7 @@ def open_source(path: str) -> io.BufferedReader:
 def read_source(path: str, options: ReadOptions, start: RecordPosition = START) -> Iterator[Document | Reject]:
     """Yields one document or reject for every record of a file, as `reader.read_records` does.
 
-    Never raises for the file: one that is gone or cannot be opened is one reject.
+    A file that is missing or cannot be opened raises nothing, but yields one reject.
 
     Raises:
         JobFailure: its filesystem does not answer.
@@ -110,7 +110,7 @@ def fingerprint_source(source: Source) -> dict[str, str | int | None]:
 
 
 def fingerprint_sources(patterns: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns the fingerprints of the files that the patterns name, as `match_sources` finds them.
+    """Returns the fingerprints of the files that match the patterns, in the order of `match_sources`.
 
     Raises:
         UserError, JobFailure: as `match_sources`.
@@ -121,7 +121,7 @@ def fingerprint_sources(patterns: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def sample_records(path: str, options: ReadOptions, *, most_bytes: int = 1 << 19) -> tuple[int, int]:
-    """Returns how many records a file's beginning has, and how many bytes of the file, as stored, that is."""
+    """Returns the number of records at the beginning of a file, and how many bytes they take as stored."""
     records = 0
     try:
         with filesystems.open_stream(path) as file, _decompressed(file) as stream:
@@ -170,7 +170,7 @@ def _bzip2_blocks(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _zstd_blocks(file: BinaryIO) -> Iterator[bytes]:
-    # Frame by frame, because zstandard's own stream reader doesn't notice that a file breaks off.
+    # Frame by frame, because zstandard's own stream reader doesn't notice that a file is truncated.
     decompressor = zstandard.ZstdDecompressor()
     frame = decompressor.decompressobj()
     inside_frame = False
@@ -189,7 +189,7 @@ def _zstd_blocks(file: BinaryIO) -> Iterator[bytes]:
 
 
 class _BlockStream(io.RawIOBase):
-    """A forward-only stream of blocks of bytes. An error comes only after all that was decompressed before it."""
+    """A forward-only stream of blocks of bytes. It raises an error only after all bytes decompressed before it."""
 
     def __init__(self, file: io.BufferedReader, blocks: Callable[[BinaryIO], Iterator[bytes]]) -> None:
         self._file = file

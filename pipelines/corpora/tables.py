@@ -34,14 +34,14 @@ def read_tsv(stream: BinaryIO, options: ReadOptions, start: RecordPosition = STA
 def csv_positions(
     stream: BinaryIO, options: ReadOptions, every: int, limit: int | None
 ) -> tuple[list[RecordPosition], int]:
-    """Returns where every so many rows of comma-separated values begin, line ends in quotes aside, and their number."""
+    """Returns the position of every `every`th CSV row, ignoring line ends in quotes, and the number of rows."""
     return every_so_many(_delimited_positions(stream, options, delimiter=","), every, limit)
 
 
 def tsv_positions(
     stream: BinaryIO, options: ReadOptions, every: int, limit: int | None
 ) -> tuple[list[RecordPosition], int]:
-    """Returns where every so many rows of tab-separated values begin, and how many there are."""
+    """Returns the position of every `every`th TSV row, and the number of rows."""
     return every_so_many(_delimited_positions(stream, options, delimiter="\t"), every, limit)
 
 
@@ -72,7 +72,7 @@ class _TextLines:
     def __next__(self) -> str:
         line = next(self._lines)
         self._next_line, self._next_offset = line.number + 1, line.end
-        # Bytes that are not UTF-8 become lone surrogates, which the checks reject where they stand in a field in use.
+        # Bytes that are not UTF-8 become lone surrogates, which the checks reject in a field that is used.
         text = line.data.decode("utf-8", "surrogateescape")
         self.beginning = self.beginning or text[:1024]
         self._record_bytes += len(line.data)
@@ -124,7 +124,7 @@ def _read_header(rows: Iterator[list[str] | Problem], options: ReadOptions) -> l
 
 def _read_rows(lines: _TextLines, delimiter: str) -> Iterator[list[str] | Problem]:
     """Yields every row that is not blank. After a broken row, reading continues at the next line."""
-    # Strict, so that a stray quote is an error in its own row; else it would swallow the rows after it.
+    # Strict, so that a stray quote is an error in its own row and doesn't swallow the rows after it.
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         lines.start_record()
@@ -146,7 +146,7 @@ def _read_rows(lines: _TextLines, delimiter: str) -> Iterator[list[str] | Proble
 def read_parquet(
     stream: io.BufferedReader, options: ReadOptions, start: RecordPosition = START
 ) -> Iterator[RawRecord | Problem]:
-    """Yields an item for every row from `start` on. Where a row has both sentences and text, the sentences are used."""
+    """Yields an item for every row from `start` on. If a row has both sentences and text, the sentences are used."""
     table = _open_parquet(stream)
     if isinstance(table, Problem):
         yield table
@@ -177,7 +177,7 @@ def read_parquet(
 def parquet_positions(
     stream: io.BufferedReader, options: ReadOptions, every: int, limit: int | None
 ) -> tuple[list[RecordPosition], int]:
-    """Returns the multiples of `every` next to the beginnings of row groups, and how many rows the footer says."""
+    """Returns the multiples of `every` next to the beginnings of row groups, and the number of rows in the footer."""
     table = _open_parquet(stream)
     if isinstance(table, Problem):
         return [], 0
@@ -188,7 +188,7 @@ def parquet_positions(
 
 
 def is_parquet(head: bytes) -> bool:
-    """Returns whether a file begins as Parquet."""
+    """Returns True if a file begins like Parquet."""
     return head.startswith(b"PAR1")
 
 
