@@ -1,1 +1,1 @@
-"""Labelled corpora to training records."""
+"""Turns labelled corpora into training records."""

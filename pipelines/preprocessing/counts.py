@@ -1,4 +1,4 @@
-"""What preprocessing counts. Workers count, the pipelines sum, and `stats.json` is made of the sums."""
+"""The counts of preprocessing. Workers count, the pipelines sum, and `stats.json` is made from the sums."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Count(NamedTuple):
 
     Attributes:
         kind: what is counted.
-        split: the split that it is counted in; empty for what has none.
+        split: the split that it is counted in; empty if it has none.
         value: the entry of a histogram: a reason, a label, a length or an id; empty for a plain number.
     """
 
@@ -50,7 +50,7 @@ Counts = Counter[Count]
 
 
 def sum_counts(counts: Iterable[Counts]) -> Counts:
-    """Returns the sum of all; for `beam.CombineGlobally`."""
+    """Returns the sum of all counts; for `beam.CombineGlobally`."""
     return sum(counts, Counter())
 
 
@@ -65,12 +65,12 @@ def by_value(counts: Counts, kind: Kind, split: str = "") -> dict[Any, int]:
 
 
 def write_counts(counts: Counts, path: str) -> None:
-    """Writes counts where the driver finds them when the pipeline is done."""
+    """Writes counts to an object, which the driver reads when the pipeline is done."""
     objects.write_json(path, [[*count, n] for count, n in counts.items()])
 
 
 def read_counts(path: str) -> Counts:
-    """Returns the counts of an object that `write_counts` wrote, and removes it."""
+    """Returns the counts in an object that `write_counts` wrote, and removes the object."""
     counts = Counter({Count(*key): n for *key, n in objects.read_json(path)})
     objects.remove([path])
     return counts

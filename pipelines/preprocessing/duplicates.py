@@ -39,7 +39,7 @@ class Occurrence:
         split: its split; empty for a rejected record, which is not written.
         part: the part file's name, without suffix.
         doc_id, source, record_index: as in `Document`.
-        deletes: True where the record deletes the document.
+        deletes: True if the record deletes the document.
     """
 
     split: str
@@ -58,7 +58,7 @@ class Duplicate:
         kind: `SAME_TEXT`, `SAME_ID`, `SUPERSEDED` or `DELETED`.
         group: the same for all documents with that text or id.
         occurrence: where it is.
-        dropped: True where it is dropped from its split for that.
+        dropped: True if it is dropped from its split because of that.
     """
 
     kind: str
@@ -137,7 +137,7 @@ def _settle(duplicates: Iterable[Duplicate]) -> list[Duplicate]:
 
 
 def write_duplicates(duplicates: Sequence[Duplicate], folder: str) -> None:
-    """Writes the list, one row a duplicate, in an order that depends only on its content."""
+    """Writes the list, one row per duplicate, in an order that depends only on its content."""
     settled = _settle(duplicates)
     ordered = sorted(settled, key=lambda one: (one.kind, one.group, one.occurrence.source, one.occurrence.record_index))
     schema = duplicate_schema()
@@ -149,8 +149,8 @@ def drop_duplicates(folder: str) -> Counts:
     """Removes the documents listed as dropped from their parts.
 
     Returns:
-        What changes in the counts: negative numbers of documents, sentences and labels of the splits, how many
-        documents were dropped from train, superseded or deleted, and how many ids are repeated.
+        The changes to the counts: negative numbers of documents, sentences and labels of the splits; the numbers of
+        documents dropped from train, superseded and deleted; the number of repeated ids.
     """
     table = read_table(f"{folder}/{_FILE}")
     repeated_ids = set(table.filter(pc.equal(table["kind"], SAME_ID))["group"].to_pylist())

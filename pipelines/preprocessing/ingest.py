@@ -1,4 +1,4 @@
-"""Labelled corpora to documents as text: split into sentences, assigned to splits, one Parquet part a chunk.
+"""Turns labelled corpora into documents as text: split into sentences, assigned to splits, one Parquet part per chunk.
 
 units | Reshuffle | ReadChunks | WriteDocuments -> counts, and keys | GroupByKey | FindDuplicates
 """
@@ -118,13 +118,13 @@ class WriteDocuments(beam.DoFn):
 def trainable(
     document: Document, splitter: SentenceSplitter, *, data: DataSettings, max_sentences: int
 ) -> Document | Reject:
-    """Returns the document with sentences and a label or score for each, or why it can't train.
+    """Returns the document with sentences and a label or score for each, or the reason why it can't be used.
 
     Args:
-        document: as a parser made it.
+        document: from a parser.
         splitter: for documents that are running text.
-        data: says what is learned, which labels are allowed, and how many features each sentence has.
-        max_sentences: the most sentences of one document.
+        data: decides the target, the allowed labels, and the number of features of each sentence.
+        max_sentences: the largest number of sentences in a document.
     """
 
     def reject(reason: Reason, message: str) -> Reject:
@@ -154,7 +154,7 @@ def _target_problem(document: Document, data: DataSettings) -> tuple[Reason, str
 
 
 def assign_split(doc_id: str, data: DataSettings, *, given: str | None = None) -> str | None:
-    """Returns the given split of a document, or one by a hash of its id; None if `data.sample` leaves it out."""
+    """Returns the given split of a document, or one chosen by a hash of its id; None if `data.sample` leaves it out."""
     if hash_share(f"sample/{doc_id}") >= data.sample:
         return None
     if given is not None:

@@ -1,11 +1,11 @@
-"""`sepline preprocess`: labelled corpora to training records, in three Beam pipelines:
+"""`sepline preprocess`: turns labelled corpora into training records, in three Beam pipelines:
 
-1. ingest: sources -> documents as text, one Parquet part a chunk and split; rejects beside them;
+1. ingest: sources -> documents as text, one Parquet part per chunk and split; and rejects;
 2. analyze: the train documents -> a tf.Transform graph with tokenizer, label vocabulary and length statistics;
-3. transform: all documents -> token ids -> windows -> one TFRecord part for each documents' part.
+3. transform: all documents -> token ids -> windows -> one TFRecord part per part of documents.
 
-Files lie between them, not collections in memory, so that memory is bounded by a part on any runner. They may lie on
-any filesystem that Beam knows; only the graph, while it is made and run, lies where TensorFlow reaches it.
+They pass files to each other, not collections in memory, so that memory is bounded by a part on any runner. The files
+may be on any filesystem that Beam knows; only the graph has to be where TensorFlow reaches it while it is made and run.
 """
 
 from __future__ import annotations
@@ -68,21 +68,21 @@ def preprocess(
     beam_options: PipelineOptions,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Makes a folder of training records (`model/bundles/training_data.py`) and returns what its `stats.json` holds.
+    """Makes a folder of training records (`model/bundles/training_data.py`) and returns its `stats.json`.
 
-    A finished folder made from the same inputs with the same settings stays as it is.
+    A finished folder of the same inputs and settings is left unchanged.
 
     Args:
-        inputs: paths and globs of corpora whose documents are spread over the splits by a hash of their id.
+        inputs: paths and globs of corpora whose documents are assigned to splits by a hash of their id.
         output: the folder, on this machine or on any filesystem that Beam knows.
-        given_splits: paths and globs of corpora that are a split, or part of one, as they are.
-        settings: the sections `encoder`, `window` and `data` count here.
+        given_splits: for each split, paths and globs of corpora whose documents all belong to it.
+        settings: the sections `encoder`, `window` and `data` are used.
         options: how the corpora are read.
         beam_options: for all three pipelines.
-        overwrite: True to replace records that the folder holds already.
+        overwrite: True to replace the records in the folder.
 
     Raises:
-        UserError: inputs, settings or folder can't be used, or no document can train.
+        UserError: inputs, settings or folder can't be used, or no document can be used for training.
         JobFailure: the job failed, or parts that it wrote are missing; a repeated job starts again.
         Interrupted: the user stopped it; a repeated job starts again.
     """
@@ -130,7 +130,7 @@ class RecordsJob:
 
     Attributes:
         folder: of the records.
-        scratch: a folder that TensorFlow reaches, here and on the workers; the transform graph lies in it.
+        scratch: a folder that TensorFlow reaches, here and on the workers; it has the transform graph.
         vocabulary: the encoder's.
         settings: as for `preprocess`.
         beam_options: for both.
@@ -176,7 +176,7 @@ def transform(parts: Sequence[str], job: RecordsJob) -> Counts:
 
 
 class ReadDocuments(beam.PTransform):
-    """Parts of documents, `SPLIT/NAME.parquet`, to record batches as tf.Transform takes them, one a part."""
+    """Turns parts of documents, `SPLIT/NAME.parquet`, into record batches for tf.Transform, one per part."""
 
     def __init__(self, parts: Sequence[str], folder: str, data: DataSettings) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class ReadDocuments(beam.PTransform):
 
 
 def read_documents(part: str, folder: str, data: DataSettings) -> pa.RecordBatch:
-    """Returns one part of documents, `SPLIT/NAME.parquet`, as tf.Transform takes it."""
+    """Returns one part of documents, `SPLIT/NAME.parquet`, as a record batch for tf.Transform."""
     return raw_batch(read_table(f"{folder}/documents/{part}"), part, data)
 
 

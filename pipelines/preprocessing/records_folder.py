@@ -1,10 +1,10 @@
-"""A folder of training records: whose it is, whether all of it is written, and what its `stats.json` says.
+"""A folder of training records: which job it belongs to, whether it is complete, and its `stats.json`.
 
 preprocess.json           inputs and settings, from the start
 documents/SPLIT/*.parquet documents as text
-windows/SPLIT/*.tfrecord  training records, a part for each part of documents
-rejects/*.parquet         records that can't train, and why
-duplicates.parquet        documents that are like others
+windows/SPLIT/*.tfrecord  training records, one part per part of documents
+rejects/*.parquet         records that can't be used for training, and why
+duplicates.parquet        documents with the text or the id of another
 vocabulary.parquet        how often each wordpiece occurs
 transform/                the graph of tf.Transform
 stats.json                counts and lengths
@@ -52,17 +52,17 @@ def records_mark(
 
 
 def claim_records_folder(folder: str, mark: Mapping[str, Any], *, overwrite: bool = False) -> bool:
-    """Makes the folder this job's, and returns whether it already holds the finished result of this job.
+    """Claims the folder for a job; returns True if it already has the finished result of this job.
 
     The unfinished work of an earlier job is removed, whatever its settings were.
 
     Args:
-        folder: where the records lie or will lie. Call it under `objects.lock_folder`.
+        folder: of the records. It must be locked, see `objects.lock_folder`.
         mark: of the job, from `records_mark`.
-        overwrite: True to replace what a finished job has left.
+        overwrite: True to replace the result of a finished job.
 
     Raises:
-        UserError: the folder holds the finished result of another job, or files of no job at all.
+        UserError: the folder has the finished result of another job, or files that are not from a job.
     """
     names = objects.list_names(folder)
     if MARK in names:
@@ -90,8 +90,8 @@ def complete(folder: str, parts: Sequence[str]) -> None:
     """Marks the folder as complete.
 
     Args:
-        folder: with all that the job writes.
-        parts: the parts of documents that the windows were made of.
+        folder: with everything that the job has written.
+        parts: the parts of documents from which the windows were made.
 
     Raises:
         JobFailure: documents or windows are missing. Another job may have emptied a folder that has no lock.

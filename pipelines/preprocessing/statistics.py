@@ -52,7 +52,7 @@ def text_statistics(counts: Counts, vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def write_vocabulary_use(counts: Counts, vocabulary: Vocabulary, folder: str) -> None:
-    """Writes how often each wordpiece occurs in each split, one row a wordpiece that occurs."""
+    """Writes how often each wordpiece occurs in each split, one row per wordpiece that occurs."""
     pieces = {split: by_value(counts, "pieces", split) for split in SPLITS}
     used = sorted(set().union(*pieces.values()))
     columns = {"piece_id": used, "piece": [vocabulary.pieces[index] for index in used]}

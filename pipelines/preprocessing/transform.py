@@ -1,4 +1,4 @@
-"""The tf.Transform side: full passes over the train split, and one graph that turns text into ids."""
+"""tf.Transform's part: full passes over the train split, and one graph that turns text into ids."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Statistics:
         length_quantiles: wordpieces of a document, special tokens included, at the inner quantiles.
         mean_tokens, max_tokens: wordpieces of a document.
         mean_sentences: sentences of a document.
-        features: of each additional feature, its mean and its standard deviation over the train sentences.
+        features: mean and standard deviation of each additional feature over the train sentences.
     """
 
     labels: tuple[str, ...]
@@ -92,9 +92,9 @@ def scratch_folder(place: str | None) -> Iterator[str]:
 
 
 class _AdapterConfig(TensorAdapterConfig):
-    """Travels to the workers with the graph. Unpickling it imports this module, which registers the graph's operations.
+    """Is sent to the workers with the graph. Unpickling it imports this module, which registers the graph's operations.
 
-    A worker that runs nothing but a stage of tf.Transform would not know those of tf.text otherwise.
+    Otherwise a worker that runs only a stage of tf.Transform would not know those of tf.text.
     """
 
 
@@ -112,7 +112,7 @@ def adapter_config(data: DataSettings) -> TensorAdapterConfig:
 
 
 def raw_batch(documents: pa.Table, part: str, data: DataSettings) -> pa.RecordBatch:
-    """Returns the documents of one part as tf.Transform takes them, with the columns `PASSED_THROUGH` unchanged.
+    """Returns the documents of one part as a record batch for tf.Transform; the columns `PASSED_THROUGH` are unchanged.
 
     The features of a document are one flat list, sentence after sentence.
     """
@@ -137,7 +137,7 @@ def make_preprocessing_fn(
 ) -> Callable[[dict[str, tf.RaggedTensor]], dict[str, Any]]:
     """Returns the function that tf.Transform analyzes and applies.
 
-    Where `data.labels` is None, the full pass finds the label vocabulary, the most frequent label first.
+    If `data.labels` is None, the full pass finds the label vocabulary, the most frequent label first.
     """
 
     def preprocessing_fn(inputs: dict[str, tf.RaggedTensor]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Transformed documents to training records: cuts token ids into windows and writes them, one TFRecord part a part."""
+"""Turns transformed documents into training records: cuts token ids into windows and writes them as TFRecord parts."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class TransformedDocument:
         doc_id: its identifier.
         token_ids: for each sentence, its wordpieces.
         targets: a label id or a score for each sentence.
-        confidences: a number for each sentence; None for a document without.
-        features: float32 `[sentences, features]`, standardized; None where the model takes none.
+        confidences: a number for each sentence; None if the document has none.
+        features: float32 `[sentences, features]`, standardized; None if the model takes none.
     """
 
     doc_id: str
@@ -127,7 +127,7 @@ def tfrecord_bytes(records: Iterable[bytes]) -> bytes:
 
 
 def _nested_arrays(column: pa.Array) -> Iterator[list[np.ndarray]]:
-    """Yields for each document its sentences' ids, out of a list<list<int64>> column."""
+    """Yields for each document the ids of its sentences, from a list<list<int64>> column."""
     sentences = column.flatten()
     ids = sentences.flatten().to_numpy()
     ends = np.cumsum(sentences.value_lengths().to_numpy())
