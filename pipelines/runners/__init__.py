@@ -1,1 +1,1 @@
-"""Where Beam jobs run, and how they end."""
+"""Chooses where Beam jobs run, and reports how they end."""

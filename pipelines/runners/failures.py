@@ -1,4 +1,4 @@
-"""Pipelines that end early, said in one line: a Ctrl-C, a full disk, a worker that died."""
+"""Reports in one line why a pipeline ended early: Ctrl-C, a full disk, a worker that died."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def one_line_failures(*, interrupted: Callable[[], str], failed: str) -> Iterato
     """Turns what ends a pipeline early into an error whose message is one line.
 
     Args:
-        interrupted: returns, for a user who interrupted the job, how far it came and what to do next.
-        failed: says, for a job that failed, what has become of its work and what to do next.
+        interrupted: returns what to tell a user who interrupted the job: how far it got and what to do next.
+        failed: what to tell a user if the job failed: what became of its work and what to do next.
 
     Raises:
         Interrupted: the user stopped it.
@@ -65,7 +65,7 @@ def one_line_failures(*, interrupted: Callable[[], str], failed: str) -> Iterato
 def _find_failure(error: BaseException) -> str | None:
     """Returns the message of the `JobFailure` behind a pipeline's error: runners pass on a worker's error as text.
 
-    A runner that gives up a job without an exception of ours has lost a worker or the like.
+    If a runner gives up a job without an exception of ours, it has lost a worker or the like.
     """
     said = re.search(r"JobFailure: (.+?)(?: \[while running|\n|$)", f"{type(error).__name__}: {error}")
     if not said and "Traceback" not in str(error):

@@ -49,7 +49,7 @@ def _free_bytes() -> int:
 
 
 def share_out(items: Sequence[T], workers: int) -> list[list[T]]:
-    """Returns the items dealt out to the workers in turn; with fewer items than workers, there are fewer shares."""
+    """Returns each worker's share of the items, dealt out in turn; with fewer items than workers, fewer shares."""
     return [list(items[start::workers]) for start in range(min(workers, len(items)))]
 
 
@@ -107,7 +107,7 @@ def _check_end(process: SpawnProcess, receiver: Connection) -> None:
 
 
 def _work(work: bytes, threads: int, sender: Connection) -> None:
-    """What a process runs: it watches its parent, imports quietly, and does its work."""
+    """The main function of a process: watches its parent, imports quietly, and does the work."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         keep_imports_quiet()

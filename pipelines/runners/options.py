@@ -1,7 +1,7 @@
 """Beam options from a YAML file and from the command line, each of them checked before a job is built.
 
-Beam itself passes over options that it doesn't know, and over a `false` in a file. Here every option has to be one of
-Beam's, or one that the runner's job server takes, with a value of its kind.
+Beam itself ignores options that it doesn't know, and a `false` in a file. Here every option must be one of Beam's, or
+one that the runner's job server takes, with a value of the right kind.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipelines.storage.objects import is_local
 
 _DEFAULTS = {
     "runner": "FnApiRunner",  # Beam's own default tries to download another runner first
-    "save_main_session": False,  # Beam pickles the main module for Dataflow; ours holds nothing that workers need
+    "save_main_session": False,  # Beam pickles the main module for Dataflow; workers need nothing from ours
 }
 
 JOB_SERVER_OPTIONS: Mapping[str, tuple[str, ...]] = {
@@ -43,7 +43,7 @@ _NOT_RUN = ("dry_run", "no_wait_until_finish", "template_location")
 
 
 def beam_options(config: str | None, flags: Sequence[str]) -> PipelineOptions:
-    """Returns the pipeline options of a file, with flags over them.
+    """Returns the pipeline options of a file; flags override them.
 
     Args:
         config: a YAML mapping from option to value: `true` and `false` for a switch, a list for an option that
@@ -71,11 +71,11 @@ def check_paths(options: PipelineOptions, paths: Iterable[str]) -> None:
     """Raises `UserError` for a relative path if the workers run in folders of their own and would look there."""
     relative = [path for path in paths if is_local(path) and not Path(path).is_absolute()]
     if relative and not workers_are_here(options):
-        raise UserError(f"{relative[0]}: the workers run in folders of their own; give the whole path")
+        raise UserError(f"{relative[0]}: the workers run in folders of their own; give the absolute path")
 
 
 def workers_are_here(options: PipelineOptions) -> bool:
-    """Returns whether the workers run in this process."""
+    """Returns True if the workers run in this process."""
     runner = create_runner(options.view_as(StandardOptions).runner)
     if isinstance(runner, PortableRunner):
         return isinstance(runner.default_environment(options), PythonLoopbackEnvironment)

@@ -1,4 +1,4 @@
-"""Loads heavy libraries without what they print meanwhile, and without scikit-learn."""
+"""Loads heavy libraries without the messages that they print, and without scikit-learn."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def keep_imports_quiet() -> None:
 
 
 class _QuietFinder(MetaPathFinder):
-    """Finds the noisy libraries where Python finds them, and has them loaded quietly."""
+    """Finds the noisy libraries as Python does, but loads them quietly."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -57,9 +57,9 @@ class _QuietFinder(MetaPathFinder):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Holds back what is written to standard error; writes it after all if there is an exception.
+    """Holds back what is written to standard error, and writes it only if there is an exception.
 
-    TensorFlow's C++ code logs on file descriptor 2 before it reads its log level, so only redirecting that helps.
+    TensorFlow's C++ code logs on file descriptor 2 before it reads its log level, so that descriptor is redirected.
     """
     sys.stderr.flush()
     terminal = os.dup(2)
@@ -76,7 +76,7 @@ def _quiet() -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(terminal, 2)
             os.close(terminal)
-            _log_errors_only()  # loading may have set the levels anew
+            _log_errors_only()  # loading may have changed the levels
 
 
 @contextmanager

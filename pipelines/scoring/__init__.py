@@ -1,1 +1,1 @@
-"""Document collections to predictions."""
+"""Scores document collections."""

@@ -1,4 +1,4 @@
-"""What is counted of each part, and how it is written down: in the part's metadata, the manifest and Beam's metrics."""
+"""The counts of each part, and their forms in the part's metadata, in the manifest and in Beam's metrics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PartCounts:
     Attributes:
         records: input records.
         scored: documents with predictions.
-        rejected: records without.
+        rejected: records without predictions.
         sampled_out: documents that `ScoreSettings.sample` leaves out.
         sentences: sentences with predictions.
         truncated: how many of them were cut to fit into a window.
@@ -51,11 +51,11 @@ class PartCounts:
         return PartCounts(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)})
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the counts as the manifest has them: the numbers, and `rejects` by reason."""
+        """Returns the counts in the form of the manifest: the numbers, and `rejects` by reason."""
         return {**self._numbers(), "rejects": {str(reason): n for reason, n in sorted(self.rejects.items())}}
 
     def by_name(self) -> dict[str, int]:
-        """Returns the counts as metrics and metadata have them: the numbers, and `rejects.REASON`."""
+        """Returns the counts in the form of metrics and metadata: the numbers, and `rejects.REASON`."""
         return {**self._numbers(), **{f"{_REJECTS}{reason}": n for reason, n in self.rejects.items()}}
 
     @classmethod

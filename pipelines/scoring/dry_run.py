@@ -1,4 +1,4 @@
-"""What a scoring job would do, and about how long it would take, from the inputs and a short timed sample."""
+"""Estimates what a scoring job would do and how long it would take, from the inputs and a short timed sample."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Estimate:
     """What a job would do.
 
     Attributes:
-        sources: files named.
+        sources: number of input files.
         input_bytes: their size as stored.
         finished_sources: how many of them are finished in the output folder.
         units: units of work left.
         records: records in the files that are left.
-        exact: whether `records` is exact; else it is an estimate.
+        exact: True if `records` is exact, False if it is an estimate.
         sampled_records: records of the timed sample.
         records_per_second: of one process with all cores.
         seconds: how long the job would take in one process with all cores.

@@ -2,8 +2,8 @@
 
     units | Reshuffle | ReadChunks | SplitAndTokenize | RunInference(ClassifierHandler) | WriteParts
 
-Whole chunks travel, so Beam's cost per element hardly counts. Each chunk becomes one part of predictions and, where
-records are rejected, one of rejects, as soon as it is scored.
+The elements are whole chunks, so that Beam's cost per element hardly matters. Each chunk becomes one part of
+predictions and, if records are rejected, one part of rejects, as soon as it is scored.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pipelines.scoring.settings import ScoreSettings
 
 @dataclass(frozen=True)
 class ScoringContext:
-    """All that a worker needs to score chunks; it travels to the workers.
+    """Everything that a worker needs to score chunks; it is sent to the workers.
 
     Attributes:
         bundle: the trained model.
@@ -118,7 +118,7 @@ class SplitAndTokenize(beam.DoFn):
 
 
 class ClassifierHandler(ModelHandler[TokenizedChunk, PredictionResult, Predictor]):
-    """Runs a bundle's `classify` signature over the windows of whole chunks, with one model a process."""
+    """Runs a bundle's `classify` signature over the windows of whole chunks, with one model per process."""
 
     def __init__(self, context: ScoringContext) -> None:
         super().__init__(max_batch_size=1)  # the predictor makes the batches, by length within a chunk
@@ -158,6 +158,6 @@ class WriteParts(beam.DoFn):
 
 
 def is_labelled(document: Document) -> bool:
-    """Returns whether the corpus labels the document: a label a sentence, or a heading or label over a section."""
+    """Returns True if the corpus labels the document: it has labels, or a section with a label or a heading."""
     labelled = (section.label is not None or section.heading is not None for section in document.sections)
     return document.labels is not None or any(labelled)

@@ -111,7 +111,7 @@ def write_part(
 
 
 def settle(chunk: TokenizedChunk, inference: ChunkInference) -> tuple[list[ScoredDocument], list[Reject]]:
-    """Returns the documents of a chunk that are scored, and a reject for each that has a window which failed."""
+    """Returns the documents of a chunk that are scored, and a reject for each that has a failed window."""
     scored: list[ScoredDocument] = []
     failed: list[Reject] = []
     results = iter(inference.results)

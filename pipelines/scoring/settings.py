@@ -9,12 +9,12 @@ from model.inference.predictor import DEFAULT_BATCH_TOKENS
 
 @dataclass(frozen=True, slots=True)
 class PartFormat:
-    """What parts of predictions look like.
+    """The format of parts of predictions.
 
     Attributes:
         layout: one of `schema.LAYOUTS`.
-        columns: only these columns; all when None.
-        text: whether the sentences' text is one of them.
+        columns: only these columns; None for all.
+        text: True to include the sentences' text.
     """
 
     layout: str = "sentences"
@@ -24,18 +24,18 @@ class PartFormat:
 
 @dataclass(frozen=True, slots=True)
 class ScoreSettings:
-    """How a collection is scored. The bytes of the predictions depend on all of it.
+    """How a collection is scored. The bytes of the predictions depend on all of these settings.
 
-    The names of the parts hash the names of these fields and of those of `PartFormat`, so renaming one makes every
-    folder scored so far another job's.
+    The names of the parts contain a hash of the names of these fields and of those of `PartFormat`: renaming a field
+    makes all existing scored folders look like another job's.
 
     Attributes:
-        chunk_records: input records a part; it bounds the memory of a worker.
-        batch_tokens: padded wordpieces a micro-batch may hold.
-        limit: score only the first so many records of each source; all when None.
-        sample: the share of the documents to score, by a hash of the document id.
-        unlabelled_only: reject documents that carry labels already.
-        format: what the parts look like.
+        chunk_records: input records per part; it bounds the memory of a worker.
+        batch_tokens: the most padded wordpieces in a micro-batch.
+        limit: score only this many records of each source, from the first on; None for all.
+        sample: the share of the documents to score, chosen by a hash of the document id.
+        unlabelled_only: reject documents that have labels already.
+        format: of the parts.
     """
 
     chunk_records: int = 500

@@ -1,1 +1,1 @@
-"""Files and objects, on this machine and on Beam's filesystems."""
+"""Reads and writes files and objects, on this machine and on Beam's filesystems."""

@@ -5,7 +5,7 @@ never retries a write; and its errors are no `OSError`. Here a call to a remote 
 a write is retried for about half a minute, and a call that fails raises
 
 - `OSError` if the filesystem refuses it: there is no such object, or no permission;
-- `JobFailure` if a retry may help: the filesystem does not answer, or fails itself;
+- `JobFailure` if a retry may help: the filesystem does not answer, or has an error of its own;
 - `UserError` if it needs an extra that is not installed.
 
 So a store that is unavailable for a while is never mistaken for a broken input. Local paths are passed on unchanged.
@@ -43,13 +43,13 @@ if FileSystems._pipeline_options is None:
 
 
 def scheme(path: str) -> str | None:
-    """Returns a path's scheme, such as `s3`; None for a file of this machine."""
+    """Returns a path's scheme, such as `s3`, or None for a local path."""
     found: str | None = _FILESYSTEMS.get_scheme(path)
     return found
 
 
 def has_folders(path: str) -> bool:
-    """Returns whether a path's filesystem has folders; object stores list by prefix instead."""
+    """Returns True if a path's filesystem has folders; object stores list by prefix instead."""
     return bool(_FILESYSTEMS.get_filesystem(path).has_dirs())
 
 
@@ -60,7 +60,7 @@ def match(pattern: str) -> list[tuple[str, int]]:
 
 
 def exists(path: str) -> bool:
-    """Returns whether there is an object of that name."""
+    """Returns True if the object exists."""
     return _ask(path, lambda: bool(_FILESYSTEMS.exists(path)))
 
 
@@ -80,7 +80,7 @@ def delete(paths: Sequence[str]) -> None:
 
 
 def rename(path: str, target: str) -> None:
-    """Gives an object another name."""
+    """Renames an object."""
     _ask(path, lambda: _FILESYSTEMS.rename([path], [target]))
 
 
@@ -98,7 +98,7 @@ def put(path: str, content: bytes) -> None:
 
 
 def open_stream(path: str) -> io.BufferedReader:
-    """Returns the content of an object, as stored; seekable where its filesystem allows."""
+    """Returns the content of an object, as stored; seekable if its filesystem allows it."""
     stream = _ask(path, lambda: _FILESYSTEMS.open(path, compression_type=CompressionTypes.UNCOMPRESSED))
     if scheme(path) is not None:
         return io.BufferedReader(_RemoteStream(path, stream), _BLOCK_BYTES)
@@ -136,7 +136,7 @@ class _RemoteStream(io.RawIOBase):
 
 
 def _ask(path: str, call: Callable[[], T]) -> T:
-    """Returns what a call returns; the module says what it raises.
+    """Returns the result of a call; see the module for the errors that it raises.
 
     The call runs in a thread of its own, which is abandoned when the time is up.
     """
@@ -178,7 +178,7 @@ def _cause(error: Exception) -> Exception:
 
 
 def _is_worth_another_try(error: Exception) -> bool:
-    """Returns whether a filesystem has failed. One that has refused would refuse again."""
+    """Returns True if a filesystem has failed, so that a retry may help; one that has refused would refuse again."""
     cause = _cause(error)
     return not isinstance(cause, _ANSWERS) and bool(retry_on_server_errors_and_timeout_filter(cause))
 

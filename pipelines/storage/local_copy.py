@@ -1,4 +1,4 @@
-"""Local copies of remote training records, for the verbs that read them with TensorFlow, which takes local files."""
+"""Copies remote training records to this machine, for the verbs that read them with TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipelines.storage import objects
 
 
 def fetch_records(folder: str) -> str:
-    """Returns a local folder with the records of a finished folder on any filesystem that Beam knows.
+    """Returns a local folder with the records of a finished folder, which may be on any filesystem that Beam knows.
 
-    A local folder is returned unchanged. Another is copied into the user's cache, unless a copy is there.
+    A local folder is returned unchanged. A remote one is copied into the user's cache, unless there is a copy already.
 
     Raises:
         UserError: there are no finished records.

@@ -1,4 +1,4 @@
-"""Objects of the output: written whole or not at all, listed, read and removed, locally or on Beam's filesystems.
+"""Output objects, locally or on Beam's filesystems: written completely or not at all, listed, read and removed.
 
 How an object becomes visible in one step differs:
 
@@ -30,12 +30,12 @@ _THREADS = 8
 
 
 def is_local(path: str) -> bool:
-    """Returns whether a path names a file of this machine rather than of another filesystem of Beam's."""
+    """Returns True for a local path, False for a path on another of Beam's filesystems."""
     return filesystems.scheme(path) is None
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Writes an object, all of it or none; a retry writes the same name again.
+    """Writes an object completely or not at all; a retry writes the same name again.
 
     Raises:
         JobFailure: it can't be written: a full disk, a lost connection, a missing permission.
@@ -85,7 +85,7 @@ def open_object(path: str) -> BinaryIO:
 
 
 def list_names(folder: str) -> set[str]:
-    """Returns the names of the objects directly in a folder; none where there is no such folder.
+    """Returns the names of the objects directly in a folder; none if the folder doesn't exist.
 
     Unfinished objects, of running or dead writers, are not listed.
 
@@ -106,7 +106,7 @@ def list_names(folder: str) -> set[str]:
 
 
 def list_tree(folder: str) -> set[str]:
-    """Returns the names of the objects in a folder and in those below it, `BELOW/NAME`; else as `list_names`.
+    """Returns the names of the objects in a folder and its subfolders, as `SUBFOLDER/NAME`; otherwise as `list_names`.
 
     Raises:
         UserError, JobFailure: as `list_names`.
@@ -121,7 +121,7 @@ def list_tree(folder: str) -> set[str]:
 
 
 def copy_tree(source: str, target: str) -> None:
-    """Copies the objects in a folder, and in those below it, each under its name."""
+    """Copies the objects in a folder and its subfolders, and keeps their names."""
 
     def copy(name: str) -> None:
         write_bytes(f"{target}/{name}", read_bytes(f"{source}/{name}"))
@@ -131,7 +131,7 @@ def copy_tree(source: str, target: str) -> None:
 
 
 def is_empty(folder: str) -> bool:
-    """Returns whether a folder doesn't exist or holds nothing but the unfinished objects of dead writers."""
+    """Returns True if a folder doesn't exist, or has only unfinished objects of dead writers."""
     if not is_local(folder):
         return not list_tree(folder)
     try:
@@ -142,7 +142,7 @@ def is_empty(folder: str) -> bool:
 
 
 def remove(paths: Sequence[str]) -> None:
-    """Removes objects; a missing one is no error."""
+    """Removes objects; a missing object is not an error."""
     if not paths:
         return
     if is_local(paths[0]):
@@ -158,7 +158,7 @@ def remove(paths: Sequence[str]) -> None:
 
 
 def empty_folder(folder: str, *, keep: str) -> None:
-    """Removes everything in a folder and below it, except the object `keep` directly in it."""
+    """Removes everything in a folder and its subfolders, except the object `keep` directly in it."""
     if not is_local(folder):
         remove([f"{folder}/{name}" for name in sorted(list_tree(folder) - {keep})])
         return
@@ -178,7 +178,7 @@ def remove_folder(folder: str) -> None:
 
 
 def remove_temporaries(folder: str) -> None:
-    """Removes the unfinished objects of dead writers from a local folder. Call it under `lock_folder`."""
+    """Removes the unfinished objects of dead writers from a local folder, which must be locked (`lock_folder`)."""
     if is_local(folder):
         for leftover in Path(folder).rglob(f".*{_TEMPORARY}"):
             leftover.unlink(missing_ok=True)
@@ -245,7 +245,7 @@ def _list_remote_tree(folder: str) -> set[str]:
         return set(_list_remote(folder, "**"))
     names = set()
     for name, size in _list_remote(folder).items():
-        # A filesystem with folders lists them beside the files of the folder above, without a size.
+        # A filesystem with folders lists subfolders together with the files, without a size.
         names |= {name} if size else {f"{name}/{below}" for below in _list_remote_tree(f"{folder}/{name}")}
     return names
 
@@ -259,7 +259,7 @@ def _write_local(target: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())  # else a crash of the machine may leave an empty file with that name
         fresh.replace(target)
-    except BaseException:  # also where the user interrupts it
+    except BaseException:  # also if the user interrupts it
         fresh.unlink(missing_ok=True)
         raise
 

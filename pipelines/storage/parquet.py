@@ -1,4 +1,4 @@
-"""Part files in Parquet, with bytes that depend on their content alone."""
+"""Part files in Parquet, whose bytes depend only on their content."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read_table(path: str) -> pa.Table:
 
 
 def write_rejects(path: str, rejects: Sequence[Reject], metadata: dict[str, str]) -> None:
-    """Writes rejected records as a Parquet part; writes nothing where there are none."""
+    """Writes rejected records as a Parquet part; writes nothing if there are none."""
     if not rejects:
         return
     schema = reject_schema(metadata)

@@ -265,7 +265,7 @@ def test_one_file_can_not_be_two_splits(
     [
         (["--runner=PortableRunner", "--job_endpoint=embed"], "--temp_location"),
         (["--temp_location=s3://bucket/temp"], "TensorFlow can't write to s3://"),
-        (["--runner=PortableRunner", "--job_endpoint=embed", "--temp_location=."], "give the whole path"),
+        (["--runner=PortableRunner", "--job_endpoint=embed", "--temp_location=."], "give the absolute path"),
         (["--temp_location=/no/such/folder"], "there is no folder '/no/such/folder'"),
     ],
 )

@@ -221,7 +221,7 @@ def test_a_job_that_loses_a_worker_fails_clean_or_recovers_and_ends_with_the_sam
     assert 0 < done < len(parts(job.output)), output
     assert (code == 0) == (out / "_SUCCESS").exists(), output
     if code:
-        assert code == 1 and "the same command goes on from it" in output and "Traceback" not in output, output
+        assert code == 1 and "repeat the command to continue" in output and "Traceback" not in output, output
         code, output = finish(sepline([*command, "--", *flags]))
         assert code == 0, output
     assert contents(out) == job.contents

@@ -138,5 +138,5 @@ def test_relative_paths_are_for_workers_that_share_this_folder(flags: list[str],
     if here:
         check_paths(options, ["in.jsonl"])
     else:
-        with pytest.raises(UserError, match=r"^in\.jsonl: .*give the whole path"):
+        with pytest.raises(UserError, match=r"^in\.jsonl: .*give the absolute path"):
             check_paths(options, [str(tmp_path), "in.jsonl"])

@@ -155,7 +155,7 @@ def test_a_worker_that_dies_is_one_line_and_takes_the_others_along(
     assert job.wait() == 1
     assert warm.errors.read_bytes()[said:].decode() == (
         "sepline: a worker process ended with signal 9; if memory ran out, take fewer --workers or a smaller "
-        "--batch-tokens; what is finished stays, and the same command goes on from it\n"
+        "--batch-tokens; what is finished is kept; repeat the command to continue\n"
     )
     assert not Path(f"/proc/{other}").exists()
     assert not (tmp_path / "out" / "_SUCCESS").exists()
@@ -176,9 +176,7 @@ def test_ctrl_c_says_how_far_it_is_and_how_to_go_on(
         json.loads(pq.read_schema(part).metadata[b"sepline.counts"])["records"] for part in output.glob("part-*")
     )
     # The total may not be known yet.
-    wanted = (
-        rf"sepline: interrupted; {done}( of about 1\d\d)? records are done\. Repeat the command to go on from there\n"
-    )
+    wanted = rf"sepline: interrupted; {done}( of about 1\d\d)? records are done\. Repeat the command to continue\n"
     assert re.fullmatch(wanted, message)
     assert not list(output.rglob(".*"))
     assert warm.run(command(tiny_bundle, corpus, output)) == 0
@@ -217,7 +215,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(
         assert jobs.run(command(tiny_bundle, corpus, disk / "out")) == 1
         message = (tmp_path / "stderr").read_text(encoding="utf-8")
         assert message.count("\n") == 1, message
-        assert "cannot be written: No space left on device" in message and "the same command goes on" in message
+        assert "cannot be written: No space left on device" in message and "repeat the command to continue" in message
         assert 0 < len(parts(seen / "out")) < len(parts(corpus.parent / "whole"))
         assert not list((seen / "out").rglob(".*")) and not (seen / "out" / "_SUCCESS").exists()
         for name, digest in tree(seen / "out").items():

@@ -75,7 +75,7 @@ def test_a_store_is_killed_in_the_middle(back: str, tiny_bundle: Bundle, texts: 
         assert "Traceback" not in said
         if back == "when the job has ended":
             assert said.splitlines()[-1].startswith("sepline: s3://sepline/")
-            assert said.endswith("what is finished stays, and the same command goes on from it\n")
+            assert said.endswith("what is finished is kept; repeat the command to continue\n")
             there = store.parts("scored")
             assert 0 < len(there) < len(expected) == 30
             assert there == {name: expected[name] for name in there}
