@@ -7,6 +7,7 @@ and words of over 100 bytes but at most 100 characters.
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 
@@ -28,10 +29,14 @@ class Tokenizer(tf.Module):
         self.vocabulary = vocabulary
         self._mask_outliers = mask_outliers
         self._tokenizer = tf_text.FastBertTokenizer(
-            vocab=list(vocabulary.pieces),
-            max_bytes_per_word=_MAX_BYTES_PER_WORD,
             token_out_type=tf.int32,
-            lower_case_nfd_strip_accents=False,  # _normalize does it in the way of the encoder's pretraining
+            fast_wordpiece_model_buffer=_constant(
+                tf_text.build_fast_wordpiece_model(
+                    list(vocabulary.pieces), _MAX_BYTES_PER_WORD, "##", "[UNK]", False, False
+                )
+            ),
+            # Without lower-casing: _normalize does it in the way of the encoder's pretraining.
+            fast_bert_normalizer_model_buffer=_constant(tf_text.build_fast_bert_normalizer_model(False)),
         )
 
     def tokenize(self, sentences: tf.Tensor) -> tf.RaggedTensor:
@@ -39,6 +44,14 @@ class Tokenizer(tf.Module):
         if self._mask_outliers:
             sentences = tf.where(is_outlier(sentences), _PLACEHOLDER, sentences)
         return self._tokenizer.tokenize(_normalize(sentences, lower_case=self.vocabulary.lower_case))
+
+
+def _constant(model: bytes) -> tf.Tensor:
+    """Returns a model of tf.text as a tensor.
+
+    tf.text by itself makes a list of its bytes first, on which tracing a graph spends most of its time.
+    """
+    return tf.constant(np.frombuffer(model, np.uint8))
 
 
 def is_outlier(sentences: tf.Tensor) -> tf.Tensor:
