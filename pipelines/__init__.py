@@ -1,1 +1,1 @@
-"""The Beam side of sepline: corpora in, training records and scored Parquet out, and the command line."""
+"""The Beam side of sepline: reads corpora, writes training records and predictions, retrains; and the command line."""

@@ -97,7 +97,7 @@ def _add_inspect(parsers: Parsers) -> None:
     verb = _add_verb(parsers, "inspect", verbs.run_inspect, "what corpora hold and what a run would make of them")
     verb.add_argument("input", nargs="+", metavar="PATH", help=_INPUT_HELP)
     _add_reading(verb)
-    verb.add_argument("--limit", type=_positive, metavar="N", help="look only at the first N records of each file")
+    verb.add_argument("--limit", type=_positive, metavar="N", help="read only the first N records of each file")
     _add_settings(verb, "encoder, window")
     _add_json(verb)
 
@@ -156,8 +156,8 @@ def _add_score(parsers: Parsers) -> None:
     verb.add_argument("--workers", type=_positive, metavar="N", help="processes (default: by cores and memory)")
     verb.add_argument("--chunk-records", type=_positive, metavar="N", help="input records per part (default: 500)")
     verb.add_argument("--batch-tokens", type=_positive, metavar="N", help="wordpieces per micro-batch (default: 8192)")
-    verb.add_argument("--dry-run", action="store_true", help="only say what would be done, and about how long it takes")
-    verb.add_argument("--resume", action="store_true", help="go on in --output though inputs or versions have changed")
+    verb.add_argument("--dry-run", action="store_true", help="only print what would be done, and how long it takes")
+    verb.add_argument("--resume", action="store_true", help="continue although inputs or versions have changed")
     _add_overwrite(verb)
     _add_json(verb)
 
@@ -241,7 +241,7 @@ def _add_reading(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_settings(verb: argparse.ArgumentParser, sections: str) -> None:
-    verb.add_argument("--config", metavar="YAML", help=f"settings file; the sections that count here: {sections}")
+    verb.add_argument("--config", metavar="YAML", help=f"settings file; the sections used here: {sections}")
     _add_override(verb)
 
 
@@ -251,7 +251,7 @@ def _add_override(verb: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help="one setting, over the file's; may be repeated",
+        help="one setting, which overrides the file's; may be repeated",
     )
 
 

@@ -38,7 +38,7 @@ _RECORD_BEGIN, _RECORD_END = b"<PubmedArticle>", b"</PubmedArticle>"
 def run_demo(output: str, *, full: bool) -> None:
     """Runs preprocess, train, evaluate and score, and shows a few of the predictions.
 
-    Everything lies under `output`; a second run finds what is finished there and continues from it.
+    Everything is written under `output`; a second run continues from what is finished there.
 
     Args:
         output: the folder.
@@ -80,9 +80,9 @@ def run_demo(output: str, *, full: bool) -> None:
 
 
 def run_retrain_demo(output: str) -> None:
-    """Shows a first model published, a call with nothing new, and one with new data, each with its decision table.
+    """Shows three calls: a first model is published, nothing is new, and new data arrive; each with its decision table.
 
-    Everything lies under `OUTPUT/retrain-demo`; a second demo starts from scratch.
+    Everything is written under `OUTPUT/retrain-demo`; a second demo starts from scratch.
 
     Args:
         output: the folder.
@@ -152,7 +152,7 @@ def _write_config(folder: Path) -> Path:
         "encoder": {"layers": 2},
         "data": {"revisions": "latest", "sample": 0.3, "splits": {"train": 0.65, "dev": 0.1, "test": 0.25}},
         "training": {"epochs": 2, "batch_tokens": 4096, "learning_rate": 5e-4},
-        # The words of two hundred documents are not those of the next two hundred.
+        # The vocabulary of two hundred documents differs from that of the next two hundred.
         "checks": {"min_new_documents": 50, "max_vocabulary_drift": 0.2},
         "gates": {
             "min_accuracy": 0.55,

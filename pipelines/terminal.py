@@ -37,7 +37,7 @@ _STYLES = ("cyan", "green", "magenta", "yellow", "blue", "red")
 
 
 def show_inspection(inspection: Inspection) -> None:
-    """Prints what corpora hold, with a row for each source and one for all; rejects, duplicates and a few documents."""
+    """Prints what is in corpora: a row for each source and one for all; rejects, duplicates and a few documents."""
     console = _console()
     total = inspection.total
     rows = [*inspection.sources, total] if len(inspection.sources) > 1 else [total]
@@ -139,7 +139,7 @@ def show_training_data(stats: Mapping[str, Any], folder: str) -> None:
 
 def show_encoder(encoder: EncoderDescription) -> None:
     """Prints what an encoder is, one fact per line."""
-    kinds = {"native": "native: read into sepline's own BERT", "wrapped": "wrapped: run as the module it is"}
+    kinds = {"native": "native: read into sepline's own BERT", "wrapped": "wrapped: run unchanged"}
     special = ", ".join(f"{piece} {index}" for piece, index in encoder.special_ids.items())
     facts = {
         "encoder": encoder.handle,
@@ -180,7 +180,7 @@ def show_bundle(bundle: Bundle) -> None:
 
 
 def show_evaluation(results: Mapping[str, Metrics | ScoreMetrics], *, split: str) -> None:
-    """Prints the model beside the baselines; for labels also a row for each label and the model's confusion matrix."""
+    """Prints the model next to the baselines; for labels also a row for each label and the model's confusion matrix."""
     console = _console()
     model = results["sepline"]
     by_labels = isinstance(model, Metrics)
@@ -263,7 +263,7 @@ def show_versions(versions: Sequence[PublishedVersion]) -> None:
 
 
 def show_version(one: PublishedVersion) -> None:
-    """Prints what is known of a version: its folder, its changes, and the checks and gates that it has passed."""
+    """Prints what is known about a version: its folder, its changes, and the checks and gates that it has passed."""
     console = _console()
     console.print(f"version {one.version}{', the champion' if one.champion else ''}: {escape(str(one.path))}")
     console.print(f"fingerprint {one.fingerprint}, labels {escape(', '.join(one.labels))}")
@@ -278,7 +278,7 @@ def show_version(one: PublishedVersion) -> None:
 
 
 def show_bytes(count: int) -> str:
-    """Returns a size in words: `3.2 MB`."""
+    """Returns a size with its unit: `3.2 MB`."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:,.1f} {unit}"
@@ -334,7 +334,7 @@ def _one_line(text: str) -> str:
 
 
 def _align_right(table: Table, columns: int | None = None) -> None:
-    """Right-aligns that many columns after the first one; all of them when None."""
+    """Right-aligns `columns` columns after the first one; None for all of them."""
     for column in table.columns[1:][:columns]:
         column.justify = "right"
 

@@ -1,4 +1,4 @@
-"""What each verb of the command line runs, and what it prints of the result."""
+"""Runs each verb of the command line and prints its result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run_inspect(options: argparse.Namespace) -> int:
-    """Prints what corpora hold; returns 1 where a source can't be read at all."""
+    """Prints what is in corpora; returns 1 if a source can't be read at all."""
     settings = _settings(options)
     from pipelines.inspection.inspect import inspect_corpora
     from pipelines.terminal import show_inspection
@@ -40,7 +40,7 @@ def run_inspect(options: argparse.Namespace) -> int:
 
 
 def run_preprocess(options: argparse.Namespace) -> int:
-    """Makes training records and prints their counts; returns 1 where a source can't be read at all."""
+    """Makes training records and prints their counts; returns 1 if a source can't be read at all."""
     settings = _settings(options)
     from pipelines.preprocessing.preprocess import preprocess
     from pipelines.terminal import show_training_data
@@ -91,7 +91,7 @@ def run_train(options: argparse.Namespace) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
-    """Prints a bundle's figures on a split, beside those of the baselines."""
+    """Prints a bundle's figures on a split, next to those of the baselines."""
     _check_local("--model", options.model)
     (data,) = _records(options, [options.data])
     from model.evaluation.evaluate import evaluate_bundle
@@ -105,7 +105,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def run_score(options: argparse.Namespace) -> int:
-    """Scores documents, or prints an estimate for `--dry-run`; returns 1 where a document or a whole source failed."""
+    """Scores documents, or prints an estimate for `--dry-run`; returns 1 if a document or a whole source failed."""
     _check_local("--model", options.model)
     from model.records import Reason
     from pipelines.scoring.dry_run import estimate
@@ -184,7 +184,7 @@ def run_models_list(options: argparse.Namespace) -> None:
 
 
 def run_models_show(options: argparse.Namespace) -> None:
-    """Prints what is known of one version, the champion by default."""
+    """Prints what is known about one version, by default the champion."""
     from pipelines.retraining.versions import describe_version
     from pipelines.terminal import show_version
 
@@ -243,7 +243,7 @@ def _check_local(name: str, path: str) -> None:
 
 
 def _records(options: argparse.Namespace, folders: Sequence[str]) -> Sequence[str]:
-    """Returns the `--data` folders, each fetched into a local one where it lies on another of Beam's filesystems."""
+    """Returns the `--data` folders; those on other filesystems are fetched into local folders."""
     if all(map(_is_local, folders)):
         if options.beam_flags or options.runner_config:
             raise UserError(
@@ -284,7 +284,7 @@ def _print_json(content: Any) -> None:
 
 
 def score_settings(options: argparse.Namespace) -> ScoreSettings:
-    """Returns what the parsed options of `sepline score` say of chunks, batches and rows."""
+    """Returns the scoring settings from the parsed options of `sepline score`."""
     from pipelines.scoring.settings import PartFormat, ScoreSettings
 
     given = {key: getattr(options, key) for key in ("chunk_records", "batch_tokens", "limit", "sample")}
@@ -304,7 +304,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def read_options(options: argparse.Namespace) -> ReadOptions:
-    """Returns what the parsed options of a verb say of how its inputs are read."""
+    """Returns the reading options from the parsed options of a verb."""
     from pipelines.corpora.labels import LabelMap
     from pipelines.corpora.options import ReadOptions
 

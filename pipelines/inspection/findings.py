@@ -1,4 +1,4 @@
-"""What an inspection finds: a summary of each source and of all together, and the counts that it is made from."""
+"""What an inspection finds: a summary of each source and of all together, and the counts behind it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Duplicates:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What one source holds, or all of them together.
+    """What is in one source, or in all of them together.
 
     Attributes:
         source: the file; None for all together.
@@ -69,9 +69,9 @@ class Summary:
         labels: sentences by label in the labelled documents, the most frequent first.
         lengths: how long the documents are.
         over_budget: documents that are longer than a window.
-        over_budget_share: the share of the documents that are.
+        over_budget_share: the share of the documents that are longer.
         windows: of all documents.
-        truncated: sentences that alone are longer than a window and would lose their end.
+        truncated: sentences that alone are longer than a window and would be cut off.
         rejects: the rejected records by reason.
         duplicate_ids: documents with the id of an earlier one. For all sources together: also across sources.
         duplicate_texts: documents with the text of an earlier one, apart from case and white space. For all sources
@@ -116,7 +116,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What corpora hold, measured in the encoder's wordpieces and in windows.
+    """What is in corpora, measured in the encoder's wordpieces and in windows.
 
     Attributes:
         max_tokens: the budget of a window.
@@ -151,7 +151,7 @@ class FoundDocument:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What a document costs: wordpieces with special tokens, windows, and sentences that lose their end."""
+    """The size of a document: wordpieces with special tokens, windows, and sentences that would be cut off."""
 
     tokens: int
     over_budget: bool
@@ -160,7 +160,7 @@ class Measure:
 
 
 class Tally:
-    """Counts what one source holds, or all of them together."""
+    """Counts what is in one source, or in all of them together."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()

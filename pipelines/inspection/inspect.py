@@ -1,4 +1,4 @@
-"""Reads corpora as a run would, without a Beam pipeline, and counts what they hold.
+"""Reads corpora as a run would, without a Beam pipeline, and counts what is in them.
 
 Corpora are streamed. Only a batch of documents, the counts, and two hashes per document stay in memory.
 """
@@ -41,7 +41,7 @@ def inspect_corpora(
         limit: how many records of each file to read, from its beginning; None for all.
 
     Raises:
-        UserError: an input names no file, or the settings can't be used.
+        UserError: an input matches no file, or the settings can't be used.
     """
     encoder = open_encoder(settings.encoder)
     encoder.check_budget(settings.window)

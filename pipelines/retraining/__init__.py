@@ -1,1 +1,1 @@
-"""Scheduled retraining, from new files to a published model."""
+"""Scheduled retraining: from new files to a published model."""

@@ -32,8 +32,8 @@ def check_data(data: TrainingData, recorded: Path | None, settings: RetrainSetti
 
     Args:
         data: the records.
-        recorded: the folder with what is recorded of the champion's data; None without a champion.
-        settings: the limits, and which labels and which split they are about.
+        recorded: the folder with the records of the champion's data; None without a champion.
+        settings: the limits, the expected labels and the held-out split.
     """
     champion = read_profile(recorded) if recorded is not None and (recorded / STATS).exists() else None
     return Checks(
@@ -95,7 +95,7 @@ def compare_profiles(
 
 
 def _count_new_documents(data: TrainingData, champion: Profile | None) -> int:
-    """Returns how many documents come from files that the champion's run has not read, or not with this content."""
+    """Returns the number of documents from files that the champion's run has not read, or not with this content."""
     known = {source["sha256"] for source in champion.stats["inputs"]} if champion else set()
     new = {source["path"] for source in data.stats["inputs"] if source["sha256"] not in known}
     return sum(

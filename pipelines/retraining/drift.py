@@ -1,4 +1,4 @@
-"""How far the data of a run have moved from the champion's data, measured on the statistics that preprocessing writes.
+"""Measures how far a run's data have moved from the champion's, from the statistics that preprocessing writes.
 
 Every distance is Jensen-Shannon's with base 2: 0 for equal distributions, 1 for distributions without overlap.
 """
@@ -24,7 +24,7 @@ _STEPS_AN_OCTAVE = 2
 
 @dataclass(frozen=True)
 class Profile:
-    """What is compared of a run's data. Figures are of the train split.
+    """The part of a run's data that is compared. All figures are of the train split.
 
     Attributes:
         stats: everything in `stats.json`.
@@ -92,7 +92,7 @@ def vocabulary_drift(now: Profile, then: Profile) -> float:
 
 
 def distance(first: Mapping[Any, int], second: Mapping[Any, int]) -> float:
-    """Returns the Jensen-Shannon distance between two distributions given as counts; 1 where one of them is empty."""
+    """Returns the Jensen-Shannon distance between two distributions given as counts; 1 if one of them is empty."""
     if not sum(first.values()) or not sum(second.values()):
         return 1.0
     keys = sorted(first.keys() | second.keys())

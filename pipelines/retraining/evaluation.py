@@ -60,7 +60,7 @@ def evaluate_candidate(
 
     Raises:
         DataError: the split is empty.
-        UserError: the champion takes other features than the documents have.
+        UserError: the champion takes another number of features than the documents have.
     """
     if champion is not None:
         _check_features(champion.bundle, data)

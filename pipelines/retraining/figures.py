@@ -17,7 +17,7 @@ class ModelFigures:
         fingerprint: of its bundle.
         metrics: over the sentences.
         size_mb: of the bundle's files, in 10^6 bytes.
-        speed: sentences a second, on the machine of the run.
+        speed: sentences per second, on the machine of the run.
     """
 
     fingerprint: str
@@ -41,7 +41,7 @@ class ChampionFigures(ModelFigures):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A new model beside the champion, on the same documents.
+    """A new model and the champion on the same documents.
 
     Attributes:
         split: the split that the documents are from.

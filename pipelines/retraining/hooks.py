@@ -14,7 +14,7 @@ def run_hook(command: str, *, outcome: str, reason: str, record: Path | None) ->
     """Runs a shell command and returns what went wrong with it, or None.
 
     Its environment has SEPLINE_OUTCOME, SEPLINE_REASON and SEPLINE_RECORD: the path of the run's record, or of its
-    error, or empty where there was no run.
+    error, or empty if there was no run.
     """
     told = {
         "SEPLINE_OUTCOME": outcome,

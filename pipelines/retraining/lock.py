@@ -36,7 +36,7 @@ class Owner:
     """Who holds a lock.
 
     Attributes:
-        token: of this one acquisition.
+        token: a unique name of this acquisition.
         host, namespace: the machine, and on Linux the namespace that `pid` belongs to: containers have their own.
         pid, process_started: the process, and on Linux when it started, since process numbers are reused.
         since: when the lock was taken, UTC, ISO 8601.
@@ -127,7 +127,7 @@ class RunLock:
             raise LockHeldError(f"{self._path}: the lock was taken over by {self._read() or 'nobody'}; this run ends")
 
     def _take_from(self, there: Owner) -> None:
-        """Raises unless the lock there is stale and may be taken over."""
+        """Raises an error unless the existing lock is stale and may be taken over."""
         if there.expires <= self._clock():
             state = "it has expired"
         elif _is_gone(there):

@@ -2,8 +2,8 @@
 
     fingerprint -> preprocess -> check the data -> train -> evaluate -> gates -> publish -> record
 
-Each step writes its result into the run's folder (`workspace.py`), and is skipped when its result is already there. So
-a call after a crash, whenever it happened, ends like an uninterrupted run. The champion stays in use all the while.
+Each step writes its result into the run's folder (`workspace.py`), and is skipped if its result exists already. So
+a call after a crash, whenever it happened, ends like an uninterrupted run. The champion stays in use meanwhile.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Result:
 
     Attributes:
         outcome, reason: in one word, and in a sentence.
-        run: the run that the call was about, which has ended; None where there was none.
+        run: the run that the call was about, which has ended; None if there was none.
     """
 
     outcome: Outcome
@@ -64,7 +64,7 @@ class Result:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The record of the run, as JSON values; empty where there was none."""
+        """The record of the run, as JSON values; empty if there was none."""
         return self.run.record() if self.run else {}
 
 
@@ -85,7 +85,7 @@ class _Job:
         return self.run.facts.champion
 
     def step(self, name: str, kind: type[T], make: Callable[[], T]) -> T:
-        """Returns what the run's JSON file `name` holds; makes it first if it is not there."""
+        """Returns the content of the run's JSON file `name`; makes it first if it doesn't exist."""
         self.lock.check()
         there = self.run.read(name, kind)
         if there is None:
@@ -99,7 +99,7 @@ def retrain(settings: RetrainSettings, *, beam_options: PipelineOptions, take_ov
 
     Args:
         settings: what to retrain and when to publish it.
-        beam_options: of preprocessing.
+        beam_options: for preprocessing.
         take_over_lock: True to take over a stale lock, whatever the settings say.
 
     Raises:
@@ -179,7 +179,7 @@ def _run_steps(job: _Job) -> Ending:
 
 
 def _fingerprint(settings: RetrainSettings, options: ReadOptions, registry: Registry) -> RunFacts:
-    """Returns what a run with these settings would start with now."""
+    """Returns the facts that a run with these settings would start with now."""
     inputs = [{**fingerprint_source(source), "split": None} for source in match_sources(settings.retrain.input)]
     contents = [[PurePosixPath(str(source["path"])).name, source["sha256"]] for source in inputs]
     data_settings = settings.for_training().model_dump(

@@ -18,14 +18,14 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class RetrainSection(Section):
-    """What is retrained, from what, and where its results lie.
+    """What is retrained, from which data, and where the results are.
 
     Attributes:
         name: the model's name in the registry.
         registry: the registry's folder; the model is `REGISTRY/NAME`.
-        workspace: folder for the runs, their data and the lock; one model's alone.
+        workspace: folder for the runs, their data and the lock; each model has its own.
         input: files and globs of the labelled pool. New files extend it from one run to the next.
-        start: train on from the `champion`, or `fresh` from the encoder's pretrained weights.
+        start: `champion` to start from the champion's weights, `fresh` to start from the pretrained encoder.
         held_out: the split that models are judged on.
         keep_runs: how many finished runs keep their data and checkpoints; their records stay.
     """
@@ -40,10 +40,10 @@ class RetrainSection(Section):
 
 
 class ReadingSection(Section):
-    """How the input is read; as the flags of `sepline preprocess`.
+    """How the input is read, like the flags of `sepline preprocess`.
 
     Attributes:
-        format: of all files; detected from name and content when absent.
+        format: of all files; by default detected from name and content.
         id_column, text_column, sentences_column, labels_column: columns of tables, keys of JSON lines.
         label_map: a YAML file that renames labels and section headings.
     """
@@ -57,7 +57,7 @@ class ReadingSection(Section):
 
 
 class ChecksSection(Section):
-    """What the data must be like before a model is trained on them.
+    """What the data must satisfy before a model is trained on them.
 
     Drift is the Jensen-Shannon distance (base 2, from 0 for equal to 1) between the train split of this run and that of
     the champion's run. A check whose limit is null is skipped; so is one that compares when there is no champion.
@@ -67,7 +67,7 @@ class ChecksSection(Section):
             with "nothing new".
         min_train_documents, min_held_out_documents: documents of the two splits.
         same_labels: True to fail if a label is new or missing compared with the champion's.
-        max_broken_sources: files that can't be read, or not to their end.
+        max_broken_sources: files that can't be read to their end.
         max_damaged_share: records that are broken, of the wrong type, length or encoding, or without an id.
         max_reject_rise: how much any one reason's share of rejected records may exceed that of the champion's run.
         max_duplicate_share: train documents that are dropped because they are held out too.
@@ -101,22 +101,22 @@ class GatesSection(Section):
     Attributes:
         min_accuracy: share of the held-out sentences with the right label.
         min_label_f1: F1 of every label; a number for all, or one by label.
-        margin: how far the new model's accuracy may lie below the champion's. The lower end of the confidence interval
+        margin: how far the new model's accuracy may be below the champion's. The lower end of the confidence interval
             of the difference must be within it.
         margin_macro_f1: the same for macro F1, whose interval is wider.
         confidence: of that interval.
-        samples: bootstrap samples behind it.
+        samples: number of bootstrap samples.
         max_champion_fall: how far the champion's own accuracy may have fallen since it was published. Wrong labels show
             up here.
         max_documents: held-out documents that models are judged on, chosen by a hash of their id.
         slice_pattern: a regular expression that is searched for in a document's source; what its first group matches
-            names the slice. No slices when absent.
-        max_slice_drop: how far the accuracy on any slice may lie below the champion's.
+            names the slice. By default there are no slices.
+        max_slice_drop: how far the accuracy on any slice may be below the champion's.
         min_slice_documents: slices with fewer documents are skipped.
         max_calibration_error: expected calibration error, the mean distance between confidence and accuracy.
         max_size_mb: of the bundle's files, in 10^6 bytes.
-        min_speed: sentences a second, on the machine of the run.
-        min_relative_speed: sentences a second as a multiple of the champion's, both measured in turn.
+        min_speed: sentences per second, on the machine of the run.
+        min_relative_speed: sentences per second as a multiple of the champion's, both measured in turn.
     """
 
     min_accuracy: Share | None = 0.6
@@ -176,7 +176,7 @@ class RetrainSettings(Settings):
     """All sections of a settings file for `sepline retrain`.
 
     Attributes:
-        retrain, reading, checks, gates, lock, hooks: see there.
+        retrain, reading, checks, gates, lock, hooks: see their classes.
     """
 
     retrain: RetrainSection
@@ -210,6 +210,6 @@ def load_retrain_settings(path: str | None, overrides: Sequence[str]) -> Retrain
     """Returns the settings of a YAML file, with `SECTION.KEY=VALUE` overrides applied on top.
 
     Raises:
-        UserError: the file is missing or no YAML mapping, or a key or value is not allowed.
+        UserError: the file is missing or not a YAML mapping, or a key or value is not allowed.
     """
     return load_settings_as(RetrainSettings, path, overrides)

@@ -17,8 +17,8 @@ class Verdict:
 
     Attributes:
         name: of the check or gate.
-        measured, limit: numbers where there are any.
-        verdict: `PASS`, `FAIL`, or `SKIPPED` where there is no limit, or no champion to compare with.
+        measured, limit: numbers, or None if there are none.
+        verdict: `PASS`, `FAIL`, or `SKIPPED` if there is no limit, or no champion to compare with.
         words: an explanation for people.
     """
 

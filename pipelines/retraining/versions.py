@@ -1,4 +1,4 @@
-"""What the registry knows of a published version: its bundle, the run that it comes from, and every change of it."""
+"""What the registry knows about a published version: its bundle, the run that it comes from, and its changes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class PublishedVersion:
 
 
 def describe_version(registry: Registry, version: int) -> PublishedVersion:
-    """Returns what is known of a version.
+    """Returns what is known about a version.
 
     Raises:
         UserError: there is no such version.

@@ -135,16 +135,16 @@ class Run:
 
     @property
     def checks(self) -> Checks | None:
-        """The checks of its data, if it got so far."""
+        """The checks of its data, or None if it didn't get that far."""
         return self.read(CHECKS, Checks)
 
     @property
     def decision(self) -> Decision | None:
-        """The verdicts on its model, if it got so far."""
+        """The verdicts on its model, or None if it didn't get that far."""
         return self.read(DECISION, Decision)
 
     def read(self, name: str, kind: type[T]) -> T | None:
-        """Returns what one of the run's JSON files holds, a dataclass; None if it is not written yet."""
+        """Returns the dataclass in one of the run's JSON files; None if the file is not written yet."""
         return read_json_as(kind, self.folder / name)
 
     def record(self) -> dict[str, Any]:
@@ -241,7 +241,7 @@ def read_json_as(kind: type[T], file: Path) -> T | None:
     """Returns a dataclass from a JSON file; None if there is no such file. Keys that it has no field for are ignored.
 
     Raises:
-        UserError: the file holds something else.
+        UserError: the file has other content.
     """
     content = _read_json(file)
     try:

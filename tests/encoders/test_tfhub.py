@@ -362,7 +362,7 @@ def test_the_verb(hub_bag: Path, hub_bert: Path, capsys: pytest.CaptureFixture[s
     assert (printed["kind"], printed["heads"], printed["folder"]) == ("native", 2, str(hub_bert))
     assert main(["encoder", str(hub_bag)]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert lines["format"] == "TF Hub, wrapped: run as the module it is"
+    assert lines["format"] == "TF Hub, wrapped: run unchanged"
     assert lines["layers"] == "not recorded"
     assert lines["width"] == "12"
     assert lines["vocabulary"] == f"{len(TINY_VOCABULARY)} wordpieces, uncased"
