@@ -36,7 +36,7 @@ class Job:
     """What determines the content of a scored folder.
 
     Attributes:
-        identity: JSON values on which every byte of the predictions depends: bundle, engine, settings.
+        identity: JSON values on which every byte of the predictions depends: bundle, predictor (`engine`), settings.
         inputs: path and fingerprint of every source.
         versions: of the software; with other versions the last digits of a probability may differ.
     """

@@ -88,19 +88,19 @@ def times(store: Store) -> dict[str, Any]:
 def test_workers_that_share_only_the_store_and_a_scratch_folder_leave_the_same(
     store: Store, tiny_command: list[str], tiny_records: Path, tmp_path: Path
 ) -> None:
-    """As on a cluster: an engine and workers of their own processes, which have nothing but the installed sdist."""
+    """As on a cluster: runner and workers are processes of their own, and have only the installed sdist."""
     python, scratch = install_sdist(tmp_path / "installed"), tmp_path / "scratch"
     scratch.mkdir()
     pool, jobs = free_port(), free_port()
     workers = [str(python), "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={pool}"]
-    engine = [str(prism_binary()), "-job_port", str(jobs), "-serve_http=false"]
+    runner = [str(prism_binary()), "-job_port", str(jobs), "-serve_http=false"]
     keys = {f"AWS_{name.upper()}": value for name, value in ACCESS.items()}
     keys |= {"AWS_ENDPOINT_URL": store.client.meta.endpoint_url, "AWS_DEFAULT_REGION": "us-east-1"}
     flags = ["--runner=PortableRunner", f"--job_endpoint=localhost:{jobs}", f"--temp_location={scratch}"]
     flags += ["--environment_type=EXTERNAL", f"--environment_config=localhost:{pool}"]
     with (
         server(workers, pool, tmp_path / "workers.txt", env={**without_checkout(python), **keys}),
-        server(engine, jobs, tmp_path / "engine.txt"),
+        server(runner, jobs, tmp_path / "runner.txt"),
     ):
         assert main([*tiny_command, "s3://sepline/by-workers", "--", *flags, *store.flags]) == 0
     assert_same(store, "by-workers", tiny_records)

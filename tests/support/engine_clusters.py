@@ -1,4 +1,4 @@
-"""Flink and Spark for the engine tests: Beam's job server, and a cluster of two workers."""
+"""Flink and Spark for the tests of runners: Beam's job server, and a cluster of two workers."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ SPARK = re.findall(
 )[0]
 
 
-def job_server_jar(engine: str) -> Path:
-    """Returns Beam's job server for an engine, which `make` has Maven put together on first use."""
+def job_server_jar(runner: str) -> Path:
+    """Returns Beam's job server for a runner, which `make` has Maven put together on first use."""
     for program in ("mvn", "java"):
         if shutil.which(program) is None:
-            skip_unless_required(engine, f"its job server needs Maven and Java, and there is no {program}")
-    jar = f"build/{engine}/job-server.jar"
+            skip_unless_required(runner, f"its job server needs Maven and Java, and there is no {program}")
+    jar = f"build/{runner}/job-server.jar"
     made = subprocess.run(["make", jar], cwd=PROJECT, capture_output=True, text=True, check=False)
     if made.returncode:
         reasons = [line for line in made.stdout.splitlines() if "ERROR" in line]
-        skip_unless_required(engine, f"Maven can't make {jar}: {next(iter(reasons), made.stderr)}")
+        skip_unless_required(runner, f"Maven can't make {jar}: {next(iter(reasons), made.stderr)}")
     return PROJECT / jar
 
 

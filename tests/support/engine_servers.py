@@ -1,4 +1,4 @@
-"""Programs that the engine tests start: servers, pools of SDK workers, an object store, a Python with the sdist."""
+"""Programs that the tests of runners start: servers, pools of SDK workers, an object store, a Python with the sdist."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CACHE = Path(os.environ.get("SEPLINE_CACHE") or Path.home() / ".cache" / "sepli
 
 
 def prism_binary() -> Path:
-    """Returns Beam's local engine of this Beam version."""
+    """Returns the binary of Prism, Beam's portable runner, in this Beam version."""
     return _go_binary("github.com/apache/beam/sdks/v2/go/cmd/prism", BEAM, capability="prism")
 
 
@@ -53,7 +53,7 @@ def _go_binary(package: str, version: str, *, capability: str) -> Path:
 
 
 def python_package(requirement: str, *, capability: str) -> Path:
-    """Returns a folder with a Python package that carries an engine, without what it depends on."""
+    """Returns a folder with the Python package of a runner, without its dependencies."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
 
     def install(folder: Path) -> list[str]:
