@@ -1,4 +1,4 @@
-# One virtual environment, .venv, made once and reused; everything the demo makes lies under build/.
+# One virtual environment, .venv, made once and reused; everything that the demo makes is under build/.
 
 # The newest Python that sepline runs on; `make PYTHON=...` names another.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \

@@ -12,7 +12,7 @@ class UserError(Exception):
 class JobFailure(Exception):
     """A job that cannot continue, although its settings are right: a full disk, a worker that died.
 
-    The message says in one line what happened and where. What is finished is kept; repeat the command to go on.
+    The message says in one line what happened and where. What is finished is kept; repeat the command to continue.
     The command line prints the message without a traceback and exits with code 1.
     """
 

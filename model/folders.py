@@ -54,7 +54,7 @@ def _unfinished(path: Path) -> Path:
 
 
 def _empty(folder: Path, mark_file: str) -> None:
-    """Removes everything in a folder except its mark, which tells whose folder it is if the job is killed meanwhile."""
+    """Removes everything in a folder except its mark, which must survive if the job is killed during this."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

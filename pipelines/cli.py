@@ -132,7 +132,7 @@ def _add_train(parsers: Parsers) -> None:
 
 
 def _add_evaluate(parsers: Parsers) -> None:
-    summary = "how good a model is on a split, beside two baselines"
+    summary = "how good a model is on a split, compared with two baselines"
     verb = _add_verb(parsers, "evaluate", verbs.run_evaluate, summary, beam=True)
     _add_model(verb)
     verb.add_argument("--data", required=True, metavar="DIR", help="folder that `sepline preprocess` wrote")

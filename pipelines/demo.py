@@ -67,7 +67,7 @@ def run_demo(output: str, *, full: bool) -> None:
         )
         bundle = str(run / "bundle")
         _verb(
-            "Test abstracts that it has never seen, beside two baselines",
+            "Test abstracts that it has never seen, compared with two baselines",
             ["evaluate", "--model", bundle, "--data", str(records)],
         )
         inputs = [labelled, unlabelled] if full else [labelled]

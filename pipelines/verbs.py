@@ -239,7 +239,7 @@ def _is_local(path: str) -> bool:
 
 def _check_local(name: str, path: str) -> None:
     if not _is_local(path):
-        raise UserError(f"{name} {path}: takes a local or shared folder; records and scored folders can lie elsewhere")
+        raise UserError(f"{name} {path}: takes a local or shared folder; records and scored folders can be elsewhere")
 
 
 def _records(options: argparse.Namespace, folders: Sequence[str]) -> Sequence[str]:

@@ -49,7 +49,7 @@ class Tokenizer(tf.Module):
 def _constant(model: bytes) -> tf.Tensor:
     """Returns a model of tf.text as a tensor.
 
-    tf.text by itself makes a list of its bytes first, on which tracing a graph spends most of its time.
+    tf.text would first make a list of its bytes, on which tracing a graph spends most of its time.
     """
     return tf.constant(np.frombuffer(model, np.uint8))
 

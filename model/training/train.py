@@ -2,7 +2,7 @@
 
 A run's folder:
 
-    run.json          settings, and fingerprints of the data; a folder that was begun with others is refused
+    run.json          settings, and fingerprints of the data; a folder with others is refused
     checkpoints/      the last checkpoint; a killed run resumes from it
     best.weights.h5   the weights of the best epoch so far
     history.json      the metrics of each epoch

@@ -65,7 +65,7 @@ def score(
         beam_options: of the pipeline.
         workers: processes on this machine, for Beam's local runner only; None for as many as suit cores and memory.
         overwrite: True to replace the content of the folder.
-        resume: True to continue in spite of changes, see `scored_folder.claim_scored_folder`.
+        resume: True to continue although something has changed, see `scored_folder.claim_scored_folder`.
 
     Raises:
         UserError: bundle, inputs or folder can't be used.
