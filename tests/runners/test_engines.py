@@ -6,6 +6,7 @@ Flink, Spark and Prism run the same commands and must leave the same bytes as th
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import pytest
 from conftest import PROJECT, tiny_documents
 from support.engine_clusters import flink_cluster, job_server_jar, spark_cluster
 from support.engine_servers import children, free_port, install_sdist, kill, prism_binary, server, without_checkout
+from test_documented_commands import blocks
 
 from model.bundles.bundle import Bundle
 from pipelines.cli import main
@@ -162,13 +164,22 @@ def test_the_worker_has_the_installed_package(installed_python: Path, tmp_path: 
     assert Path(path).is_relative_to(installed_python.parent.parent) and has_data == "True"
 
 
-@pytest.mark.parametrize("name", ["flink", "spark"])
+@pytest.mark.parametrize("name", ENGINES)
 def test_the_documented_command(name: str, job: Job, tmp_path: Path) -> None:
-    """As in docs/running-at-scale.md: the shipped configuration, an engine inside the job server, workers here."""
-    jar, out = job_server_jar(name), tmp_path / "out"
-    config = ["--runner-config", f"runner_configs/{name}.yaml"]
-    flags = [f"--{name}_job_server_jar={jar.relative_to(PROJECT)}"]
-    code, output = finish(sepline([*job.command(out), *config, "--", *flags], cwd=PROJECT))
+    """Of docs/running-at-scale.md, on other paths: the engine begins and ends with the command, workers run here."""
+    page, test = PROJECT / "docs" / "running-at-scale.md", "tests/runners/test_engines.py::test_the_documented_command"
+    (block,) = [block for block in blocks(page) if block.run_by == test and name in block.text]
+    (command,) = [command for command in block.commands if command.startswith("sepline ")]
+    out = tmp_path / "out"
+    ours = {"run/bundle": str(job.bundle.path), "medline/*.xml.gz": job.inputs, "scored": str(out)}
+    if name == "prism":
+        ours["--prism_location=$(go env GOPATH)/bin/prism"] = f"--prism_location={prism_binary()}"
+    else:
+        assert str(job_server_jar(name).relative_to(PROJECT)) in command
+    _, verb, *words = shlex.split(command)
+    assert ours.keys() <= {*words}
+    arguments = [verb, "--chunk-records", "5", *(ours.get(word, word) for word in words)]
+    code, output = finish(sepline(arguments, cwd=PROJECT))
     assert code == 0, output
     assert contents(out) == job.contents
 
