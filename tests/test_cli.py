@@ -5,10 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from model.bundles.bundle import Bundle
 from model.bundles.training_data import open_training_data
+from model.evaluation.evaluate import predict
+from model.inference.predictor import Predictor
+from model.training.input_pipeline import read_windows
 from pipelines.cli import main
 
 
@@ -126,16 +130,30 @@ def test_evaluate_prints_json_with_baselines(
     assert main(["evaluate", "--model", str(tiny_bundle.path), "--data", str(tiny_records), "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
     assert set(results) == {"sepline", "position", "tfidf"}
+    sentences, outputs = predict(Predictor.load(tiny_bundle), read_windows(open_training_data(tiny_records), "test"))
+    assert results["sepline"]["accuracy"] == pytest.approx(np.mean(outputs["label_ids"] == sentences.targets))
     for metrics in results.values():
         assert sum(sum(row) for row in metrics["confusion"]) == metrics["sentences"]
         assert metrics["sentences"] == results["sepline"]["sentences"] > 0
 
 
-def test_tables_name_every_label(tiny_bundle: Bundle, tiny_records: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tables_hold_the_figures_of_the_training(
+    tiny_bundle: Bundle, tiny_records: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     assert main(["evaluate", "--model", str(tiny_bundle.path), "--data", str(tiny_records), "--split", "dev"]) == 0
     printed = capsys.readouterr().out
     for word in ("TF-IDF", "position", "background", "methods", "results", "conclusions", "dev split"):
         assert word in printed
+    dev = tiny_bundle.description["dev"]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]
+    wanted = [
+        ["sepline", *(f"{dev[name]:.4f}" for name in ("accuracy", "macro_f1", "weighted_f1", "calibration_error"))]
+    ]
+    for (label, figures), counts in zip(dev["labels"].items(), dev["confusion"], strict=True):
+        shares = [f"{figures[name]:.4f}" for name in ("precision", "recall", "f1")]
+        wanted += [[label, *shares, str(figures["support"])], [label, *map(str, counts)]]
+    assert [row for row in wanted if row not in rows] == []
 
 
 def test_the_terminal_stays_quiet(tiny_bundle: Bundle, tmp_path: Path) -> None:

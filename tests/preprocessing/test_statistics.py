@@ -51,8 +51,11 @@ def test_statistics_are_those_of_a_plain_count(tiny_records: Path, tiny_encoder:
     assert all(TINY_VOCABULARY[row["piece_id"]] == piece for piece, row in use.items())
 
 
-def test_the_windows_hold_the_tokens_that_are_counted(tiny_records: Path) -> None:
-    """Every owned sentence's tokens, less what truncation takes, are those of the statistics."""
+def test_the_windows_hold_the_tokens_that_are_counted(tiny_records: Path, tiny_encoder: Path) -> None:
+    """Every owned sentence's tokens, and what truncation takes, are those of the statistics."""
+    from tokenizers import BertWordPieceTokenizer
+
+    tokenizer = BertWordPieceTokenizer(str(tiny_encoder / "vocab.txt"), lowercase=True)
     data = open_training_data(tiny_records)
     owned = 0
     for serialized in tf.data.TFRecordDataset(data.window_files("train")):
@@ -60,7 +63,15 @@ def test_the_windows_hold_the_tokens_that_are_counted(tiny_records: Path) -> Non
         seps = [0, *record["sep_positions"].numpy().tolist()]
         for index in range(int(record["owned_start"]), int(record["owned_end"])):
             owned += seps[index + 1] - seps[index] - 1
-    assert 0 <= data.stats["vocabulary"]["train"]["tokens"] - owned <= 70 * data.stats["counts"]["truncated"]["train"]
+    lengths = [
+        len(tokenizer.encode(text, add_special_tokens=False).tokens)
+        for file in data.document_files("train")
+        for sentences in pq.read_table(file, partitioning=None)["sentences"].to_pylist()
+        for text in sentences
+    ]
+    assert data.stats["vocabulary"]["train"]["tokens"] == sum(lengths)
+    assert data.stats["counts"]["truncated"]["train"] == sum(length > 46 for length in lengths) > 0
+    assert owned == sum(min(length, 46) for length in lengths)  # 48 less [CLS] and [SEP]
 
 
 def profile(**changes: Any) -> Profile:

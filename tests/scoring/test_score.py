@@ -1,6 +1,7 @@
 """The scoring job on the real local runner, its files read back."""
 
 import csv
+import hashlib
 import json
 import platform
 from collections import defaultdict
@@ -263,12 +264,14 @@ def test_columns_that_do_not_exist_are_named_before_anything_runs(
 def test_a_sample_is_chosen_by_the_id_and_accounted_for(tiny_bundle: Bundle, tmp_path: Path) -> None:
     records = [{"doc_id": str(i), "sentences": [f"We found {i} ."]} for i in range(200)] + [{"text": "No id."}]
     source = write_jsonl(tmp_path / "corpus.jsonl", records)
+    shares = {str(i): int(hashlib.sha256(f"sample/{i}".encode()).hexdigest()[:16], 16) / 2**64 for i in range(200)}
     some = run(tiny_bundle, source, tmp_path / "some", "--sample", "0.3")["counts"]
     assert some["records"] == 201 == some["scored"] + some["rejected"] + some["sampled_out"]
-    assert some["rejected"] == 1 and 30 < some["scored"] < 90
+    assert (some["rejected"], some["scored"]) == (1, sum(share < 0.3 for share in shares.values()))
     more = run(tiny_bundle, source, tmp_path / "more", "--sample", "0.6")["counts"]
     ids = [set(pq.read_table(tmp_path / name)["doc_id"].to_pylist()) for name in ("some", "more")]
-    assert ids[0] < ids[1]
+    assert ids == [{doc_id for doc_id, share in shares.items() if share < most} for most in (0.3, 0.6)]
+    assert {"3", "4", "5"} <= ids[0] and not {"0", "1", "2"} & ids[0]
     assert len(ids[1]) == more["scored"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -257,5 +256,9 @@ def test_lengths_that_disagree_with_the_files_fail_loudly(tmp_path: Path, data: 
         read_batches(wrong, batch_tokens=8)
 
 
-def test_stats_are_json_of_the_folder(data: TrainingData, tiny_records: Path) -> None:
-    assert json.loads((tiny_records / "stats.json").read_text(encoding="utf-8")) == data.stats
+def test_the_folder_says_how_long_its_windows_are(data: TrainingData) -> None:
+    for split in SPLITS:
+        records = raw_records(data, split)
+        assert data.window_lengths[split] == Counter(len(record["token_ids"]) for record in records)
+        assert data.window_sentences[split] == Counter(len(record["sep_positions"]) for record in records)
+        assert data.stats["counts"]["windows"][split] == len(records) > 0
