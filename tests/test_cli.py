@@ -11,8 +11,8 @@ import pytest
 from model.bundles.bundle import Bundle
 from model.bundles.training_data import open_training_data
 from model.evaluation.evaluate import predict
+from model.inference.labelled_windows import read_windows
 from model.inference.predictor import Predictor
-from model.training.input_pipeline import read_windows
 from pipelines.cli import main
 
 

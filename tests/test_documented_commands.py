@@ -197,9 +197,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def version(folder: Path, number: int) -> Bundle:
     """Returns a bundle whose model nobody runs."""
     vocabulary = Vocabulary(("[PAD]", "[UNK]", "[CLS]", "[SEP]"), lower_case=True)
+
+    def export(folder: Path) -> None:
+        (folder / "saved_model.pb").write_bytes(b"opaque")
+
     return write_bundle(
         folder,
-        lambda export: (export / "saved_model.pb").write_bytes(b"opaque"),
+        export,
         labels=("a", "b"),
         window=WindowSettings(),
         vocabulary=vocabulary,

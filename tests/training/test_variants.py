@@ -210,9 +210,9 @@ def test_variants_train_and_serve(
     )
     rows = pq.read_table(tmp_path / "out").to_pylist()
     # What was trained on, with the features that tf.Transform has standardized, and what the job makes of raw ones.
-    scored = {(row["doc_id"], row["sentence_index"]): row["probabilities"] for row in rows}
+    by_place = {(row["doc_id"], row["sentence_index"]): row["probabilities"] for row in rows}
     places = zip(sentences.doc_ids, sentences.sentence_indices.tolist(), strict=True)
-    np.testing.assert_allclose([scored[place] for place in places], outputs["probabilities"], atol=1e-3)
+    np.testing.assert_allclose([by_place[place] for place in places], outputs["probabilities"], atol=1e-3)
     for document in rich_documents()[:12]:
         found = served(
             sentences=tf.constant([document["sentences"]]), features=tf.constant([document["features"]], tf.float32)
