@@ -57,6 +57,9 @@ def test_excerpts_of_long_lines() -> None:
         (reject,) = read(content, "a.jsonl", max_record_bytes=most)
         assert isinstance(reject, Reject)
         assert reject.excerpt == line[:1024].decode()
+    (reject,) = read(b"\xff" * 30, "a.jsonl", max_record_bytes=20)
+    assert isinstance(reject, Reject)
+    assert (reject.reason, reject.excerpt) == (Reason.TOO_LARGE, "\ufffd" * 22)  # with room for the line's end
 
 
 def test_json_keys_of_two_kinds() -> None:
