@@ -184,3 +184,8 @@ def test_parquet_from_a_forward_stream(tmp_path: Path) -> None:
     (reject,) = read_records(io.BufferedReader(Forward()), "a.parquet", ReadOptions())
     assert isinstance(reject, Reject)
     assert reject.reason == Reason.UNREADABLE_SOURCE and "decompress it" in reject.message
+
+
+def test_parquet_is_known_by_its_first_bytes() -> None:
+    items = read(parquet(pa.table({"doc_id": ["1"], "text": ["One."]})), "data")
+    assert items == [Document("1", "data", 0, sections=(Section("One."),))]

@@ -93,3 +93,12 @@ def test_each_sentence_is_judged_by_its_own_window() -> None:
     # Which window answered, and for which of its [SEP]s.
     assert probabilities[:, 0].tolist() == [10] * 3 + [20] * 4 + [30] * 2
     assert probabilities[:, 1].tolist() == outputs["label_ids"].tolist() == [1, 2, 3, 2, 3, 4, 5, 1, 2]
+
+
+def test_the_calibration_error_is_of_the_predicted_labels() -> None:
+    """Two sentences a bin: sure of 0.9 twice and right once, sure of 0.6 twice and right twice."""
+    probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4], [0.4, 0.6]])
+    metrics = measure(
+        sentences([0, 0, 0, 1]), probabilities.argmax(axis=1), labels=("a", "b"), probabilities=probabilities
+    )
+    assert metrics.calibration_error == pytest.approx((abs(1.8 - 1) + abs(1.2 - 2)) / 4)
