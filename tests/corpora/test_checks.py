@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from model.records import Document, Reason, Reject, Section
-from pipelines.corpora.checks import RawRecord, check_record, is_blank, wrong_features
+from pipelines.corpora.checks import RawRecord, check_record, is_blank, reject_document, wrong_features
 from pipelines.corpora.labels import LabelMap
 from pipelines.corpora.options import ReadOptions
 
@@ -174,3 +174,10 @@ def test_features_that_a_model_takes() -> None:
 def test_each_kind_of_character_that_tokenizers_drop(char: str) -> None:
     assert is_blank(char)
     assert not is_blank(f"{char}a{char}")
+
+
+def test_the_reject_of_a_document() -> None:
+    document = Document("d", "a.jsonl", 3, sentences=("One.",))
+    assert reject_document(document, Reason.UNLABELLED, "no labels", excerpt="One.") == Reject(
+        "a.jsonl", 3, Reason.UNLABELLED, "no labels", "d", "One."
+    )

@@ -12,7 +12,7 @@ import pytest
 
 from model.records import Document, Reason, Reject, Section
 from pipelines.corpora.options import ReadOptions
-from pipelines.corpora.reader import read_records
+from pipelines.corpora.reader import find_positions, read_records
 
 
 def read(content: bytes, source: str = "a.csv", **options: Any) -> list[Document | Reject]:
@@ -189,3 +189,37 @@ def test_parquet_from_a_forward_stream(tmp_path: Path) -> None:
 def test_parquet_is_known_by_its_first_bytes() -> None:
     items = read(parquet(pa.table({"doc_id": ["1"], "text": ["One."]})), "data")
     assert items == [Document("1", "data", 0, sections=(Section("One."),))]
+
+
+def positions(content: bytes, source: str, *, every: int, limit: int | None = None) -> object:
+    stream: Any = io.BufferedReader(io.BytesIO(content))
+    return find_positions(stream, source, ReadOptions(), every=every, limit=limit)
+
+
+def test_positions_in_parquet() -> None:
+    """At the multiples of three from the beginnings of the row groups on: 0, 4, 8."""
+    content = parquet(pa.table({"doc_id": ["1"] * 10, "text": ["One."] * 10}), row_group_size=4)
+    assert positions(content, "a.parquet", every=3) == ([(0, 1, 0), (6, 1, 0), (9, 1, 0)], 10)
+    assert positions(content, "a.parquet", every=3, limit=9) == ([(0, 1, 0), (6, 1, 0)], 9)
+    assert positions(content, "a.parquet", every=1) == ([(0, 1, 0), (4, 1, 0), (8, 1, 0)], 10)
+    assert positions(content, "a.parquet", every=1, limit=100) == ([(0, 1, 0), (4, 1, 0), (8, 1, 0)], 10)
+    assert positions(content[:-9], "a.parquet", every=3) is None
+
+
+def test_positions_in_text() -> None:
+    """Of every second record: its number, its line, and the bytes before it."""
+    table = b'doc_id,text\n1,x\n\n2,"a\nb"\n3,y\n4,z\n'
+    assert positions(table, "a.csv", every=2) == ([(0, 2, 12), (2, 6, 25)], 4)
+    assert positions(table, "a.csv", every=2, limit=2) == ([(0, 2, 12)], 2)
+    assert positions(table.replace(b",", b"\t"), "a.tsv", every=3) == ([(0, 2, 12), (3, 7, 29)], 4)
+    lines = b'{"a": 1}\n\n{"a": 2}\r\n{"a": 3}'
+    assert positions(lines, "a.jsonl", every=2) == ([(0, 1, 0), (2, 4, 20)], 3)
+    assert positions(lines, "unnamed", every=1) == ([(0, 1, 0), (1, 3, 10), (2, 4, 20)], 3)
+
+
+def test_what_has_no_positions() -> None:
+    assert positions(b"doc_id,text\n", "a.csv", every=2) is None
+    assert positions(b"id,text\n1,x\n", "a.csv", every=2) is None
+    assert positions(b"<PubmedArticleSet></PubmedArticleSet>", "a.xml", every=2) is None
+    assert positions(b"###1\nA\tx\n", "a.txt", every=2) is None
+    assert positions(b"Some text.", "notes.txt", every=2) is None
