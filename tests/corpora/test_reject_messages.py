@@ -239,7 +239,9 @@ def test_medline() -> None:
         "<PubmedBookArticle><BookDocument><PMID>7</PMID><Abstract><AbstractText>book</AbstractText></Abstract>"
         "</BookDocument></PubmedBookArticle>",
     ]
-    content = "<!DOCTYPE PubmedArticleSet [<!ENTITY odd 'x'>]><PubmedArticleSet>" + "".join(records)
+    # Comments and processing instructions are no part of a record.
+    extras = [record.replace("<Article>", "<Article><?no no?><!--no-->") for record in records]
+    content = "<!DOCTYPE PubmedArticleSet [<!ENTITY odd 'x'>]><PubmedArticleSet>" + "".join(extras)
     items = read(f"{content}</PubmedArticleSet>".encode(), "a.xml")
     entity = "the text refers to the entity &odd;, which is not expanded"
     assert items == [
