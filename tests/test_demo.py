@@ -36,7 +36,9 @@ def test_make_demo(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert (result.returncode, result.stderr) == (0, "")
+    assert result.returncode == 0, result.stderr
+    # Nothing but how far a slow machine has come.
+    assert [line for line in result.stderr.splitlines() if not re.match(r"(epoch \d|scoring:) ?", line)] == []
     said = result.stdout
     verbs = [line.split()[2] for line in said.splitlines() if line.startswith("$ sepline ")]
     assert verbs == ["preprocess", "train", "evaluate", "score"]
