@@ -23,7 +23,7 @@ def test_the_import_names_belong_to_sepline() -> None:
 def test_every_pinned_version_is_within_its_range() -> None:
     required = [Requirement(text) for text in importlib.metadata.requires("sepline") or []]
     extras = importlib.metadata.metadata("sepline").get_all("Provides-Extra")
-    assert set(extras or []) == {"all", "dev", "hub", "rouge", "s3"}
+    assert set(extras or []) == {"all", "dev", "hub", "mutants", "rouge", "s3"}
     for python in PYTHONS:
         pinned = pinned_versions(python)
         for requirement in required:
