@@ -1,7 +1,7 @@
 """Processes that run tests against mutants: each has a copy of the project, and forks for each mutant.
 
-Run as a script, this is the parent of the forks: it imports the large libraries once, reads a request a line, and
-answers with the verdict. A fork imports the project's own modules anew, so it sees the mutant that stands in the copy.
+Run as a script, this is the parent of the forks: it imports the large libraries once, reads one request per line, and
+answers with the verdict. A fork imports the project's own modules itself, so it sees the mutant in the copy.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
 
 Each mutant is one change of one module (benchmarks/mutations.py says which), made in a copy of the project. The
 module's tests run against it: it is killed if one fails, and survives if none does. The sample is drawn by hashes of
-the mutants and the seed, so most of it stays the same when the code changes elsewhere. The table takes a line a mutant;
-a repeated run goes on where it stopped, and a mutant runs again when its module or its tests have changed. At the end,
-the figures by module and the mutants that survived are printed. docs/mutation-testing.md has the latest ones.
+the mutants and the seed, so most of it stays the same when the code changes elsewhere. The table gets one line per
+mutant; a repeated run continues where it stopped, and a mutant runs again when its module or its tests have changed. At
+the end, the figures by module and the mutants that survived are printed. docs/mutation-testing.md has the latest ones.
 
 benchmarks/mutants.yaml names the modules and their tests, and the mutants that change nothing, with reasons.
 """
@@ -34,7 +34,7 @@ from mutations import Mutant, Mutations
 
 EQUIVALENT = "equivalent"
 _SETTINGS = yaml.safe_load((PROJECT / "benchmarks" / "mutants.yaml").read_text(encoding="utf-8"))
-_SECONDS, _TIMES = 10, 5  # the limit of processor time: so many seconds, and so many times what the tests usually take
+_SECONDS, _TIMES = 10, 5  # the limit of processor time: seconds, plus a multiple of the tests' usual time
 
 
 class Table:

@@ -49,7 +49,7 @@ class Mutant:
 
     @property
     def key(self) -> str:
-        """What names the mutant; the same as long as its place keeps its name, and the code stands there."""
+        """A name for the mutant; it stays the same as long as its place keeps its name and has this code."""
         parts = (self.module, self.place, self.before, self.after, str(self.count))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
