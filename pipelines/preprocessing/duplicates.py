@@ -118,28 +118,28 @@ def _key(kind: str, content: str) -> str:
     return f"{kind}/{hashlib.sha256(content.encode('utf-8')).hexdigest()[:32]}"
 
 
-def _settle(duplicates: Iterable[Duplicate]) -> list[Duplicate]:
+def _still_duplicates(duplicates: Iterable[Duplicate]) -> list[Duplicate]:
     """Returns the duplicates without texts that are in one split only, once superseded versions are dropped."""
     gone = {
         (one.occurrence.source, one.occurrence.record_index) for one in duplicates if one.kind in (SUPERSEDED, DELETED)
     }
     texts: dict[str, list[Duplicate]] = defaultdict(list)
-    settled = []
+    kept = []
     for one in duplicates:
         if one.kind != SAME_TEXT:
-            settled.append(one)
+            kept.append(one)
         elif (one.occurrence.source, one.occurrence.record_index) not in gone:
             texts[one.group].append(one)
     for members in texts.values():
         if len({one.occurrence.split for one in members}) > 1:
-            settled += members
-    return settled
+            kept += members
+    return kept
 
 
 def write_duplicates(duplicates: Sequence[Duplicate], folder: str) -> None:
     """Writes the list, one row per duplicate, in an order that depends only on its content."""
-    settled = _settle(duplicates)
-    ordered = sorted(settled, key=lambda one: (one.kind, one.group, one.occurrence.source, one.occurrence.record_index))
+    kept = _still_duplicates(duplicates)
+    ordered = sorted(kept, key=lambda one: (one.kind, one.group, one.occurrence.source, one.occurrence.record_index))
     schema = duplicate_schema()
     rows = [{"kind": one.kind, "group": one.group, **asdict(one.occurrence), "dropped": one.dropped} for one in ordered]
     write_table(f"{folder}/{_FILE}", pa.Table.from_pylist(rows, schema=schema))

@@ -14,7 +14,7 @@ from model.schema import prediction_schema
 from pipelines.corpora.chunks import Chunk, Unit, read_chunks
 from pipelines.corpora.options import ReadOptions
 from pipelines.scoring.pipeline import ScoringContext, SplitAndTokenize
-from pipelines.scoring.predictions import ChunkInference, prediction_table, settle
+from pipelines.scoring.predictions import ChunkInference, assemble_documents, prediction_table
 from pipelines.scoring.progress import estimate_records
 from pipelines.scoring.score import describe_job, plan_units
 from pipelines.scoring.scored_folder import finished_sources
@@ -67,30 +67,15 @@ def estimate(
         UserError: bundle or inputs can't be used.
     """
     bundle = open_model(bundle_dir)
-    schema = prediction_schema(bundle.labels, {}, **asdict(settings.format))
+    prediction_schema(bundle.labels, {}, **asdict(settings.format))  # raises for a column that there isn't
     context = ScoringContext(bundle, output, settings, options)
     job = describe_job(bundle, inputs, settings=settings, options=options)
     finished = finished_sources(output, job)
     units = plan_units(job, finished, context)
     records = sum(estimate_records(job.inputs, units, options, limit=settings.limit).values())
 
-    split_and_tokenize = SplitAndTokenize(context)
-    split_and_tokenize.setup()
-    predictor = Predictor.load(bundle, batch_tokens=settings.batch_tokens)
-    sampled, seconds, size = 0, 0.0, 0
-    for number, chunk in enumerate(_sample(units, options, limit=settings.limit)):
-        started = time.perf_counter()
-        (tokenized,) = split_and_tokenize.process(chunk)
-        results = predictor.results([window for windows in tokenized.windows for window in windows])
-        scored, _ = settle(tokenized, ChunkInference(tuple(results), tokens=0, padded_tokens=0))
-        table = prediction_table(scored, schema, labels=bundle.labels, layout=settings.format.layout)
-        written = len(parquet_bytes(table))
-        if number == 0 and len(chunk.items) == _SAMPLE_CHUNK:
-            continue  # the model's first batch is slower than the others
-        sampled, seconds, size = sampled + len(chunk.items), seconds + time.perf_counter() - started, size + written
-        if seconds >= _SAMPLE_SECONDS:
-            break
-    speed = sampled / seconds if seconds else 0.0
+    sample = _run_sample(units, context)
+    speed = sample.records / sample.seconds if sample.seconds else 0.0
     return Estimate(
         sources=len(job.inputs),
         input_bytes=sum(source["size"] for source in job.inputs),
@@ -98,14 +83,48 @@ def estimate(
         units=len(units),
         records=records,
         exact=all(unit.records is not None for unit in units),
-        sampled_records=sampled,
+        sampled_records=sample.records,
         records_per_second=speed,
         seconds=records / speed if speed else 0.0,
-        output_bytes=round(records * size / sampled) if sampled else 0,
+        output_bytes=round(records * sample.output_bytes / sample.records) if sample.records else 0,
     )
 
 
-def _sample(units: Sequence[Unit], options: ReadOptions, *, limit: int | None) -> Iterator[Chunk]:
+@dataclass(slots=True)
+class _Sample:
+    """What has been scored for an estimate: records, the seconds that they took, and the size of their parts."""
+
+    records: int = 0
+    seconds: float = 0.0
+    output_bytes: int = 0
+
+
+def _run_sample(units: Sequence[Unit], context: ScoringContext) -> _Sample:
+    """Scores small chunks for a few seconds, without the first one if it is whole: the model's first batch is slow."""
+    bundle, settings = context.bundle, context.settings
+    schema = prediction_schema(bundle.labels, {}, **asdict(settings.format))
+    split_and_tokenize = SplitAndTokenize(context)
+    split_and_tokenize.setup()
+    predictor = Predictor.load(bundle, batch_tokens=settings.batch_tokens)
+    sample = _Sample()
+    for number, chunk in enumerate(_small_chunks(units, context.options, limit=settings.limit)):
+        started = time.perf_counter()
+        (tokenized,) = split_and_tokenize.process(chunk)
+        results = predictor.results([window for windows in tokenized.windows for window in windows])
+        scored, _ = assemble_documents(tokenized, ChunkInference(tuple(results), tokens=0, padded_tokens=0))
+        table = prediction_table(scored, schema, labels=bundle.labels, layout=settings.format.layout)
+        output_bytes = len(parquet_bytes(table))
+        if number == 0 and len(chunk.items) == _SAMPLE_CHUNK:
+            continue
+        sample.records += len(chunk.items)
+        sample.seconds += time.perf_counter() - started
+        sample.output_bytes += output_bytes
+        if sample.seconds >= _SAMPLE_SECONDS:
+            break
+    return sample
+
+
+def _small_chunks(units: Sequence[Unit], options: ReadOptions, *, limit: int | None) -> Iterator[Chunk]:
     """Yields small chunks from the beginnings of units, from one unit after another."""
     for unit in islice(units, 0, None, max(1, len(units) // 10)):
         yield from islice(read_chunks(unit, options, size=_SAMPLE_CHUNK, limit=limit), 5)

@@ -83,7 +83,7 @@ def write_part(
     The part of predictions is written even if it has no rows: its name says that the chunk is done, and its metadata
     has the chunk's counts.
     """
-    scored, failed = settle(chunk, inference)
+    scored, failed = assemble_documents(chunk, inference)
     rejects = sorted((*chunk.rejects, *failed), key=lambda reject: reject.record_index)
     counts = PartCounts(
         records=chunk.records,
@@ -110,7 +110,7 @@ def write_part(
     return counts
 
 
-def settle(chunk: TokenizedChunk, inference: ChunkInference) -> tuple[list[ScoredDocument], list[Reject]]:
+def assemble_documents(chunk: TokenizedChunk, inference: ChunkInference) -> tuple[list[ScoredDocument], list[Reject]]:
     """Returns the documents of a chunk that are scored, and a reject for each that has a failed window."""
     scored: list[ScoredDocument] = []
     failed: list[Reject] = []

@@ -18,7 +18,7 @@ from model.inference.predictor import Outputs, WindowFailure
 from model.records import Document, EncodedWindow, Reason, Reject, Window
 from model.text.vocabulary import Vocabulary
 from pipelines.scoring.counts import PartCounts, PartCountsReader, read_part_counts
-from pipelines.scoring.predictions import ChunkInference, TokenizedChunk, settle, write_part
+from pipelines.scoring.predictions import ChunkInference, TokenizedChunk, assemble_documents, write_part
 from pipelines.scoring.settings import PartFormat
 
 LABELS = ("aim", "method", "result")
@@ -76,7 +76,7 @@ INFERENCE = ChunkInference(
 
 
 def test_each_sentence_is_from_its_own_window() -> None:
-    scored, failed = settle(CHUNK, INFERENCE)
+    scored, failed = assemble_documents(CHUNK, INFERENCE)
     assert [document.document for document in scored] == [LONG, SHORT]
     long, short = scored
     assert long.outputs["label_ids"].tolist() == [0, 1, 1, 2]
@@ -91,7 +91,7 @@ def test_each_sentence_is_from_its_own_window() -> None:
 def test_the_first_of_several_failures_is_told() -> None:
     failures = (WindowFailure("one"), WindowFailure("two"))
     chunk = TokenizedChunk("p", 1, 0, (LONG,), CHUNK.windows[:1], ())
-    scored, (reject,) = settle(chunk, ChunkInference(failures, 0, 0))
+    scored, (reject,) = assemble_documents(chunk, ChunkInference(failures, 0, 0))
     assert scored == []
     assert reject.message == "the model failed on sentences 0 to 2: one"
 
