@@ -60,10 +60,10 @@ class PartCounts:
 
     @classmethod
     def from_names(cls, counts: Mapping[str, int]) -> PartCounts:
-        """Returns the counts that `by_name` returned."""
-        reasons = {name.removeprefix(_REJECTS): n for name, n in counts.items() if name.startswith(_REJECTS)}
-        rejects = Counter({Reason(reason): n for reason, n in reasons.items()})
-        return cls(**{name: n for name, n in counts.items() if not name.startswith(_REJECTS)}, rejects=rejects)
+        """Returns the counts that `by_name` returned; names that it doesn't know are ignored, missing ones are 0."""
+        numbers = {each.name: counts.get(each.name, 0) for each in fields(cls) if each.name != "rejects"}
+        rejects = {reason: counts[f"{_REJECTS}{reason}"] for reason in Reason if f"{_REJECTS}{reason}" in counts}
+        return cls(**numbers, rejects=Counter(rejects))
 
     def _numbers(self) -> dict[str, int]:
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "rejects"}

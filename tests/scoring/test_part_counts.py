@@ -37,6 +37,9 @@ def test_metadata_and_metrics_name_rejects_by_reason() -> None:
     names = {**NUMBERS, "rejects.no_text": 2, "rejects.no_id": 1}
     assert COUNTS.by_name() == names
     assert PartCounts.from_names(names) == COUNTS
+    assert PartCounts.from_names({"records": 3, "rejects.no_id": 3, "of_another_version": 1}) == PartCounts(
+        records=3, rejects=Counter({Reason.NO_ID: 3})
+    )
 
 
 def test_the_manifest_has_the_numbers_in_order_and_the_reasons_by_name() -> None:
