@@ -226,3 +226,9 @@ def test_composed_and_decomposed_accents_are_the_same() -> None:
     letters = Vocabulary((*NINE_WORDS, "\u1100", "##\u1161"), lower_case=True)
     assert tokenize(letters, ["dr\u00f9g", "dru\u0300g", "DR\u00d9G"]) == [[DRUG]] * 3
     assert tokenize(letters, ["\uac00"]) == [[len(NINE_WORDS), len(NINE_WORDS) + 1]]  # Hangul comes apart, too
+
+
+def test_ids_are_int32() -> None:
+    ids = Tokenizer(Vocabulary(NINE_WORDS, lower_case=True)).tokenize(tf.constant(["the drug", ""]))
+    assert ids.dtype == tf.int32
+    assert ids.row_splits.numpy().tolist() == [0, 2, 2]
