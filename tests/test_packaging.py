@@ -4,6 +4,7 @@ import importlib.metadata
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -15,14 +16,20 @@ from packaging.utils import canonicalize_name
 from support.constraints import PYTHONS, pinned_versions
 
 
+def installed() -> importlib.metadata.Distribution:
+    """Returns the package as installed; a checkout may hold the metadata of an earlier one."""
+    (found,) = importlib.metadata.distributions(name="sepline", path=[sysconfig.get_path("purelib")])
+    return found
+
+
 def test_the_import_names_belong_to_sepline() -> None:
     owners = importlib.metadata.packages_distributions()
     assert set(owners["model"]) == set(owners["pipelines"]) == {"sepline"}
 
 
 def test_every_pinned_version_is_within_its_range() -> None:
-    required = [Requirement(text) for text in importlib.metadata.requires("sepline") or []]
-    extras = importlib.metadata.metadata("sepline").get_all("Provides-Extra")
+    required = [Requirement(text) for text in installed().requires or []]
+    extras = installed().metadata.get_all("Provides-Extra")
     assert set(extras or []) == {"all", "dev", "hub", "mutants", "rouge", "s3"}
     for python in PYTHONS:
         pinned = pinned_versions(python)
@@ -33,7 +40,7 @@ def test_every_pinned_version_is_within_its_range() -> None:
 
 
 def test_the_pythons_are_the_same_everywhere() -> None:
-    metadata = importlib.metadata.metadata("sepline")
+    metadata = installed().metadata
     allowed = SpecifierSet(metadata["Requires-Python"])
     assert tuple(f"3.{minor}" for minor in range(9, 20) if f"3.{minor}.1" in allowed) == PYTHONS
     label = "Programming Language :: Python :: "
@@ -44,7 +51,7 @@ def test_the_pythons_are_the_same_everywhere() -> None:
 def test_what_only_some_uses_need_is_an_extra() -> None:
     always = {
         canonicalize_name(requirement.name)
-        for requirement in map(Requirement, importlib.metadata.requires("sepline") or [])
+        for requirement in map(Requirement, installed().requires or [])
         if requirement.marker is None
     }
     assert {"apache-beam", "tensorflow", "pyarrow"} <= always
