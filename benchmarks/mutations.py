@@ -2,7 +2,7 @@
 
 A change is left out where it can't change what the module does, or only the wording of a message:
 
-- annotations, decorators, `TYPE_CHECKING` blocks, the type in `cast`, docstrings;
+- types (annotations, `Literal`), decorators, `TYPE_CHECKING` blocks, the type in `cast`, docstrings;
 - text of several words, which people read and no program;
 - `strict=` of `zip`, which states what holds anyway, and the case of an encoding's name;
 - the arguments of `len` and `isinstance` as a whole, where every change is a `TypeError`.
@@ -25,7 +25,8 @@ from mutmut.mutation.mutators import mutation_operators
 
 _WORDING = re.compile(r"[a-z'] [a-z]")
 _WHOLE_CALLS = m.Call(m.Name("len") | m.Name("isinstance") | m.Name("cast"))
-_LEFT_OUT = m.Annotation() | m.Decorator() | m.If(test=m.Name("TYPE_CHECKING"))
+_TYPE = m.Annotation() | m.Subscript(m.Name("Literal"))
+_LEFT_OUT = _TYPE | m.Decorator() | m.If(test=m.Name("TYPE_CHECKING"))
 
 
 @dataclass(frozen=True)
