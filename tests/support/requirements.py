@@ -18,6 +18,7 @@ CAPABILITIES = {
     "airflow": "Airflow, in a virtual environment of its own in the cache",
     "corpora": "public corpora, in the folder that SEPLINE_DATA names",
     "flink": "Flink: Java and Maven",
+    "hostname": "a name of this machine that resolves; Beam's job server inside a process dials it",
     "jax": "Keras on JAX, which the extra `dev` installs",
     "minilm": "the real encoder, downloaded by pip",
     "mount": "the right to mount a small disk, to fill it",
