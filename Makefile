@@ -35,10 +35,10 @@ build/flink/job-server.jar build/spark/job-server.jar: build/%/job-server.jar: r
 	touch $@
 
 test: lint
-	$(BIN)/python -m pytest -m 'not engines'
+	$(BIN)/python -m pytest -m 'not engines' --numprocesses 2 --dist worksteal
 
 test-engines: .venv/installed
-	$(BIN)/python -m pytest -m engines
+	$(BIN)/python -m pytest -m engines --numprocesses 2 --dist loadgroup
 
 # docs/mutation-testing.md has its latest figures.
 mutants: .venv/installed

@@ -23,6 +23,7 @@ development = [
     "mypy>=1.18",
     "pre-commit>=4",
     "pytest>=9",
+    "pytest-xdist>=3.8",
     "ruff>=0.14",
     "tokenizers>=0.22",
 ]

@@ -6,10 +6,12 @@ fixtures too; a test that asks for them is skipped, with the reason, where they 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,13 @@ import numpy as np
 import pytest
 import yaml
 from support.requirements import required, skip_unless_required
+from support.warm_jobs import WarmJobs
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # tests compare floats: one kind of device
+# Tests compare floats: one kind of device, and one thread, so that sums have one order. Test processes share the cores.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+for _threads in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(_threads, "1")
 
 PROJECT = Path(__file__).parent.parent
 
@@ -93,8 +99,19 @@ TINY_SHAPE: dict[str, Any] = {
 }
 
 
+_LONG = ("retraining/test_retrain.py", "training/test_variants.py", "training/test_train.py", "scoring/test_resume.py")
+
+MakeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
 def pytest_configure() -> None:
     required()  # refuses what is spelt wrongly before anything runs
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files whose tests take long first, so that test processes end at about the same time."""
+    places = {str(PROJECT / "tests" / name): place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: places.get(str(item.path), len(places)))
 
 
 def tiny_weights(shape: dict[str, Any], *, seed: int = 0) -> dict[str, np.ndarray]:
@@ -172,6 +189,30 @@ def tiny_documents(count: int = 60, *, seed: int = 7) -> list[dict[str, Any]]:
     return documents
 
 
+def write_corpus(folder: Path, name: str, documents: list[dict[str, Any]]) -> Path:
+    """Writes documents as JSON lines into a folder, and returns the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / name
+    file.write_text("".join(json.dumps(document) + "\n" for document in documents), encoding="utf-8")
+    return file
+
+
+def make_records(corpus: Path, folder: Path, settings: Any) -> None:
+    """Preprocesses a corpus on the local runner."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from pipelines.corpora.options import ReadOptions
+    from pipelines.preprocessing.preprocess import preprocess
+
+    preprocess(
+        [str(corpus)],
+        str(folder),
+        settings=settings,
+        options=ReadOptions(),
+        beam_options=PipelineOptions(["--runner=FnApiRunner"]),
+    )
+
+
 def real_data(name: str) -> Path:
     """Returns the path of a public corpus under `$SEPLINE_DATA`, or skips the test where it is absent."""
     folder = Path(os.environ.get("SEPLINE_DATA", PROJECT.parent / "shared" / "data"))
@@ -193,12 +234,50 @@ def real_encoder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
+    """Makes a folder of a name once for all processes that run these tests: `make_once(NAME, make)` returns it.
+
+    The first that asks for it calls `make` with its path; others that ask meanwhile wait. Such folders are read-only.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    shared.mkdir(exist_ok=True)
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, mark = shared / name, shared / f"{name}.made"
+        with open(shared / f"{name}.lock", "w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not mark.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of one that failed
+                make(folder)
+                mark.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def warm_jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmJobs]:
+    """Starts processes of `sepline` that need not import TensorFlow and Beam first."""
+    with WarmJobs(tmp_path_factory.mktemp("jobs")) as jobs:
+        yield jobs
+
+
+@pytest.fixture(scope="session")
+def installed_python(make_once: MakeOnce) -> Path:
+    """The Python of an environment in which the project is installed from its sdist, as it is for workers."""
+    from support.engine_servers import install_sdist
+
+    return make_once("installed", install_sdist) / "environment" / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(make_once: MakeOnce) -> Path:
     """The folder of a tiny random BERT checkpoint in Hugging Face's naming; give it as `encoder.handle`.
 
     Uncased, 2 layers, 16 wide, 2 heads, 128 positions; its vocabulary tokenizes any ASCII text into words and letters.
     """
-    return write_checkpoint(tmp_path_factory.mktemp("encoder") / "tiny")
+    return make_once("encoder", write_checkpoint)
 
 
 @pytest.fixture(scope="session")
@@ -208,14 +287,12 @@ def minilm() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_corpus(make_once: MakeOnce) -> Path:
     """A JSON-lines file of 60 labelled documents, `tiny_documents()`: keys `doc_id`, `sentences`, `labels`.
 
     Labels are learnable. Six documents have 9 to 14 sentences, three of them a sentence of over 60 wordpieces.
     """
-    path = tmp_path_factory.mktemp("corpus") / "tiny.jsonl"
-    path.write_text("".join(json.dumps(document) + "\n" for document in tiny_documents()), encoding="utf-8")
-    return path
+    return make_once("corpus", lambda folder: write_corpus(folder, "tiny.jsonl", tiny_documents())) / "tiny.jsonl"
 
 
 @pytest.fixture(scope="session")
@@ -235,25 +312,12 @@ def tiny_settings(tiny_encoder: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
-def tiny_records(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path, tiny_settings: Any) -> Path:
+def tiny_records(make_once: MakeOnce, tiny_corpus: Path, tiny_settings: Any) -> Path:
     """The folder of training records that `preprocess` makes of `tiny_corpus`; long documents have several windows.
 
     Read-only: every test shares it.
     """
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    from pipelines.corpora.options import ReadOptions
-    from pipelines.preprocessing.preprocess import preprocess
-
-    folder = tmp_path_factory.mktemp("records") / "tiny"
-    preprocess(
-        [str(tiny_corpus)],
-        str(folder),
-        settings=tiny_settings,
-        options=ReadOptions(),
-        beam_options=PipelineOptions(["--runner=FnApiRunner"]),
-    )
-    return folder
+    return make_once("records", lambda folder: make_records(tiny_corpus, folder, tiny_settings))
 
 
 @pytest.fixture
@@ -265,14 +329,16 @@ def tiny_command(tiny_corpus: Path, tiny_settings: Any, tmp_path: Path) -> list[
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_records: Path, tiny_settings: Any) -> Any:
+def tiny_bundle(make_once: MakeOnce, tiny_records: Path, tiny_settings: Any) -> Any:
     """The `Bundle` of eight epochs on `tiny_records`, right on most sentences; its run is `tiny_bundle.path.parent`.
 
     Read-only: every test shares it.
     """
+    from model.bundles.bundle import load_bundle
     from model.training.train import train_and_evaluate
 
-    return train_and_evaluate(tiny_settings, str(tiny_records), str(tmp_path_factory.mktemp("runs") / "tiny"))
+    run = make_once("run", lambda folder: train_and_evaluate(tiny_settings, str(tiny_records), str(folder)))
+    return load_bundle(run / "bundle")
 
 
 @pytest.fixture(scope="module")

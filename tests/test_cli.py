@@ -154,15 +154,3 @@ def test_the_tables_hold_the_figures_of_the_training(
         shares = [f"{figures[name]:.4f}" for name in ("precision", "recall", "f1")]
         wanted += [[label, *shares, str(figures["support"])], [label, *map(str, counts)]]
     assert [row for row in wanted if row not in rows] == []
-
-
-def test_the_terminal_stays_quiet(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    """A real process, since what TensorFlow prints on import comes from C++."""
-    source = tmp_path / "a.jsonl"
-    source.write_text('{"doc_id": "a", "text": "We did it. It worked."}\n', encoding="utf-8")
-    command = [sys.executable, "-m", "pipelines.cli", "score", "--model", str(tiny_bundle.path)]
-    command += ["--input", str(source), "--output", str(tmp_path / "out")]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    assert result.stdout.splitlines()[0].startswith("1 records = 1 scored + 0 rejected; 2 sentences")

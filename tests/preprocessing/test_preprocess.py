@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from apache_beam.options.pipeline_options import PipelineOptions
 from conftest import tiny_documents
-from support.warm_jobs import WarmJobs
+from support.warm_jobs import WarmJobs, stop_before
 
 from model.bundles.training_data import open_training_data
 from model.config import DataSettings
@@ -119,18 +119,19 @@ def test_readers_refuse_an_unfinished_folder(tiny_records: Path, tmp_path: Path)
 
 
 def test_a_second_run_reuses_and_other_settings_are_refused(
-    tiny_encoder: Path, tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_command: list[str], tiny_records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert preprocess(tiny_encoder, tiny_corpus, out) == 0
+    shutil.copytree(tiny_records, out)
+    command = [*tiny_command, str(out)]
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    assert preprocess(tiny_encoder, tiny_corpus, out) == 0
+    assert main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == written
-    assert preprocess(tiny_encoder, tiny_corpus, out, "--set", "window.context=0") == 2
+    assert main([*command, "--set", "window.context=0"]) == 2
     assert "window.context" in capsys.readouterr().err
     (out / "COMPLETED").unlink()  # as after a crash
     (out / "windows" / "train" / "part-stale.tfrecord").write_bytes(b"half")
-    assert preprocess(tiny_encoder, tiny_corpus, out) == 0
+    assert main(command) == 0
     assert {path for path in out.rglob("*") if path.is_file()} == set(written)
 
 
@@ -297,19 +298,21 @@ def test_the_scratch_folder_is_made_where_tensorflow_reaches_it_and_removed(tmp_
         assert not tf.io.gfile.exists(scratch)
 
 
-def test_ctrl_c_says_what_to_do(tiny_command: list[str], tiny_records: Path, tmp_path: Path) -> None:
+def test_ctrl_c_says_what_to_do(
+    tiny_command: list[str], tiny_records: Path, tmp_path: Path, warm_jobs: WarmJobs
+) -> None:
     output = tmp_path / "records"
     command = [*tiny_command, str(output)]
-    with WarmJobs(tmp_path / "stderr") as warm:
-        said = warm.errors.stat().st_size
-        job = warm.start(command)
-        job.wait_until(lambda: any(output.glob("documents/*/part-*")))
-        job.send(signal.SIGINT)
-        assert job.wait() == 130
-        message = warm.errors.read_bytes()[said:].decode()
-        assert message == "sepline: interrupted; repeat the command to start over\n"
-        assert not (output / "COMPLETED").exists()
-        assert warm.run(command) == 0
+    said = warm_jobs.errors.stat().st_size
+    job = warm_jobs.start(command, before=stop_before("/documents/.*/part-", times=2))
+    job.wait_until_stopped()
+    assert len(list(output.glob("documents/*/part-*"))) == 1
+    job.send(signal.SIGINT, signal.SIGCONT)
+    assert job.wait() == 130
+    message = warm_jobs.errors.read_bytes()[said:].decode()
+    assert message == "sepline: interrupted; repeat the command to start over\n"
+    assert not (output / "COMPLETED").exists()
+    assert warm_jobs.run(command) == 0
     made = [
         sorted((path.name, path.read_bytes()) for path in folder.rglob("part-*")) for folder in (output, tiny_records)
     ]

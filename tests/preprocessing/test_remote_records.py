@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tensorflow as tf
-from support.engine_servers import free_port, install_sdist, prism_binary, server, without_checkout
+from support.engine_servers import free_port, prism_binary, server, without_checkout
 from support.object_store import ACCESS, Store
+from support.warm_jobs import WarmJobs, stop_before
 
 from model.bundles.bundle import load_bundle
 from model.bundles.training_data import open_training_data
 from pipelines.cli import main
 
-pytestmark = pytest.mark.engines
+pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("s3")]
 
 FOLDER = "s3://sepline/records"
 
@@ -30,18 +27,17 @@ def test_objects_hold_what_files_hold_and_train_a_model(
     tiny_command: list[str],
     tiny_records: Path,
     tmp_path: Path,
+    warm_jobs: WarmJobs,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A driver that is killed in the middle is repeated, and leaves the bytes of an undisturbed local run."""
     monkeypatch.setenv("SEPLINE_CACHE", str(tmp_path / "cache"))
     flags = ["--", *store.flags]
-    to_store = [sys.executable, "-m", "pipelines.cli", *tiny_command, FOLDER, *flags]
-    process = subprocess.Popen(to_store, stderr=subprocess.DEVNULL)
-    while not any(name.startswith("windows/") for name in store.names("records")) and process.poll() is None:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    # All that the pipelines write is there; what is copied to the store after them is still to come.
+    job = warm_jobs.start([*tiny_command, FOLDER, *flags], before=stop_before("/transform/", event="open"))
+    job.wait_until_stopped()
+    assert job.kill() == -signal.SIGKILL
     assert any(name.startswith("windows/") for name in store.names("records"))
     assert "COMPLETED" not in store.names("records")
     train = ["train", "--data", FOLDER, "--output", str(tmp_path / "run"), "--set", "training.epochs=1", *flags]
@@ -86,10 +82,10 @@ def times(store: Store) -> dict[str, Any]:
 
 
 def test_workers_that_share_only_the_store_and_a_scratch_folder_leave_the_same(
-    store: Store, tiny_command: list[str], tiny_records: Path, tmp_path: Path
+    store: Store, installed_python: Path, tiny_command: list[str], tiny_records: Path, tmp_path: Path
 ) -> None:
     """As on a cluster: runner and workers are processes of their own, and have only the installed sdist."""
-    python, scratch = install_sdist(tmp_path / "installed"), tmp_path / "scratch"
+    python, scratch = installed_python, tmp_path / "scratch"
     scratch.mkdir()
     pool, jobs = free_port(), free_port()
     workers = [str(python), "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={pool}"]

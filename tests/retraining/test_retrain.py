@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
 import shutil
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 import yaml
-from conftest import PROJECT, tiny_documents
-from support.zygote import Zygote
+from conftest import PROJECT, MakeOnce, tiny_documents, write_corpus
+from support.warm_jobs import WarmJobs, stop_before
 
 from model.bundles.bundle import Bundle, load_bundle
 from model.bundles.registry import Registry, open_model
@@ -29,21 +32,9 @@ from pipelines.retraining.workspace import Outcome, RunFacts, Workspace
 FIRST, SECOND, THIRD = 160, 240, 300
 """How many documents the pool has after each of three deliveries."""
 
-NO_GATES = [
-    flag
-    for gate in (
-        *("min_accuracy", "min_label_f1", "margin", "margin_macro_f1", "max_champion_fall", "max_slice_drop"),
-        *("max_calibration_error", "min_relative_speed"),
-    )
-    for flag in ("--set", f"gates.{gate}=null")
-]
-"""Flags with which every trained model is published."""
-
 
 def write_delivery(folder: Path, number: int, documents: list[dict[str, Any]]) -> None:
-    folder.mkdir(exist_ok=True)
-    text = "".join(json.dumps(document) + "\n" for document in documents)
-    (folder / f"delivery-{number}.jsonl").write_text(text, encoding="utf-8")
+    write_corpus(folder, f"delivery-{number}.jsonl", documents)
 
 
 def deliver(folder: Path, number: int) -> None:
@@ -59,7 +50,7 @@ class Schedule:
     """A retraining that is set up in a folder and called again and again; its hooks write down what they are told."""
 
     def __init__(self, folder: Path, encoder: Path, pool: Path, **sections: dict[str, Any]) -> None:
-        self.folder = folder
+        self.folder, self.encoder = folder, encoder
         self.registry = Registry(folder / "registry" / "tiny")
         self.workspace = folder / "work"
         settings: dict[str, Any] = {
@@ -70,10 +61,10 @@ class Schedule:
                 "input": [str(pool / "*.jsonl")],
                 "start": "fresh",
             },
-            "encoder": {"handle": str(encoder)},
+            "encoder": {"handle": str(encoder), "layers": 1},
             "window": {"max_tokens": 48, "context": 1},
             "data": {"splits": {"train": 0.6, "dev": 0.15, "test": 0.25}, "part_records": 50, "buckets": 3},
-            "training": {"epochs": 4, "batch_tokens": 384, "learning_rate": 0.01, "checkpoint_seconds": 0},
+            "training": {"epochs": 4, "batch_tokens": 192, "learning_rate": 0.01, "checkpoint_seconds": 0},
             "checks": {"min_train_documents": 50, "min_held_out_documents": 20, "max_length_drift": 0.3},
             "gates": {
                 "min_accuracy": 0.7,
@@ -91,9 +82,15 @@ class Schedule:
         }
         for section, values in sections.items():
             settings[section] = {**settings.get(section, {}), **values}
-        folder.mkdir(parents=True, exist_ok=True)
-        self.config = folder / "retrain.yaml"
-        self.config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        self._settings = settings
+
+    @cached_property
+    def config(self) -> Path:
+        """The file of its settings."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / "retrain.yaml"
+        file.write_text(yaml.safe_dump(self._settings), encoding="utf-8")
+        return file
 
     def __call__(self, *flags: str) -> int:
         return main(["retrain", "--config", str(self.config), *flags])
@@ -116,19 +113,54 @@ class Schedule:
         return {one["name"]: one["verdict"] for one in self.record(run)[part]["verdicts"]}
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Path:
+@pytest.fixture(scope="session")
+def published(make_once: MakeOnce, tiny_encoder: Path) -> Path:
     """A folder with the first delivery under `pool`, and the registry and workspace of the run that published it."""
-    folder = tmp_path_factory.mktemp("published")
-    deliver(folder / "pool", 1)
-    assert Schedule(folder, tiny_encoder, folder / "pool")() == 0
-    return folder
+
+    def make(folder: Path) -> None:
+        deliver(folder / "pool", 1)
+        assert Schedule(folder, tiny_encoder, folder / "pool")() == 0
+
+    return make_once("published", make)
+
+
+@pytest.fixture(scope="session")
+def republished(make_once: MakeOnce, published: Path, tiny_encoder: Path) -> Path:
+    """The same after the second delivery, of which an unbroken run has published version 2."""
+
+    def make(folder: Path) -> None:
+        schedule = copied(published, tiny_encoder, folder, pool=folder / "pool")
+        deliver(folder / "pool", 2)
+        assert schedule() == 0
+
+    return make_once("republished", make)
 
 
 @pytest.fixture
 def schedule(published: Path, tiny_encoder: Path, tmp_path: Path) -> Schedule:
     """A copy of `published` of the test's own, ready for the next delivery."""
     return copied(published, tiny_encoder, tmp_path / "copy", pool=tmp_path / "pool")
+
+
+@pytest.fixture
+def delivered(schedule: Schedule, republished: Path) -> Schedule:
+    """`schedule` with the second delivery in its pool."""
+    return second_delivery(schedule, republished)
+
+
+@pytest.fixture
+def trained(delivered: Schedule, republished: Path) -> Schedule:
+    """`delivered` after a run on it was killed between training and evaluation."""
+    run = Path("work", "runs", "000002")
+    later = shutil.ignore_patterns("evaluation.json", "decision.json", "version.json", "record.json")
+    shutil.copytree(republished / run, delivered.folder / run, ignore=later)
+    return delivered
+
+
+def second_delivery(schedule: Schedule, republished: Path) -> Schedule:
+    """Returns the schedule with the second delivery in its pool; the training records are made already."""
+    shutil.copytree(republished / "work" / "data", schedule.workspace / "data", dirs_exist_ok=True)
+    return Schedule(schedule.folder, schedule.encoder, republished / "pool")
 
 
 def copied(published: Path, encoder: Path, folder: Path, *, pool: Path) -> Schedule:
@@ -157,7 +189,7 @@ def test_the_first_run_needs_only_the_absolute_gates(published: Path, tiny_encod
 
 
 def test_a_cycle_of_deliveries(
-    schedule: Schedule, tmp_path: Path, tiny_corpus: Path, capsys: pytest.CaptureFixture[str]
+    schedule: Schedule, republished: Path, tmp_path: Path, tiny_corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing new, a model that is published, scoring with either, and a rollback."""
     assert schedule() == 11
@@ -168,7 +200,7 @@ def test_a_cycle_of_deliveries(
     assert main([*command, str(tmp_path / "old")]) == 0
     (tmp_path / "old" / "_SUCCESS").unlink()  # as of a scoring that is still to go on
 
-    deliver(tmp_path / "pool", 2)
+    schedule = second_delivery(schedule, republished)
     told = tmp_path / "told.txt"
     hook = f'echo "$SEPLINE_OUTCOME $SEPLINE_RECORD" >> {told}; exit 3'
     capsys.readouterr()
@@ -209,19 +241,18 @@ def test_a_cycle_of_deliveries(
     assert json.loads(out[out.index("{") :])["outcome"] == "nothing_new"
 
 
-def test_a_worse_model_is_not_published(schedule: Schedule, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    deliver(tmp_path / "pool", 2)
+def test_a_worse_model_is_not_published(delivered: Schedule, capsys: pytest.CaptureFixture[str]) -> None:
     worse = ["--set", "training.epochs=1", "--set", "training.learning_rate=1.0e-5"]
-    assert schedule(*worse, "--set", "gates.min_accuracy=0", "--set", "gates.min_label_f1=0") == 10
-    record = schedule.record(2)
+    assert delivered(*worse, "--set", "gates.min_accuracy=0", "--set", "gates.min_label_f1=0") == 10
+    record = delivered.record(2)
     assert (record["outcome"], record["version"]) == ("kept", 1)
     assert "champion.accuracy" in record["reason"]
-    assert schedule.verdicts(2, "gates")["champion.accuracy"] == "fail"
+    assert delivered.verdicts(2, "gates")["champion.accuracy"] == "fail"
     interval = record["evaluation"]["comparison"]["accuracy"]
     assert interval["low"] <= interval["difference"] <= interval["high"] < -0.2
-    assert schedule.registry.champion() == 1 and schedule.registry.versions() == [1]
+    assert delivered.registry.champion() == 1 and delivered.registry.versions() == [1]
     assert "kept: champion.accuracy" in capsys.readouterr().out
-    assert schedule.told() == [("kept", record["reason"], schedule.record_file(2))]
+    assert delivered.told() == [("kept", record["reason"], delivered.record_file(2))]
 
 
 def shuffled_labels(documents: list[dict[str, Any]]) -> None:
@@ -274,11 +305,10 @@ def test_poisoned_data_are_never_published(
     assert schedule() == 11  # nothing new: it is not tried again
 
 
-def test_too_few_new_documents_are_nothing_new(schedule: Schedule, tmp_path: Path) -> None:
-    deliver(tmp_path / "pool", 2)
-    assert schedule("--set", "checks.min_new_documents=1000") == 11
-    assert "new documents, checks.min_new_documents is 1,000" in schedule.record(2)["reason"]
-    assert not (schedule.workspace / "runs" / "000002" / "training").exists()
+def test_too_few_new_documents_are_nothing_new(delivered: Schedule) -> None:
+    assert delivered("--set", "checks.min_new_documents=1000") == 11
+    assert "new documents, checks.min_new_documents is 1,000" in delivered.record(2)["reason"]
+    assert not (delivered.workspace / "runs" / "000002" / "training").exists()
 
 
 def test_data_that_can_not_train_and_a_wrong_path(
@@ -301,67 +331,47 @@ def test_data_that_can_not_train_and_a_wrong_path(
     assert schedule.registry.champion() == 1
 
 
-def test_a_failure_is_recorded_and_the_next_call_goes_on(schedule: Schedule, tmp_path: Path) -> None:
+def test_a_failure_is_recorded_and_the_next_call_goes_on(trained: Schedule) -> None:
     """The champion's bundle is damaged, so that the evaluation fails; then it is mended."""
-    deliver(tmp_path / "pool", 2)
-    vocabulary = schedule.registry.version_path(1) / "vocab.txt"
+    vocabulary = trained.registry.version_path(1) / "vocab.txt"
     text = vocabulary.read_text(encoding="utf-8")
     vocabulary.chmod(0o644)
     vocabulary.write_text("damaged", encoding="utf-8")
-    assert schedule(*NO_GATES) == 2
-    error = json.loads(Path(schedule.record_file(2, "error.json")).read_text(encoding="utf-8"))
+    assert trained() == 2
+    error = json.loads(Path(trained.record_file(2, "error.json")).read_text(encoding="utf-8"))
     assert "vocab.txt changed since the export" in error["error"]
-    assert schedule.told() == [("error", f"UserError: {error['error']}", schedule.record_file(2, "error.json"))]
+    assert trained.told() == [("error", f"UserError: {error['error']}", trained.record_file(2, "error.json"))]
     vocabulary.write_text(text, encoding="utf-8")
-    assert schedule(*NO_GATES) == 0
-    assert not (schedule.workspace / "runs" / "000002" / "error.json").exists()
-    assert (schedule.record(2)["outcome"], schedule.registry.champion()) == ("published", 2)
+    assert trained() == 0
+    assert not (trained.workspace / "runs" / "000002" / "error.json").exists()
+    assert (trained.record(2)["outcome"], trained.registry.champion()) == ("published", 2)
 
 
-def test_old_runs_leave_their_records(schedule: Schedule, tmp_path: Path) -> None:
-    deliver(tmp_path / "pool", 2)
-    assert schedule("--set", "retrain.keep_runs=1", "--set", "checks.min_label_drift=null") == 2
-    assert schedule("--set", "retrain.keep_runs=1", "--set", "checks.max_label_drift=0") == 12
-    assert (schedule.workspace / "runs" / "000001" / "record.json").exists()
-    assert not (schedule.workspace / "runs" / "000001" / "training").exists()
-    assert len(list((schedule.workspace / "data").iterdir())) == 1
+def test_old_runs_leave_their_records(delivered: Schedule) -> None:
+    assert delivered("--set", "retrain.keep_runs=1", "--set", "checks.min_label_drift=null") == 2
+    assert delivered("--set", "retrain.keep_runs=1", "--set", "checks.max_label_drift=0") == 12
+    assert (delivered.workspace / "runs" / "000001" / "record.json").exists()
+    assert not (delivered.workspace / "runs" / "000001" / "training").exists()
+    assert len(list((delivered.workspace / "data").iterdir())) == 1
 
 
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    with Zygote(tmp_path_factory.mktemp("zygote") / "log.txt") as started:
-        yield started
-
-
-def test_two_runs_at_once(
-    schedule: Schedule, tmp_path: Path, zygote: Zygote, capsys: pytest.CaptureFixture[str]
-) -> None:
-    deliver(tmp_path / "pool", 2)
-    child = zygote.start("retrain", "--config", str(schedule.config))
-    lock = schedule.workspace / "lock.json"
-    refused = 0
-
-    def begun() -> bool:
-        nonlocal refused
-        if lock.exists() and not refused:
-            assert schedule() == 13
-            refused += 1
-        return (schedule.workspace / "runs" / "000002" / "training" / "run.json").exists()
-
-    assert child.kill_when(begun) == -9
-    assert refused == 1
-    assert f"process {child.pid}" in capsys.readouterr().out
+def test_two_runs_at_once(trained: Schedule, warm_jobs: WarmJobs, capsys: pytest.CaptureFixture[str]) -> None:
+    job = warm_jobs.start(["retrain", "--config", str(trained.config)], before=stop_before("/evaluation.json$"))
+    job.wait_until_stopped()
+    assert trained() == 13
+    assert f"process {job.pid}" in capsys.readouterr().out
+    assert job.kill() == -signal.SIGKILL
     # The killed run has left its lock behind; it is reported, and taken over when told.
-    assert schedule() == 13
+    assert trained() == 13
     assert "--take-over-lock" in capsys.readouterr().out
-    assert schedule("--take-over-lock") == 0
-    assert f"took over the lock of process {child.pid}" in capsys.readouterr().err
-    assert schedule.outcomes() == ["published", "locked", "locked", "published"]
-    *refusals, (outcome, _, record) = schedule.told()
+    assert trained("--take-over-lock") == 0
+    assert f"took over the lock of process {job.pid}" in capsys.readouterr().err
+    assert trained.outcomes() == ["published", "locked", "locked", "published"]
+    *refusals, (outcome, _, record) = trained.told()
     assert [(outcome, record) for outcome, _, record in refusals] == [("locked", "")] * 2
-    assert all(f"process {child.pid}" in reason for _, reason, _ in refusals)
-    assert (outcome, record) == ("published", schedule.record_file(2))
-    assert not lock.exists()
+    assert all(f"process {job.pid}" in reason for _, reason, _ in refusals)
+    assert (outcome, record) == ("published", trained.record_file(2))
+    assert not (trained.workspace / "lock.json").exists()
 
 
 class Reader:
@@ -382,7 +392,9 @@ class Reader:
         self._thread.join()
 
     def _read(self) -> None:
-        while not self._stopped.is_set():
+        stopped = False
+        while not stopped:  # once more after the last change
+            stopped = self._stopped.is_set()
             try:
                 self.seen.append(int(open_model(self._registry.folder).path.name))
             except Exception as error:
@@ -405,58 +417,55 @@ def without_times(content: Any) -> Any:
     return content
 
 
-def after(seconds: float) -> Callable[[], bool]:
-    """Returns whether so many seconds have passed since this call."""
-    until = time.monotonic() + seconds
-    return lambda: time.monotonic() > until
-
-
 def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(
-    published: Path, tiny_encoder: Path, tmp_path: Path, zygote: Zygote
+    published: Path, republished: Path, tiny_encoder: Path, tmp_path: Path, warm_jobs: WarmJobs
 ) -> None:
-    pool = tmp_path / "pool"
-    schedules = [copied(published, tiny_encoder, tmp_path / name, pool=pool) for name in ("unbroken", "killed")]
-    deliver(pool, 2)
-    unbroken, killed = schedules
-    assert unbroken() == 0
+    unbroken = Schedule(republished, tiny_encoder, republished / "pool")
+    killed = copied(published, tiny_encoder, tmp_path / "killed", pool=republished / "pool")
+    schedules = [unbroken, killed]
 
     work = killed.workspace
     run = work / "runs" / "000002"
 
-    def data(pattern: str) -> Callable[[], bool]:
-        known = {path.name for path in (work / "data").iterdir()}
-        return lambda: any(
-            path.parts[len(work.parts) + 1] not in known for path in (work / "data").glob(f"*/{pattern}")
-        )
-
-    boundaries: dict[str, Callable[[], bool]] = {
-        "locked": (work / "lock.json").exists,
-        "run opened": (run / "run.json").exists,
-        "preprocessing claimed": data("preprocess.json"),
-        "ingested": data("transform"),
-        "preprocessed": data("COMPLETED"),
-        "checked": (run / "checks.json").exists,
-        "training claimed": (run / "training" / "run.json").exists,
-        "an epoch trained": (run / "training" / "history.json").exists,
-        "trained": (run / "training" / "bundle").exists,
-        "evaluated": (run / "evaluation.json").exists,
-        "decided": (run / "decision.json").exists,
-        "version added": killed.registry.version_path(2).exists,
-        "version known": (run / "version.json").exists,
-        "published": lambda: killed.registry.champion() == 2,
-        "recorded": (run / "record.json").exists,
-    }
+    boundaries = (
+        "/lock.json$",
+        "/runs/000002$",
+        "/preprocess.json$",
+        "/documents/train/part-",
+        "/transform/",
+        "/COMPLETED$",
+        "/checks.json$",
+        "/training/run.json$",
+        "/training/history.json$",
+        "/training/bundle$",
+        "/evaluation.json$",
+        "/decision.json$",
+        f"{killed.registry.version_path(2)}$",
+        "/version.json$",
+        "/champion.json$",
+        "/record.json$",
+    )
+    command = ["retrain", "--config", str(killed.config), "--set", "lock.take_over_stale=true"]
     draw = random.Random(3)
-    command = ("retrain", "--config", str(killed.config), "--set", "lock.take_over_stale=true")
-    kills = 0
+
+    def kill(before: str, *, seconds: float | None = None) -> None:
+        """Kills the run at the boundary, or so many seconds after its start if it has not come there by then."""
+        job = warm_jobs.start(command, before=before)
+        if seconds is None:
+            job.wait_until_stopped()
+        else:
+            time.sleep(seconds)
+        assert job.kill() == -signal.SIGKILL
+
     with Reader(killed.registry) as reader:
-        for moment in boundaries.values():
-            kills += zygote.start(*command).kill_when(moment) == -9
-            if not (run / "evaluation.json").exists():  # and at a random moment within the step that follows
-                kills += zygote.start(*command).kill_when(after(draw.uniform(0, 1.5))) == -9
-        code = zygote.start(*command).wait()
+        for boundary, following in itertools.pairwise(boundaries):
+            kill(stop_before(boundary))
+            if not (run / "evaluation.json").exists():  # at a random moment of the next step, too
+                kill(stop_before(following), seconds=draw.uniform(0, 1.5))
+        kill(stop_before(boundaries[-1]))
+        kill(stop_before("/log.jsonl$", event="open"))
+        code = warm_jobs.run(command)
     assert reader.problem is None
-    assert kills >= 10
     assert code == 11  # the last kill came after the record
     assert reader.seen == sorted(reader.seen) and set(reader.seen) == {1, 2}
 
@@ -483,21 +492,21 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(
 
 
 def test_a_champion_that_changed_meanwhile_ends_the_run(
-    schedule: Schedule, tmp_path: Path, tiny_bundle: Bundle, zygote: Zygote
+    delivered: Schedule, tiny_bundle: Bundle, warm_jobs: WarmJobs
 ) -> None:
     """A person goes back to another champion while a run is dead; the run would have compared with the wrong one."""
-    registry = schedule.registry
+    registry = delivered.registry
     registry.promote(registry.add(tiny_bundle, why="by hand"), why="by hand")
-    deliver(tmp_path / "pool", 2)
-    child = zygote.start("retrain", "--config", str(schedule.config), *NO_GATES)
-    assert child.kill_when(lambda: bool(list((registry.folder / "pins").glob("*.json")))) == -9
+    job = warm_jobs.start(["retrain", "--config", str(delivered.config)], before=stop_before("/checks.json$"))
+    job.wait_until_stopped()
+    assert job.kill() == -signal.SIGKILL
     registry.promote(1, why="by hand")
     (pin,) = (registry.folder / "pins").glob("*.json")
     assert json.loads(pin.read_text(encoding="utf-8")) == {"version": 2}  # what the dead run compares with
-    assert schedule("--take-over-lock", *NO_GATES) == 0
-    assert (schedule.record(2)["outcome"], schedule.record(2)["champion"]) == ("abandoned", 2)
-    assert (schedule.record(3)["outcome"], schedule.record(3)["champion"]) == ("published", 1)
-    assert schedule.record(3)["version"] == registry.champion() == 3
+    assert delivered("--take-over-lock") == 0
+    assert (delivered.record(2)["outcome"], delivered.record(2)["champion"]) == ("abandoned", 2)
+    assert (delivered.record(3)["outcome"], delivered.record(3)["champion"]) == ("published", 1)
+    assert delivered.record(3)["version"] == registry.champion() == 3
 
 
 def test_the_shipped_settings_are_valid_and_complete() -> None:

@@ -13,7 +13,7 @@ import pytest
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 from conftest import PROJECT
-from support.engine_servers import install_sdist, without_checkout
+from support.engine_servers import without_checkout
 
 from model.bundles.bundle import Bundle
 from model.config import Settings
@@ -168,28 +168,32 @@ def test_preprocessing(preprocessing: dict[str, Built]) -> None:
         assert steps[name] <= set(job.transforms)
 
 
-def test_the_package_can_be_staged_instead(
+@pytest.fixture(scope="module")
+def jobs_with_flags(
     tiny_bundle: Bundle,
     tiny_records: Path,
     tiny_corpus: Path,
     tiny_settings: Settings,
     setup_file: str,
-    tmp_path: Path,
-) -> None:
-    jobs = build_preprocessing(tmp_path / "jobs", tiny_records, tiny_corpus, tiny_settings, setup_file)
-    jobs["score"] = build_scoring(tmp_path / "score", tiny_bundle, tiny_corpus, "dataflow_cpu.yaml", setup_file)
-    for job in jobs.values():
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Built]:
+    """All jobs with options after the dashes."""
+    folder = tmp_path_factory.mktemp("flags")
+    flags = ["--machine_type=n2-highmem-16", "--experiments=extra", "--labels=team=x", "--resource_hints=min_ram=9GB"]
+    flags.append(setup_file)
+    jobs = build_preprocessing(folder / "jobs", tiny_records, tiny_corpus, tiny_settings, *flags)
+    jobs["score"] = build_scoring(folder / "score", tiny_bundle, tiny_corpus, "dataflow_cpu.yaml", *flags)
+    return jobs
+
+
+def test_the_package_can_be_staged_instead(jobs_with_flags: dict[str, Built]) -> None:
+    for job in jobs_with_flags.values():
         assert "workflow.tar.gz" in {package["name"] for package in job.pool["packages"]}
         assert "workflow.tar.gz" in job.staged and "pickled_main_session" not in job.staged
 
 
-def test_options_after_the_dashes_reach_the_job(
-    tiny_bundle: Bundle, tiny_records: Path, tiny_corpus: Path, tiny_settings: Settings, tmp_path: Path
-) -> None:
-    flags = ["--machine_type=n2-highmem-16", "--experiments=extra", "--labels=team=x", "--resource_hints=min_ram=9GB"]
-    jobs = build_preprocessing(tmp_path / "jobs", tiny_records, tiny_corpus, tiny_settings, *flags)
-    jobs["score"] = build_scoring(tmp_path / "score", tiny_bundle, tiny_corpus, "dataflow_cpu.yaml", *flags)
-    for job in jobs.values():
+def test_options_after_the_dashes_reach_the_job(jobs_with_flags: dict[str, Built]) -> None:
+    for job in jobs_with_flags.values():
         assert job.pool["machineType"] == "n2-highmem-16"
         assert {"extra", "no_use_multiple_sdk_containers"} <= set(job.job["environment"]["experiments"])
         assert job.job["labels"]["team"] == "x"
@@ -212,18 +216,21 @@ print(sys.modules["pipelines"].__file__)
 
 
 def test_workers_with_nothing_but_the_package_can_read_the_jobs(
-    tiny_bundle: Bundle, tiny_corpus: Path, preprocessing: dict[str, Built], tmp_path: Path
+    tiny_bundle: Bundle,
+    tiny_corpus: Path,
+    preprocessing: dict[str, Built],
+    installed_python: Path,
+    tmp_path: Path,
 ) -> None:
     scoring = build_scoring(tmp_path / "score", tiny_bundle, tiny_corpus, "dataflow_cpu.yaml")
     files = [job.file for job in (scoring, *preprocessing.values())]
-    python = install_sdist(tmp_path / "installed")
     result = subprocess.run(
-        [python, "-c", READ_JOBS, *files],
+        [installed_python, "-c", READ_JOBS, *files],
         cwd=tmp_path,
-        env=without_checkout(python),
+        env=without_checkout(installed_python),
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert Path(result.stdout.strip()).is_relative_to(tmp_path)
+    assert Path(result.stdout.strip()).is_relative_to(installed_python.parent.parent)

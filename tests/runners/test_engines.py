@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import PROJECT, tiny_documents
 from support.engine_clusters import flink_cluster, job_server_jar, spark_cluster
-from support.engine_servers import children, free_port, install_sdist, kill, prism_binary, server, without_checkout
+from support.engine_servers import children, free_port, kill, prism_binary, server, without_checkout
 from test_documented_commands import blocks
 
 from model.bundles.bundle import Bundle
@@ -27,6 +28,12 @@ from pipelines.cli import main
 pytestmark = pytest.mark.engines
 
 ENGINES = ("prism", "flink", "spark")
+
+
+def on(engine: str, *values: str) -> Any:
+    """Returns parameters of a test; one process runs all tests of an engine, so that it is started once."""
+    return pytest.param(engine, *values, marks=pytest.mark.xdist_group(engine))
+
 
 POOL = """
 from apache_beam.portability.api import beam_fn_api_pb2
@@ -40,11 +47,6 @@ worker_pool_main.main()
 
 Both number their workers from 1, so that stopping one's would stop the other's; here workers end when the one who asked
 for them hangs up."""
-
-
-@pytest.fixture(scope="module")
-def installed_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return install_sdist(tmp_path_factory.mktemp("installed"))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,7 @@ class Engine:
     machines: list[int]
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=map(on, ENGINES))
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """An engine of its own processes; one job server serves all tests."""
     name, port, folder = request.param, free_port(), tmp_path_factory.mktemp(request.param)
@@ -150,6 +152,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, output
 
 
+@pytest.mark.xdist_group("prism")
 def test_the_worker_has_the_installed_package(installed_python: Path, tmp_path: Path) -> None:
     """Code, package data and version come from the sdist; nothing is read from the checkout."""
     program = (
@@ -164,7 +167,7 @@ def test_the_worker_has_the_installed_package(installed_python: Path, tmp_path: 
     assert Path(path).is_relative_to(installed_python.parent.parent) and has_data == "True"
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", map(on, ENGINES))
 def test_the_documented_command(name: str, job: Job, tmp_path: Path) -> None:
     """Of docs/running-at-scale.md, on other paths: the engine begins and ends with the command, workers run here."""
     page, test = PROJECT / "docs" / "running-at-scale.md", "tests/runners/test_engines.py::test_the_documented_command"
@@ -212,7 +215,7 @@ def test_preprocessing_leaves_the_records_of_the_local_run(
 
 @pytest.mark.parametrize(
     ("engine", "what"),
-    [(name, what) for name in ENGINES for what in ("SDK worker", "machine") if (name, what) != ("prism", "machine")],
+    [on(name, what) for name in ENGINES for what in ("SDK worker", "machine") if (name, what) != ("prism", "machine")],
     indirect=["engine"],
 )
 def test_a_job_that_loses_a_worker_fails_clean_or_recovers_and_ends_with_the_same_bytes(

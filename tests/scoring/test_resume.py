@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import FILLERS, PROJECT, tiny_documents
 from support.requirements import skip_unless_required
-from support.warm_jobs import WarmJobs
+from support.warm_jobs import WarmJobs, stop_before
 
 from model.bundles.bundle import Bundle
 from pipelines.cli import main
@@ -70,21 +70,15 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("resume") / "corpus")
 
 
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmJobs]:
-    with WarmJobs(tmp_path_factory.mktemp("warm") / "stderr") as jobs:
-        yield jobs
-
-
 def command(bundle: Bundle, inputs: Path, output: Path, *flags: str) -> list[str]:
     return ["score", "--model", str(bundle.path), "--input", f"{inputs}/*", "--output", str(output), *CHUNK, *flags]
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_bundle: Bundle, corpus: Path, warm: WarmJobs) -> dict[str, str]:
+def whole(tiny_bundle: Bundle, corpus: Path, warm_jobs: WarmJobs) -> dict[str, str]:
     """The files of an uninterrupted run."""
     output = corpus.parent / "whole"
-    assert warm.run(command(tiny_bundle, corpus, output)) == 0
+    assert warm_jobs.run(command(tiny_bundle, corpus, output)) == 0
     counts = json.loads((output / "_manifest.json").read_text(encoding="utf-8"))["counts"]
     assert counts["records"] == 60 + 45 + 41 + 51 == counts["scored"] + counts["rejected"]
     assert counts["rejects"] == {"no_text": 16, "broken_record": 1}
@@ -94,40 +88,39 @@ def whole(tiny_bundle: Bundle, corpus: Path, warm: WarmJobs) -> dict[str, str]:
 
 
 def test_a_job_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
-    tiny_bundle: Bundle, corpus: Path, warm: WarmJobs, whole: dict[str, str], tmp_path: Path
+    tiny_bundle: Bundle, corpus: Path, warm_jobs: WarmJobs, whole: dict[str, str], tmp_path: Path
 ) -> None:
     output, draw = tmp_path / "out", random.Random(5)
     arguments = command(tiny_bundle, corpus, output)
     killed = 0
     while killed < KILLS:
         before = parts(output)
-        job = warm.start(arguments)
         # Once right after the start, else after a few new parts: at any moment of reading, scoring and writing.
         wanted = len(before) + draw.randint(1, 3) if killed else 0
+        # However late the kill is, the job is there: it stops when it would write one part more than it should.
+        job = warm_jobs.start(arguments, before=stop_before(f"{output}/part-", times=wanted - len(before) + 2))
         job.wait_until(lambda wanted=wanted: output.exists() and len(parts(output)) >= wanted)  # type: ignore[misc]
         time.sleep(draw.uniform(0, 0.03))
-        job.send(signal.SIGKILL)
-        assert job.wait() == -signal.SIGKILL
+        assert job.kill() == -signal.SIGKILL
         killed += 1
         assert not (output / "_SUCCESS").exists()
         assert before <= parts(output)
         for part in parts(output):  # none is half there
             assert hashlib.sha256((output / part).read_bytes()).hexdigest() == whole[part]
     assert 0 < len(parts(output)) < len(parts(corpus.parent / "whole"))
-    assert warm.run(arguments) == 0
+    assert warm_jobs.run(arguments) == 0
     assert tree(output) == whole
 
 
 def test_several_processes_give_the_same_bytes_and_die_with_the_one_that_started_them(
-    tiny_bundle: Bundle, corpus: Path, warm: WarmJobs, whole: dict[str, str], tmp_path: Path
+    tiny_bundle: Bundle, corpus: Path, warm_jobs: WarmJobs, whole: dict[str, str], tmp_path: Path
 ) -> None:
     arguments = command(tiny_bundle, corpus, tmp_path / "killed", "--workers", "2")
-    job = warm.start(arguments)
+    job = warm_jobs.start(arguments, before=stop_before("_manifest.json"))  # there to be killed, however late
     job.wait_until(lambda: len(parts(tmp_path / "killed")) > 1)
     children = job.children()
     assert len(children) >= 2
-    job.send(signal.SIGKILL)
-    assert job.wait() == -signal.SIGKILL
+    assert job.kill() == -signal.SIGKILL
     deadline = time.monotonic() + 10
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < deadline
@@ -135,15 +128,15 @@ def test_several_processes_give_the_same_bytes_and_die_with_the_one_that_started
     left = tree(tmp_path / "killed")
     time.sleep(1)
     assert tree(tmp_path / "killed") == left
-    assert warm.run(arguments) == 0
+    assert warm_jobs.run(arguments) == 0
     assert tree(tmp_path / "killed") == whole
 
 
 def test_a_worker_that_dies_is_one_line_and_takes_the_others_along(
-    tiny_bundle: Bundle, corpus: Path, warm: WarmJobs, tmp_path: Path
+    tiny_bundle: Bundle, corpus: Path, warm_jobs: WarmJobs, tmp_path: Path
 ) -> None:
-    said = warm.errors.stat().st_size
-    job = warm.start(command(tiny_bundle, corpus, tmp_path / "out", "--workers", "2"))
+    said = warm_jobs.errors.stat().st_size
+    job = warm_jobs.start(command(tiny_bundle, corpus, tmp_path / "out", "--workers", "2"))
 
     def workers() -> list[int]:
         """Without the process of Python's own that keeps track of what they share."""
@@ -153,7 +146,7 @@ def test_a_worker_that_dies_is_one_line_and_takes_the_others_along(
     killed, other = workers()
     os.kill(killed, signal.SIGKILL)
     assert job.wait() == 1
-    assert warm.errors.read_bytes()[said:].decode() == (
+    assert warm_jobs.errors.read_bytes()[said:].decode() == (
         "sepline: a worker process ended with signal 9; if memory ran out, take fewer --workers or a smaller "
         "--batch-tokens; what is finished is kept; repeat the command to continue\n"
     )
@@ -162,15 +155,15 @@ def test_a_worker_that_dies_is_one_line_and_takes_the_others_along(
 
 
 def test_ctrl_c_says_how_far_it_is_and_how_to_go_on(
-    tiny_bundle: Bundle, corpus: Path, warm: WarmJobs, whole: dict[str, str], tmp_path: Path
+    tiny_bundle: Bundle, corpus: Path, warm_jobs: WarmJobs, whole: dict[str, str], tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    said = warm.errors.stat().st_size
-    job = warm.start(command(tiny_bundle, corpus, output))
-    job.wait_until(lambda: len(parts(output)) > 2)
-    job.send(signal.SIGINT)
+    said = warm_jobs.errors.stat().st_size
+    job = warm_jobs.start(command(tiny_bundle, corpus, output), before=stop_before(f"{output}/part-", times=4))
+    job.wait_until_stopped()
+    job.send(signal.SIGINT, signal.SIGCONT)
     assert job.wait() == 130
-    message = warm.errors.read_bytes()[said:].decode()
+    message = warm_jobs.errors.read_bytes()[said:].decode()
     assert message.count("\n") == 1, message
     done = sum(
         json.loads(pq.read_schema(part).metadata[b"sepline.counts"])["records"] for part in output.glob("part-*")
@@ -179,50 +172,68 @@ def test_ctrl_c_says_how_far_it_is_and_how_to_go_on(
     wanted = rf"sepline: interrupted; {done}( of about 1\d\d)? records are done\. Repeat the command to continue\n"
     assert re.fullmatch(wanted, message)
     assert not list(output.rglob(".*"))
-    assert warm.run(command(tiny_bundle, corpus, output)) == 0
+    assert warm_jobs.run(command(tiny_bundle, corpus, output)) == 0
     assert tree(output) == whole
 
 
 def test_a_second_job_in_the_same_folder_is_refused_while_the_first_runs(
-    tiny_bundle: Bundle, corpus: Path, warm: WarmJobs, whole: dict[str, str], capsys: pytest.CaptureFixture[str]
+    tiny_bundle: Bundle, corpus: Path, warm_jobs: WarmJobs, whole: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = corpus.parent / "twice"
-    job = warm.start(command(tiny_bundle, corpus, output))
-    job.wait_until(lambda: len(parts(output)) > 0)
+    job = warm_jobs.start(command(tiny_bundle, corpus, output), before=stop_before(f"{output}/part-", times=2))
+    job.wait_until_stopped()
     assert main(command(tiny_bundle, corpus, output)) == 2
     assert "another sepline is writing there" in capsys.readouterr().err
+    job.send(signal.SIGCONT)
     assert job.wait() == 0
     assert tree(output) == whole
 
 
-_ON_SMALL_DISK = ("unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=2m none "$0" && exec "$@"')
+_MOUNT = 'mount -t tmpfs -o size=2m none "$0" && echo mounted && exec cat'
+_SEE_WHAT_IT_SEES = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+for space in [os.open("/proc/{pid}/ns/" + name, os.O_RDONLY) for name in ("user", "mnt")]:
+    if libc.setns(space, 0):
+        raise OSError(ctypes.get_errno(), "setns")
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[tuple[Path, int]]:
+    """A disk of 2 MiB: its path, and the process for which it is mounted there."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if shutil.which("unshare") is None:
+        skip_unless_required("mount", "there is no unshare to mount a small disk with")
+    command = ["unshare", "-rm", "sh", "-c", _MOUNT, str(disk)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdin is not None and holder.stdout is not None
+        if holder.stdout.readline() != "mounted\n":
+            skip_unless_required("mount", "this system lets no user mount a small disk")
+        yield disk, holder.pid
+        holder.stdin.close()
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(
-    tiny_bundle: Bundle, corpus: Path, whole: dict[str, str], tmp_path: Path
+    tiny_bundle: Bundle, corpus: Path, warm_jobs: WarmJobs, whole: dict[str, str], small_disk: tuple[Path, int]
 ) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    prefix = (*_ON_SMALL_DISK[:-1], _ON_SMALL_DISK[-1], str(disk))
-    if (
-        shutil.which("unshare") is None
-        or subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode
-    ):
-        skip_unless_required("mount", "this system lets no user mount a small disk")
-    with WarmJobs(tmp_path / "stderr", prefix=prefix) as jobs:
-        seen = Path(f"/proc/{jobs.pid}/root{disk}")  # as the jobs see it
-        (seen / "ballast").write_bytes(bytes(1_700_000))
-        assert jobs.run(command(tiny_bundle, corpus, disk / "out")) == 1
-        message = (tmp_path / "stderr").read_text(encoding="utf-8")
-        assert message.count("\n") == 1, message
-        assert "cannot be written: No space left on device" in message and "repeat the command to continue" in message
-        assert 0 < len(parts(seen / "out")) < len(parts(corpus.parent / "whole"))
-        assert not list((seen / "out").rglob(".*")) and not (seen / "out" / "_SUCCESS").exists()
-        for name, digest in tree(seen / "out").items():
-            assert whole[name] == digest
-        (seen / "ballast").unlink()
-        assert jobs.run(command(tiny_bundle, corpus, disk / "out")) == 0
-        assert tree(seen / "out") == whole
+    disk, holder = small_disk
+    seen = Path(f"/proc/{holder}/root{disk}")
+    see = _SEE_WHAT_IT_SEES.format(pid=holder)
+    (seen / "ballast").write_bytes(bytes(1_700_000))
+    said = warm_jobs.errors.stat().st_size
+    assert warm_jobs.run(command(tiny_bundle, corpus, disk / "out"), before=see) == 1
+    message = warm_jobs.errors.read_bytes()[said:].decode()
+    assert message.count("\n") == 1, message
+    assert "cannot be written: No space left on device" in message and "repeat the command to continue" in message
+    assert 0 < len(parts(seen / "out")) < len(parts(corpus.parent / "whole"))
+    assert not list((seen / "out").rglob(".*")) and not (seen / "out" / "_SUCCESS").exists()
+    for name, digest in tree(seen / "out").items():
+        assert whole[name] == digest
+    (seen / "ballast").unlink()
+    assert warm_jobs.run(command(tiny_bundle, corpus, disk / "out"), before=see) == 0
+    assert tree(seen / "out") == whole
 
 
 def copy_of(corpus: Path, folder: Path) -> Path:
@@ -233,64 +244,67 @@ def copy_of(corpus: Path, folder: Path) -> Path:
 
 
 def test_new_files_are_added_and_the_others_are_left_alone(
-    tiny_bundle: Bundle, corpus: Path, warm: WarmJobs, tmp_path: Path
+    tiny_bundle: Bundle, corpus: Path, warm_jobs: WarmJobs, tmp_path: Path
 ) -> None:
     inputs, output = copy_of(corpus, tmp_path / "inputs"), tmp_path / "out"
-    assert warm.run(command(tiny_bundle, inputs, output)) == 0
+    assert warm_jobs.run(command(tiny_bundle, inputs, output)) == 0
     before = {part: (output / part).stat().st_mtime_ns for part in parts(output)}
     (inputs / "e.jsonl").write_text('{"doc_id": "e", "text": "We used it."}\n', encoding="utf-8")
-    assert warm.run(command(tiny_bundle, inputs, output)) == 0
+    assert warm_jobs.run(command(tiny_bundle, inputs, output)) == 0
     assert {part: (output / part).stat().st_mtime_ns for part in before} == before
     assert len(parts(output)) == len(before) + 1
-    assert warm.run(command(tiny_bundle, inputs, tmp_path / "fresh")) == 0
+    assert warm_jobs.run(command(tiny_bundle, inputs, tmp_path / "fresh")) == 0
     assert tree(output) == tree(tmp_path / "fresh")
 
 
 def test_files_that_change_or_are_gone_are_redone_and_removed_on_request_only(
-    tiny_bundle: Bundle, corpus: Path, warm: WarmJobs, tmp_path: Path
+    tiny_bundle: Bundle, corpus: Path, warm_jobs: WarmJobs, tmp_path: Path
 ) -> None:
     inputs, output = copy_of(corpus, tmp_path / "inputs"), tmp_path / "out"
-    assert warm.run(command(tiny_bundle, inputs, output)) == 0
+    assert warm_jobs.run(command(tiny_bundle, inputs, output)) == 0
     finished = tree(output)
     with open(inputs / "b.csv", "a", encoding="utf-8") as stream:
         stream.write("more,We measured it.\n")
     (inputs / "a.jsonl").rename(inputs / "z.jsonl")
-    said = warm.errors.stat().st_size
-    assert warm.run(command(tiny_bundle, inputs, output)) == 2
-    message = warm.errors.read_bytes()[said:].decode()
+    said = warm_jobs.errors.stat().st_size
+    assert warm_jobs.run(command(tiny_bundle, inputs, output)) == 2
+    message = warm_jobs.errors.read_bytes()[said:].decode()
     assert message.count("\n") == 1
     assert f"1 is changed ({inputs / 'b.csv'}) and 1 is not named now ({inputs / 'a.jsonl'})" in message
     assert "--resume" in message and "--overwrite" in message
     assert tree(output) == finished
-    assert warm.run(command(tiny_bundle, inputs, output, "--resume")) == 0
-    assert warm.run(command(tiny_bundle, inputs, tmp_path / "fresh")) == 0
+    assert warm_jobs.run(command(tiny_bundle, inputs, output, "--resume")) == 0
+    assert warm_jobs.run(command(tiny_bundle, inputs, tmp_path / "fresh")) == 0
     assert tree(output) == tree(tmp_path / "fresh")
 
 
 def test_parts_of_other_versions_are_mixed_on_request_only(
-    tiny_bundle: Bundle, corpus: Path, warm: WarmJobs, tmp_path: Path
+    tiny_bundle: Bundle, corpus: Path, warm_jobs: WarmJobs, tmp_path: Path
 ) -> None:
     inputs, output = copy_of(corpus, tmp_path / "inputs"), tmp_path / "out"
-    assert warm.run(command(tiny_bundle, inputs, output)) == 0
+    assert warm_jobs.run(command(tiny_bundle, inputs, output)) == 0
     job = json.loads((output / "_job.json").read_text(encoding="utf-8"))
     job["versions"]["tensorflow"] = "2.20.0"
     (output / "_job.json").write_text(json.dumps(job), encoding="utf-8")
-    assert warm.run(command(tiny_bundle, inputs, output)) == 0  # it is finished, so that nothing gets mixed
+    assert warm_jobs.run(command(tiny_bundle, inputs, output)) == 0  # it is finished, so that nothing gets mixed
     min(output.glob("part-*")).unlink()
-    said = warm.errors.stat().st_size
-    assert warm.run(command(tiny_bundle, inputs, output)) == 2
-    message = warm.errors.read_bytes()[said:].decode()
+    said = warm_jobs.errors.stat().st_size
+    assert warm_jobs.run(command(tiny_bundle, inputs, output)) == 2
+    message = warm_jobs.errors.read_bytes()[said:].decode()
     assert 'tensorflow "2.20.0"' in message and "--resume" in message
-    assert warm.run(command(tiny_bundle, inputs, output, "--resume")) == 0
+    assert warm_jobs.run(command(tiny_bundle, inputs, output, "--resume")) == 0
     manifest = json.loads((output / "_manifest.json").read_text(encoding="utf-8"))
     assert [versions["tensorflow"] for versions in manifest["earlier_versions"]] == ["2.20.0"]
-    assert warm.run(command(tiny_bundle, inputs, output)) == 0
+    assert warm_jobs.run(command(tiny_bundle, inputs, output)) == 0
 
 
 def test_the_warm_jobs_are_the_command_line(
     tiny_bundle: Bundle, corpus: Path, whole: dict[str, str], tmp_path: Path
 ) -> None:
-    """A process started the usual way gives the same bytes."""
+    """A process started the usual way gives the same bytes.
+
+    It shows that the terminal stays quiet, too: what TensorFlow prints on import comes from C++.
+    """
     result = subprocess.run(
         [sys.executable, "-m", "pipelines.cli", *command(tiny_bundle, corpus, tmp_path / "out")],
         cwd=PROJECT,
@@ -299,4 +313,6 @@ def test_the_warm_jobs_are_the_command_line(
         check=False,
     )
     assert (result.returncode, result.stderr) == (0, "")
+    counts = "197 records = 180 scored + 17 rejected (broken_record 1, no_text 16); 569 sentences in 198 windows"
+    assert result.stdout.splitlines()[0] == f"{counts}, 3 truncated"
     assert tree(tmp_path / "out") == whole

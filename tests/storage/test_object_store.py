@@ -20,7 +20,7 @@ from model.bundles.bundle import Bundle
 from pipelines.cli import main
 from pipelines.storage import filesystems
 
-pytestmark = pytest.mark.engines
+pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("s3")]
 
 
 @pytest.fixture(scope="module")

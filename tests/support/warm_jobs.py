@@ -1,7 +1,8 @@
 """Real processes of `sepline`, without the seconds that importing TensorFlow and Beam takes each time.
 
 One process imports them, runs nothing, and forks a child for every job. The child is a process like any other: it
-can be killed, and has nothing of an earlier job in it.
+can be killed, and has nothing of an earlier job in it. Run as a script, this is that process: it reads a job a line,
+answers with the child's id, and with its exit code when asked for it.
 """
 
 from __future__ import annotations
@@ -16,33 +17,35 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
-_DEADLINE_SECONDS = 120.0
+_DEADLINE_SECONDS = 300.0
 
 
 class WarmJobs:
-    """Starts jobs; use it as a context manager.
+    """Starts jobs, one after the other; use it as a context manager.
 
     Attributes:
-        errors: the file to which what the jobs print on standard error is appended.
+        output, errors: the files to which what the jobs print is appended.
         pid: the process that starts them.
     """
 
-    def __init__(self, errors: Path, *, prefix: Sequence[str] = ()) -> None:
-        """`prefix` is a command that runs the command that follows it."""
-        self.errors, self._prefix = errors, prefix
+    def __init__(self, logs: Path, *, prefix: Sequence[str] = ()) -> None:
+        """Sets it up; `prefix` is a command that runs the command that follows it."""
+        self.output, self.errors, self._prefix = logs / "output.txt", logs / "errors.txt", prefix
 
     def __enter__(self) -> WarmJobs:
+        self.output.touch()
         with open(self.errors, "ab") as errors:
             self._server = subprocess.Popen(
-                [*self._prefix, sys.executable, __file__],
+                [*self._prefix, sys.executable, __file__, str(self.output)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
             )
         self.pid = self._server.pid
-        self._said()  # it is ready
+        self._answer()  # it is ready
         return self
 
     def __exit__(
@@ -51,26 +54,25 @@ class WarmJobs:
         self._server.kill()
         self._server.communicate()
 
-    def start(self, arguments: Sequence[str]) -> Job:
-        """Starts `sepline ARGUMENTS`."""
-        assert self._server.stdin is not None
-        self._server.stdin.write(json.dumps(list(arguments)) + "\n")
-        self._server.stdin.flush()
-        return Job(int(self._said()), self._reap)
+    def start(self, arguments: Sequence[str], *, before: str = "") -> Job:
+        """Starts `sepline ARGUMENTS`; the process runs the Python code `before` first."""
+        self._ask(json.dumps([before, list(arguments)]))
+        return Job(int(self._answer()), self._reap)
 
-    def run(self, arguments: Sequence[str]) -> int:
-        """Runs `sepline ARGUMENTS` and returns its exit code."""
-        job = self.start(arguments)
-        job.wait_until(lambda: False)
-        return job.wait()
+    def run(self, arguments: Sequence[str], *, before: str = "") -> int:
+        """Runs `sepline ARGUMENTS`, as `start` does, and returns its exit code."""
+        return self.start(arguments, before=before).wait()
 
     def _reap(self) -> int:
-        assert self._server.stdin is not None
-        self._server.stdin.write("\n")
-        self._server.stdin.flush()
-        return int(self._said())
+        self._ask("")
+        return int(self._answer())
 
-    def _said(self) -> str:
+    def _ask(self, line: str) -> None:
+        assert self._server.stdin is not None
+        self._server.stdin.write(f"{line}\n")
+        self._server.stdin.flush()
+
+    def _answer(self) -> str:
         assert self._server.stdout is not None
         line = self._server.stdout.readline()
         assert line, self.errors.read_text(encoding="utf-8", errors="replace")
@@ -78,14 +80,20 @@ class WarmJobs:
 
 
 class Job:
-    """A running job."""
+    """A running job; its process stays a zombie until `wait`, so that its id is its own."""
 
     def __init__(self, pid: int, reap: Callable[[], int]) -> None:
         self.pid, self._reap = pid, reap
 
-    def send(self, number: signal.Signals) -> None:
-        """Sends a signal, if it has not ended yet; it stays a zombie until `wait`, so the id is its own."""
-        os.kill(self.pid, number)
+    def send(self, *signals: signal.Signals) -> None:
+        """Sends signals, which do nothing if it has ended."""
+        for number in signals:
+            os.kill(self.pid, number)
+
+    def kill(self) -> int:
+        """Kills it, if it has not ended, and returns the exit code: -9 unless it was quicker."""
+        self.send(signal.SIGKILL)
+        return self.wait()
 
     def wait(self) -> int:
         """Returns the exit code, or minus the number of the signal that ended it."""
@@ -94,9 +102,14 @@ class Job:
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Waits until the condition holds or the job has ended."""
         deadline = time.monotonic() + _DEADLINE_SECONDS
-        while not condition() and self._running():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        while not condition() and self._state() != "Z":
+            assert time.monotonic() < deadline, "the moment never came"
+            time.sleep(0.003)
+
+    def wait_until_stopped(self) -> None:
+        """Waits until it has stopped itself, as `stop_before` makes it do."""
+        self.wait_until(lambda: self._state() == "T")
+        assert self._state() == "T", "the job has ended"
 
     def children(self) -> list[int]:
         """Returns the ids of the processes that it has started."""
@@ -106,16 +119,39 @@ class Job:
             if int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[1]) == self.pid
         ]
 
-    def _running(self) -> bool:
-        state = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-        return state != "Z"
+    def _state(self) -> str:
+        return Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
 
 
-def _serve() -> None:
+def stop_before(pattern: str, *, times: int = 1, event: Literal["os.rename", "open"] = "os.rename") -> str:
+    """Returns code for `WarmJobs.start` that makes a certain moment last: the job stops itself there, as by Ctrl-Z.
+
+    Args:
+        pattern: a regular expression, found in the path to which a file is about to be renamed, or that is opened.
+        times: how many times that is to happen; the job stops before the last.
+        event: Python's audit event.
+    """
+    return f"""
+import os, re, signal, sys
+
+def stop(event, arguments, left=[{times}]):
+    if event == {event!r} and re.search({pattern!r}, str(arguments[{int(event == "os.rename")}])):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+sys.addaudithook(stop)
+"""
+
+
+def _serve(output: str) -> None:
     from pipelines.cli import main
     from pipelines.runners.quiet_imports import keep_imports_quiet
 
     keep_imports_quiet()
+    import model.training.train  # noqa: F401
+    import pipelines.preprocessing.preprocess
+    import pipelines.retraining.evaluation
     import pipelines.scoring.dry_run  # noqa: F401
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
@@ -123,12 +159,15 @@ def _serve() -> None:
     while line := sys.stdin.readline():
         pid = os.fork()
         if pid == 0:
+            code = 99
             try:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-                code = main(json.loads(line))
+                os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), 1)
+                before, arguments = json.loads(line)
+                exec(before, {})
+                code = main(arguments)
             except BaseException:
                 traceback.print_exc()
-                code = 99
+            sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
         print(pid, flush=True)
@@ -137,4 +176,4 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(sys.argv[1])

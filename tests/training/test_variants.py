@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from conftest import PROJECT, TINY_SHAPE, tiny_documents, write_checkpoint
+from conftest import TINY_SHAPE, MakeOnce, make_records, tiny_documents, write_checkpoint, write_corpus
+from support.warm_jobs import WarmJobs
 from test_input_pipeline import read_batches
 from test_train import changed, compiled
 
@@ -37,7 +35,7 @@ from model.training.train import train_and_evaluate
 from model.training.warm_start import warm_start
 from pipelines.cli import main
 
-STILL = {**TINY_SHAPE, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+STILL = {**TINY_SHAPE, "num_hidden_layers": 1, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 STACK = {"width": 16, "feedforward_width": 16, "heads": 2, "layers": 1}
 
 
@@ -54,38 +52,21 @@ def rich_documents() -> list[dict[str, Any]]:
     return documents
 
 
-@pytest.fixture(scope="module")
-def rich_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("corpus") / "rich.jsonl"
-    path.write_text("".join(json.dumps(document) + "\n" for document in rich_documents()), encoding="utf-8")
-    return path
+@pytest.fixture(scope="session")
+def rich_corpus(make_once: MakeOnce) -> Path:
+    return make_once("rich", lambda folder: write_corpus(folder, "rich.jsonl", rich_documents())) / "rich.jsonl"
 
 
-def preprocessed(corpus: Path, settings: Settings, folder: Path, **data: Any) -> Path:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    from pipelines.corpora.options import ReadOptions
-    from pipelines.preprocessing.preprocess import preprocess
-
-    preprocess(
-        [str(corpus)],
-        str(folder),
-        settings=changed(settings, data=data),
-        options=ReadOptions(),
-        beam_options=PipelineOptions(["--runner=FnApiRunner"]),
-    )
-    return folder
+@pytest.fixture(scope="session")
+def score_records(make_once: MakeOnce, rich_corpus: Path, tiny_settings: Settings) -> Path:
+    settings = changed(tiny_settings, data={"target": "scores", "features": 2, "mask_outliers": True})
+    return make_once("score_records", lambda folder: make_records(rich_corpus, folder, settings))
 
 
-@pytest.fixture(scope="module")
-def score_records(rich_corpus: Path, tiny_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("records") / "scores"
-    return preprocessed(rich_corpus, tiny_settings, folder, target="scores", features=2, mask_outliers=True)
-
-
-@pytest.fixture(scope="module")
-def feature_records(rich_corpus: Path, tiny_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return preprocessed(rich_corpus, tiny_settings, tmp_path_factory.mktemp("records") / "features", features=2)
+@pytest.fixture(scope="session")
+def feature_records(make_once: MakeOnce, rich_corpus: Path, tiny_settings: Settings) -> Path:
+    settings = changed(tiny_settings, data={"features": 2})
+    return make_once("feature_records", lambda folder: make_records(rich_corpus, folder, settings))
 
 
 def training(settings: Settings, records: Path, **sections: dict[str, Any]) -> Settings:
@@ -156,7 +137,7 @@ def test_wrong_features_and_missing_scores_are_rejected(tiny_encoder: Path, tmp_
 def test_scores_from_corpus_to_predictions(
     score_records: Path, rich_corpus: Path, tiny_settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = training(tiny_settings, score_records, training={"epochs": 3})
+    settings = training(tiny_settings, score_records, encoder={"layers": 1}, training={"epochs": 3})
     bundle = train_and_evaluate(settings, str(score_records), str(tmp_path / "run"))
     history = read_history(tmp_path / "run")
     assert history[-1]["dev"]["mse"] < history[0]["dev"]["mse"]
@@ -196,7 +177,12 @@ def test_variants_train_and_serve(
     feature_records: Path, rich_corpus: Path, tiny_settings: Settings, tmp_path: Path, head: str, crf: bool
 ) -> None:
     """The exported signatures say what the scoring job writes."""
-    settings = training(tiny_settings, feature_records, model={"head": head, "crf": crf, "sentence_attention": STACK})
+    settings = training(
+        tiny_settings,
+        feature_records,
+        encoder={"layers": 1},
+        model={"head": head, "crf": crf, "sentence_attention": STACK},
+    )
     bundle = train_and_evaluate(settings, str(feature_records), str(tmp_path / "run"))
     dev = bundle.description["dev"]
     data = open_training_data(feature_records)
@@ -311,9 +297,9 @@ def test_training_on_two_folders(
         train_and_evaluate(settings, [str(tiny_records)] * 2, str(tmp_path / "other"), shares=[1.0])
 
 
-def test_batches_of_one_step_count_as_one_batch(tiny_records: Path, tiny_settings: Settings) -> None:
+def test_batches_of_one_step_count_as_one_batch(tiny_records: Path, tiny_settings: Settings, tmp_path: Path) -> None:
     """One step of three batches, the last of them a filler, moves the weights as one step of the two others does."""
-    still = write_checkpoint(Path(tiny_settings.encoder.handle).parent / "still", shape=STILL)
+    still = write_checkpoint(tmp_path / "still", shape={**STILL, "num_hidden_layers": 2})
     data = open_training_data(tiny_records)
     batches = read_batches(data)[:2]
     moved = []
@@ -346,25 +332,22 @@ def ragged_dataset(batches: list[Any]) -> tf.data.Dataset:
     return joined
 
 
-TWO_DEVICES = """
-import json, sys
+LOGICAL_DEVICES = """
 import tensorflow as tf
-count, settings, records, run = int(sys.argv[1]), *sys.argv[2:]
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
-from model.config import load_settings
-from model.training.train import train_and_evaluate
-train_and_evaluate(load_settings(settings), records, run)
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * {count})
 """
 
 
-def test_two_devices_train_as_one_does(tiny_records: Path, tiny_settings: Settings, tmp_path: Path) -> None:
+def test_two_devices_train_as_one_does(
+    tiny_records: Path, tiny_settings: Settings, tmp_path: Path, warm_jobs: WarmJobs
+) -> None:
     """The same global batches on two logical devices give the same weights within rounding, clipped gradients too."""
     still = write_checkpoint(tmp_path / "still", shape=STILL)
     settings = training(
         tiny_settings,
         tiny_records,
-        encoder={"handle": str(still), "layers": 1},
+        encoder={"handle": str(still)},
         model={"dropout": 0.0, "crf": True},
         training={"epochs": 1, "accumulate": 2, "clip_norm": 0.1},
     )
@@ -372,18 +355,11 @@ def test_two_devices_train_as_one_does(tiny_records: Path, tiny_settings: Settin
     file.write_text(json.dumps(settings.model_dump(mode="json")), encoding="utf-8")
     said, weights = [], []
     for count in (1, 2):
-        command = [
-            sys.executable,
-            "-c",
-            TWO_DEVICES,
-            str(count),
-            str(file),
-            str(tiny_records),
-            str(tmp_path / f"{count}"),
-        ]
-        result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True, env={**os.environ})
-        said.append(result.stdout)
-        reader = tf.train.load_checkpoint(str(tmp_path / f"{count}" / "bundle" / "variables" / "variables"))
+        run, before = tmp_path / f"{count}", warm_jobs.output.stat().st_size
+        command = ["train", "--config", str(file), "--data", str(tiny_records), "--output", str(run)]
+        assert warm_jobs.run(command, before=LOGICAL_DEVICES.format(count=count)) == 0
+        said.append(warm_jobs.output.read_bytes()[before:].decode())
+        reader = tf.train.load_checkpoint(str(run / "bundle" / "variables" / "variables"))
         names = sorted(name for name in reader.get_variable_to_shape_map() if name.endswith("VARIABLE_VALUE"))
         weights.append({name: reader.get_tensor(name) for name in names})
     assert "training on CPU:0 in float32" in said[0] and "training on 2 devices (CPU:0, CPU:1)" in said[1]
@@ -465,7 +441,7 @@ def test_xla_trains_on_few_shapes(tiny_records: Path, tiny_settings: Settings, t
     settings = training(
         tiny_settings,
         tiny_records,
-        encoder={"handle": str(still), "layers": 1},
+        encoder={"handle": str(still)},
         model={"dropout": 0.0},
         training={"epochs": 1, "xla": True, "batch_tokens": 5000, "learning_rate": 1e-12},
     )
