@@ -73,7 +73,7 @@ class Engine:
     machines: list[int]
 
 
-@pytest.fixture(scope="module", params=map(on, ENGINES))
+@pytest.fixture(scope="module", params=[on(name) for name in ENGINES])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """An engine of its own processes; one job server serves all tests."""
     name, port, folder = request.param, free_port(), tmp_path_factory.mktemp(request.param)
@@ -167,7 +167,7 @@ def test_the_worker_has_the_installed_package(installed_python: Path, tmp_path: 
     assert Path(path).is_relative_to(installed_python.parent.parent) and has_data == "True"
 
 
-@pytest.mark.parametrize("name", map(on, ENGINES))
+@pytest.mark.parametrize("name", [on(name) for name in ENGINES])
 def test_the_documented_command(name: str, job: Job, tmp_path: Path) -> None:
     """Of docs/running-at-scale.md, on other paths: the engine begins and ends with the command, workers run here."""
     page, test = PROJECT / "docs" / "running-at-scale.md", "tests/runners/test_engines.py::test_the_documented_command"
