@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 from conftest import PROJECT
 from support.small_downloads import UNLABELLED, write_downloads
 
@@ -25,6 +26,7 @@ def make_command(target: str) -> list[str]:
     return [program, *arguments]
 
 
+@pytest.mark.engines
 def test_make_demo(tmp_path: Path) -> None:
     """Each verb in a process of its own, from the downloads to a query over the predictions."""
     write_downloads(tmp_path / "cache", layers=4)

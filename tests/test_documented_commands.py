@@ -220,6 +220,7 @@ def run(command: str, folder: Path) -> int:
     return subprocess.run(["bash", "-c", command], cwd=folder, env={**os.environ, "PATH": path}, check=False).returncode
 
 
+@pytest.mark.engines
 def test_every_command_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Page by page, as they stand; what one command makes, the next ones of the page find. The README comes first."""
     monkeypatch.setenv("SEPLINE_CACHE", str(folder / "cache"))

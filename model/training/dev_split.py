@@ -49,7 +49,7 @@ class DevSplit:
         """Returns the temperature that makes the true labels most probable (1 for scores), and the metrics with it."""
         predictor = self._predictor(lambda batch: {"logits": classifier(batch, training=False)})
         logits, mask = _pad(outputs["logits"] for outputs in predictor.run([one.encoded for one in self._windows]))
-        head = tf.function(lambda temperature: classifier.head.predict(logits, mask, temperature))
+        head = tf.function(lambda temperature: classifier.head.predict(logits, mask, temperature), autograph=False)
         shown = [one.encoded.window for one in self._windows]
 
         def owned(temperature: float) -> Outputs:
@@ -72,7 +72,7 @@ class DevSplit:
         return measure_outputs(sentences, outputs, labels=self._labels).to_json()
 
     def _predictor(self, outputs: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]) -> Predictor:
-        run = tf.function(outputs, input_signature=[self._signature])
+        run = tf.function(outputs, input_signature=[self._signature], autograph=False)
 
         def classify(batch: Mapping[str, np.ndarray]) -> Outputs:
             found = run({name: tf.constant(array) for name, array in batch.items()})

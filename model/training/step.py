@@ -30,6 +30,7 @@ class TrainableClassifier(SentenceClassifier):
     def metrics(self) -> list[Any]:
         return self._means
 
+    @tf.autograph.experimental.do_not_convert  # no Python branch depends on a tensor; tracing is faster without
     def train_step(self, data: Any) -> dict[str, Any]:
         """Runs one step on its batches, each `(inputs, targets, weights)`, with the effect of one large batch."""
         total = tf.maximum(_sum_over_devices(sum(tf.reduce_sum(weights) for _, _, weights in data)), 1e-9)

@@ -237,6 +237,7 @@ np.savez(sys.argv[3], **outputs)
 """
 
 
+@pytest.mark.engines
 def test_the_same_under_jax(tiny_encoder: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec("jax") is None:
         skip_unless_required("jax", "jax is not installed")

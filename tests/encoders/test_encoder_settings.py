@@ -168,6 +168,7 @@ np.savez(outputs, plain=encoder(*arrays, training=False), mixed=mixed(*arrays, t
 """
 
 
+@pytest.mark.engines
 def test_the_same_under_jax(tiny_encoder: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec("jax") is None:
         skip_unless_required("jax", "jax is not installed")
