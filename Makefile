@@ -38,7 +38,7 @@ test: lint
 	$(BIN)/python -m pytest -m 'not engines' --numprocesses 2 --dist worksteal
 
 test-engines: .venv/installed
-	$(BIN)/python -m pytest -m engines --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest -m engines
 
 # docs/mutation-testing.md has its latest figures.
 mutants: .venv/installed
