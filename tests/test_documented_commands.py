@@ -38,6 +38,8 @@ from pipelines.retraining.settings import load_retrain_settings
 from pipelines.runners.options import beam_options
 
 _BLOCK = re.compile(r"^(?:<!-- (needs|run by): ([^\n]+) -->\n)?( *)```(\w*)\n(.*?)^\3```$", re.MULTILINE | re.DOTALL)
+LAUNCHER = f"--job_server_java_launcher={sys.executable}"
+"""A program that exists, in place of Java, which not every machine has."""
 SHELL = ("sh", "bash", "console")
 DATA = ("json", "yaml", "mermaid")
 RUN_ELSEWHERE = {"sepline demo": "tests/test_demo.py::test_make_demo"}
@@ -144,7 +146,7 @@ def test_commands_that_no_test_can_run_are_parsed(tmp_path: Path, monkeypatch: p
             arguments, _, flags = command.removeprefix("sepline ").partition(" -- ")
             options = build_parser().parse_args(shlex.split(arguments))
             if options.takes_beam_flags:
-                beam_options(options.runner_config, shlex.split(flags))
+                beam_options(options.runner_config, [LAUNCHER, *shlex.split(flags)])
             parsed += 1
     assert parsed >= 4
 
