@@ -148,7 +148,7 @@ def sepline(arguments: list[str], *, cwd: Path | None = None) -> subprocess.Pope
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=1500)
     return process.returncode, output
 
 
