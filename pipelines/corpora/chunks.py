@@ -7,12 +7,16 @@ Parquet along its row groups; whatever can only be read from its beginning is on
 A chunk's name depends only on its file and its number, never on the runner or on timing, and the last chunk of a file
 is marked as the last. So the names of the existing parts tell which files are finished, and which chunks are missing
 in others.
+
+A chunk with much text is passed on in pieces, so that memory holds one piece. Each piece makes a part of its own, and
+the name of the chunk's last piece says how many there are. Where a piece ends depends on the chunk's records alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -25,7 +29,12 @@ from pipelines.corpora.reader import find_positions
 from pipelines.corpora.sources import open_source, read_source
 
 _HASHES = 1 << 64
-_PART_NAME = re.compile(r"(?P<prefix>part-.+-[0-9a-f]{12})-(?P<index>\d{6,})(?P<last>-last)?")
+_PART_NAME = re.compile(
+    r"(?P<prefix>part-.+-[0-9a-f]{12})-(?P<index>\d{6,})(-p(?P<piece>\d{3,})(?P<end>-end)?)?(?P<last>-last)?"
+)
+_MOST_CHARS = 16 * 1024 * 1024  # in a piece of several records
+_CHARS_PER_SENTENCE = 100  # what a sentence takes besides its text
+_CHARS_PER_NUMBER = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +62,29 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A fixed number of neighbouring records of one source; its results make one part.
+    """A fixed number of neighbouring records of one source, or a piece of them; its results make one part.
 
     Attributes:
         unit: where they come from.
         index: the chunk's number within the source, from 0.
         last: whether the source ends with it.
         items: a document or a reject for each record.
+        piece: the piece's number within the chunk, from 0.
+        ends: whether the chunk ends with this piece.
     """
 
     unit: Unit
     index: int
     last: bool
     items: tuple[Document | Reject, ...]
+    piece: int = 0
+    ends: bool = True
 
     @property
     def name(self) -> str:
-        """The name of the chunk's part files; no other chunk of any source has it."""
-        return f"{self.unit.prefix}-{self.index:06d}{'-last' if self.last else ''}"
+        """The name of its part files; no other piece of any chunk has it."""
+        piece = "" if self.piece == 0 and self.ends else f"-p{self.piece:03d}{'-end' if self.ends else ''}"
+        return f"{self.unit.prefix}-{self.index:06d}{piece}{'-last' if self.last else ''}"
 
 
 @dataclass(slots=True)
@@ -110,11 +124,18 @@ def finished_chunks(names: Collection[str]) -> dict[str, Finished]:
         names: of parts, without suffix; names that aren't a part's are ignored.
     """
     found: dict[str, Finished] = {}
+    missing: Counter[tuple[str, int]] = Counter()  # pieces, by the chunk's prefix and number
     for match in filter(None, map(_PART_NAME.fullmatch, names)):
-        of_source = found.setdefault(match["prefix"], Finished(set()))
-        of_source.chunks.add(int(match["index"]))
+        of_source, index = found.setdefault(match["prefix"], Finished(set())), int(match["index"])
+        if match["piece"] is None or match["end"]:
+            of_source.chunks.add(index)
+        if match["piece"] is not None:
+            missing[match["prefix"], index] += int(match["piece"]) if match["end"] else -1
         if match["last"]:
-            of_source.last = int(match["index"])
+            of_source.last = index
+    for (prefix, index), pieces in missing.items():
+        if pieces:
+            found[prefix].chunks.discard(index)
     return found
 
 
@@ -166,7 +187,7 @@ def cut_source(
 
 
 def read_chunks(unit: Unit, options: ReadOptions, *, size: int, limit: int | None = None) -> Iterator[Chunk]:
-    """Yields the chunks of a unit that are not done, in order, and reads them one at a time.
+    """Yields the chunks of a unit that are not done, in order, piece by piece.
 
     Every source has a last chunk, an empty one if it has no records. A unit yields all of its chunks even if the source
     is truncated; those after its end are empty.
@@ -182,14 +203,32 @@ def read_chunks(unit: Unit, options: ReadOptions, *, size: int, limit: int | Non
     records = islice(read_source(unit.source, options, unit.start), stop)
     index, ahead = unit.start.record_index // size, next(records, None)
     while True:
-        items = () if ahead is None else (ahead, *islice(records, size - 1))
-        ahead = next(records, None)
+        items: list[Document | Reject] = []
+        piece = count = chars = 0
+        while ahead is not None and count < size:
+            if index not in unit.done:
+                if items and chars + _chars(ahead) > _MOST_CHARS:
+                    yield Chunk(unit, index, False, tuple(items), piece, ends=False)
+                    items, piece, chars = [], piece + 1, 0
+                items.append(ahead)
+                chars += _chars(ahead)
+            count += 1
+            ahead = next(records, None)
         last = ahead is None if final is None else index == final
         if index not in unit.done:
-            yield Chunk(unit, index, last and unit.ends, items)
+            yield Chunk(unit, index, last and unit.ends, tuple(items), piece)
         if last:
             return
         index += 1
+
+
+def _chars(item: Document | Reject) -> int:
+    """Returns about how many characters an item takes in memory."""
+    if isinstance(item, Reject):
+        return len(item.excerpt) + len(item.message)
+    texts = [*item.sentences, *(section.text for section in item.sections), *(item.highlights or ())]
+    numbers = sum(map(len, item.features or ()))
+    return sum(map(len, texts)) + _CHARS_PER_SENTENCE * len(texts) + _CHARS_PER_NUMBER * numbers
 
 
 def hash_share(key: str) -> float:

@@ -277,6 +277,33 @@ def test_the_scan_is_no_second_parser(tmp_path: Path) -> None:
         assert next(csv.reader(io.StringIO(tail, newline="")))[0] == rows[unit.start.record_index][0]
 
 
+def test_a_chunk_with_much_text_comes_in_pieces(tmp_path: Path) -> None:
+    """Twelve records of about 3 million characters each: six in a piece would be too many, five are not."""
+    sentences = ["x" * 100_000] * 30
+    lines = [
+        json.dumps({"doc_id": str(number), "sentences": sentences if number > 1 else ["Few."]}) for number in range(14)
+    ]
+    content = "\n".join(lines).encode()
+    plain, packed = tmp_path / "a.jsonl", tmp_path / "a.jsonl.gz"
+    plain.write_bytes(content)
+    packed.write_bytes(gzip.compress(content, compresslevel=1))
+    for path in (plain, packed):
+        prefix = part_prefix(str(path))
+        chunks = [chunk for unit in cut(path, size=10) for chunk in read_chunks(unit, ReadOptions(), size=10)]
+        names = [f"{prefix}-{rest}" for rest in ("000000-p000", "000000-p001-end", "000001-last")]
+        assert [chunk.name for chunk in chunks] == names
+        assert [[item.doc_id for item in chunk.items] for chunk in chunks] == [
+            [str(number) for number in numbers] for numbers in (range(7), range(7, 10), range(10, 14))
+        ]
+        for there, done in (([0], set()), ([1], set()), ([0, 1], {0}), ([1, 2], {1}), ([0, 1, 2], {0, 1})):
+            (finished,) = finished_chunks([names[index] for index in there]).values()
+            assert finished.chunks == done
+            again = cut_source(str(path), prefix, ReadOptions(), size=10, finished=finished)
+            assert [c.name for unit in again for c in read_chunks(unit, ReadOptions(), size=10)] == [
+                chunk.name for chunk in chunks if chunk.index not in done
+            ]
+
+
 _READ = """
 import resource, sys
 from pipelines.corpora.options import ReadOptions
