@@ -72,6 +72,7 @@ class Reason(StrEnum):
     WRONG_LENGTH = "wrong_length"
     INVALID_ENCODING = "invalid_encoding"
     TOO_LARGE = "too_large"
+    SWALLOWED_RECORDS = "swallowed_records"
     UNLABELLED = "unlabelled"
     UNSCORED = "unscored"
     WRONG_FEATURES = "wrong_features"

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from model import __version__
 from model.errors import Interrupted, JobFailure, UserError
 from pipelines import verbs
-from pipelines.corpora.formats import FORMATS
+from pipelines.corpora.formats import FORMATS, QUOTINGS
 from pipelines.runners.quiet_imports import keep_imports_quiet
 
 Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
@@ -237,6 +237,11 @@ def _add_reading(verb: argparse.ArgumentParser) -> None:
         "--sentences-column", metavar="NAME", help="column or key of given sentences (default: sentences)"
     )
     verb.add_argument("--labels-column", metavar="NAME", help="column or key of their labels (default: labels)")
+    verb.add_argument(
+        "--quoting",
+        choices=QUOTINGS,
+        help='fields of CSV and TSV in " (csv) or as they are (default: csv, for TSV none)',
+    )
     verb.add_argument("--label-map", metavar="YAML", help="renames labels and section headings; see docs/corpora.md")
 
 

@@ -257,15 +257,24 @@ def _records(options: argparse.Namespace, folders: Sequence[str]) -> Sequence[st
 
 
 def _unreadable_sources(counts: Mapping[str, Any], rejects: str) -> int:
-    """Reports sources that could not be read at all, and returns the exit code: 1 if there are any."""
+    """Reports rejects in which records are lost, such as whole sources; returns the exit code: 1 if there are any."""
     from model.records import Reason
 
-    count = counts["rejects"].get(Reason.UNREADABLE_SOURCE, 0)
-    if count:
+    unreadable, swallowed = (
+        counts["rejects"].get(reason, 0) for reason in (Reason.UNREADABLE_SOURCE, Reason.SWALLOWED_RECORDS)
+    )
+    if unreadable:
         print(
-            f"sepline: {count} of the sources can't be read; {rejects} says why, the others are done", file=sys.stderr
+            f"sepline: {unreadable} of the sources can't be read; {rejects} says why, the others are done",
+            file=sys.stderr,
         )
-    return int(count > 0)
+    if swallowed:
+        print(
+            f"sepline: {swallowed} broken rows extend over several lines, and rows may be lost in them; {rejects} says "
+            "which",
+            file=sys.stderr,
+        )
+    return int(unreadable + swallowed > 0)
 
 
 def _open_registry(options: argparse.Namespace) -> Registry:
@@ -310,7 +319,7 @@ def read_options(options: argparse.Namespace) -> ReadOptions:
 
     given = {
         name: getattr(options, name)
-        for name in ("format", "id_column", "text_column", "sentences_column", "labels_column")
+        for name in ("format", "id_column", "text_column", "sentences_column", "labels_column", "quoting")
         if getattr(options, name) is not None
     }
     return ReadOptions(**given, label_map=LabelMap.load(options.label_map) if options.label_map else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from model.records import Document, Reason, Reject, Section
@@ -87,6 +87,15 @@ def check_record(raw: RawRecord, source: str, record_index: int, *, options: Rea
 def reject_document(document: Document, reason: Reason, message: str, *, excerpt: str) -> Reject:
     """Returns the reject that stands for a document."""
     return Reject(document.source, document.record_index, reason, message, document.doc_id, excerpt)
+
+
+def missing_columns(names: Sequence[str], needed: Mapping[str, str]) -> Problem | None:
+    """Returns the problem of a table without a needed column, given with the option that names it; else None."""
+    missing = [f"{column!r} ({option})" for option, column in needed.items() if column not in names]
+    if not missing:
+        return None
+    message = f"there is no column {' and no column '.join(missing)}; the columns are {', '.join(map(repr, names))}"
+    return Problem(Reason.UNREADABLE_SOURCE, message)
 
 
 def wrong_features(document: Document, width: int) -> str | None:

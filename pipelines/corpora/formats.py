@@ -7,4 +7,8 @@ from typing import Literal, get_args
 SourceFormat = Literal["jsonl", "medline", "pubmed_rct", "csv", "tsv", "parquet"]
 """A format that `sepline` reads; `reader.py` says which parser reads it."""
 
+Quoting = Literal["csv", "none"]
+"""How fields of CSV and TSV are quoted: with `"`, which is doubled inside, or not at all."""
+
 FORMATS: tuple[SourceFormat, ...] = get_args(SourceFormat)
+QUOTINGS: tuple[Quoting, ...] = get_args(Quoting)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from model.errors import UserError
-from pipelines.corpora.formats import FORMATS, SourceFormat
+from pipelines.corpora.formats import FORMATS, QUOTINGS, Quoting, SourceFormat
 from pipelines.corpora.labels import LabelMap
 
 
@@ -16,6 +16,8 @@ class ReadOptions:
     Attributes:
         format: of every source; None to detect it from each file's name and content.
         id_column, text_column, sentences_column, labels_column: the columns of tables and the keys of JSON lines.
+        quoting: of CSV and TSV: `csv` for fields in double quotes, `none` if a quote is an ordinary character; None
+            for `csv` in CSV and `none` in TSV.
         label_map: renames labels; None keeps the labels of JSON lines, PubMed-RCT and tables as they are, and reads
             MEDLINE headings with the map that comes with sepline.
         deletions: True to read the deletions listed in a MEDLINE update file, each as a reject with its own reason.
@@ -25,7 +27,7 @@ class ReadOptions:
         max_text_chars: the longest text that is split into sentences, in characters.
 
     Raises:
-        UserError: a format that is unknown, a column without a name, or a limit below 1.
+        UserError: a format or quoting that is unknown, a column without a name, or a limit below 1.
     """
 
     format: SourceFormat | None = None
@@ -33,6 +35,7 @@ class ReadOptions:
     text_column: str = "text"
     sentences_column: str = "sentences"
     labels_column: str = "labels"
+    quoting: Quoting | None = None
     label_map: LabelMap | None = None
     deletions: bool = False
     max_record_bytes: int = 16 * 1024 * 1024
@@ -43,6 +46,8 @@ class ReadOptions:
     def __post_init__(self) -> None:
         if self.format is not None and self.format not in FORMATS:
             raise UserError(f"format is {self.format!r}; use one of {', '.join(FORMATS)}")
+        if self.quoting is not None and self.quoting not in QUOTINGS:
+            raise UserError(f"quoting is {self.quoting!r}; use one of {', '.join(QUOTINGS)}")
         for name in (field.name for field in fields(self)):
             value = getattr(self, name)
             if name.endswith("_column") and not value:

@@ -19,21 +19,14 @@ from zstandard import ZstdError
 
 from model.records import Document, Reason, Reject
 from pipelines.corpora.checks import Problem, RawRecord, check_record
+from pipelines.corpora.delimited import csv_positions, read_csv, read_tsv, tsv_positions
 from pipelines.corpora.formats import FORMATS, SourceFormat
 from pipelines.corpora.jsonl import is_jsonl, jsonl_positions, read_jsonl
 from pipelines.corpora.lines import BYTE_ORDER_MARK, START, RecordPosition
 from pipelines.corpora.medline import is_medline, read_medline
 from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.parquet import is_parquet, parquet_positions, read_parquet
 from pipelines.corpora.pubmed_rct import is_pubmed_rct, read_pubmed_rct
-from pipelines.corpora.tables import (
-    csv_positions,
-    is_parquet,
-    parquet_positions,
-    read_csv,
-    read_parquet,
-    read_tsv,
-    tsv_positions,
-)
 
 Items = Iterator[RawRecord | Problem]
 Read = Callable[[io.BufferedReader, ReadOptions, RecordPosition], Items]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from model.config import DataSettings, Section, Settings, load_settings_as
-from pipelines.corpora.formats import SourceFormat
+from pipelines.corpora.formats import Quoting, SourceFormat
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -45,6 +45,7 @@ class ReadingSection(Section):
     Attributes:
         format: of all files; by default detected from name and content.
         id_column, text_column, sentences_column, labels_column: columns of tables, keys of JSON lines.
+        quoting: of CSV and TSV, `csv` or `none`; by default `csv` for CSV and `none` for TSV.
         label_map: a YAML file that renames labels and section headings.
     """
 
@@ -53,6 +54,7 @@ class ReadingSection(Section):
     text_column: str = "text"
     sentences_column: str = "sentences"
     labels_column: str = "labels"
+    quoting: Quoting | None = None
     label_map: str | None = None
 
 

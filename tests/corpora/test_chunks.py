@@ -32,6 +32,7 @@ from pipelines.corpora.chunks import (
     prefix_of,
     read_chunks,
 )
+from pipelines.corpora.formats import QUOTINGS, Quoting
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sources import read_source
 
@@ -111,17 +112,25 @@ def test_line_numbers_stay_true_after_a_line_that_is_too_long(tmp_path: Path) ->
 
 
 pieces = st.lists(
-    st.sampled_from([b'"', b'""', b",", b"\n", b"\r\n", b"\r", b"a", b"bc d", b"\xff", b"\t", b"x" * 30]), max_size=60
+    st.sampled_from(
+        [b'"', b'""', b",", b"\n", b'\n1,"', b"\n2,x\n", b"\r\n", b"\r", b"a", b"bc d", b"\xff", b"\t", b"x" * 30]
+    ),
+    max_size=60,
 ).map(b"".join)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])
 @hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(body=pieces, size=st.integers(1, 4), limit=st.none() | st.integers(1, 6))
-def test_any_table(suffix: str, body: bytes, size: int, limit: int | None, tmp_path: Path) -> None:
+@given(
+    body=pieces,
+    size=st.integers(1, 4),
+    limit=st.none() | st.integers(1, 6),
+    quoting=st.sampled_from(QUOTINGS),
+)
+def test_any_table(suffix: str, body: bytes, size: int, limit: int | None, quoting: Quoting, tmp_path: Path) -> None:
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(b"doc_id,text\n".replace(b",", b"," if suffix == "csv" else b"\t") + body)
-    check_cut(path, size=size, options=ReadOptions(max_record_bytes=50), limit=limit)
+    check_cut(path, size=size, options=ReadOptions(max_record_bytes=50, quoting=quoting), limit=limit)
 
 
 @hypothesis_settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -70,33 +70,84 @@ def test_bytes_that_are_not_utf8_matter_only_in_columns_in_use() -> None:
     assert outline(read(b"doc_id,text,journal\n1,x,Caf\xe9\n")) == ["1"]
 
 
-def test_an_unclosed_quote_costs_the_rows_it_swallows_and_no_more() -> None:
+def test_an_unclosed_quote_costs_its_own_row_alone() -> None:
     lines = b"".join(b"%d,some text\n" % i for i in range(20_000))
-    items = read(b'doc_id,text\na,x\nb,"never closed\n' + lines)
-    assert outline(items)[:2] == ["a", Reason.TOO_LARGE]
+    items = read(b'doc_id,text\na1,x\nb2,"never closed\n' + lines)
+    assert outline(items) == ["a1", Reason.BROKEN_RECORD, *map(str, range(20_000))]
     assert isinstance(items[1], Reject)
-    assert "line 3" in items[1].message and "stray quote" in items[1].message
-    assert items[1].excerpt == 'b,"never closed'
-    swallowed = 20_002 - len(items)
-    assert 131_072 < swallowed * len("19999,some text\n") < 142_000  # csv's limit for a field
-    assert outline(items)[-1] == "19999"
-    assert outline(read(b'doc_id,text\na,x\nb,"never closed\nc,x\n')) == ["a", Reason.BROKEN_RECORD]
+    assert "line 3 " in items[1].message and "stray quote" in items[1].message
+    assert items[1].excerpt == 'b2,"never closed'
+
+
+def test_lines_that_an_unclosed_quote_swallows_are_counted() -> None:
+    """None of them looks like a row: too few fields, an id with a space, an id without the digit of the row's own."""
+    swallowed = b"and more\nIn short, this\nHowever, that\n"
+    items = read(b'doc_id,text\na1,x\nb2,"never closed\n' + swallowed + b'c3,z\nd4,"x"\n')
+    assert outline(items) == ["a1", Reason.SWALLOWED_RECORDS, "c3", "d4"]
+    assert isinstance(items[1], Reject)
+    assert items[1].message.startswith("the row at line 3 extends to line 6 (55 bytes)")
+    (_, broken) = read(b'doc_id,text\na1,x\nb2,"never closed\n' + swallowed)
+    assert isinstance(broken, Reject) and broken.reason == Reason.SWALLOWED_RECORDS
+    assert "extends to line 6 (55 bytes)" in broken.message and "unexpected end of data" in broken.message
+
+
+def test_text_with_line_ends_is_no_swallowed_row() -> None:
+    text = "Aims. We measured it, twice.\nHowever, it broke.\n\n5, of 7, died.\nThe end."
+    quoted = text.replace('"', '""')
+    for order in ("{id},{text}", "{text},{id}"):
+        header = order.format(id="doc_id", text="text")
+        rows = "".join(order.format(id=f"d{number}", text=f'"{quoted}"') + "\n" for number in range(5))
+        items = read(f"{header}\n{rows}".encode())
+        assert [(item.doc_id, item.sections[0].text) for item in items if isinstance(item, Document)] == [
+            (f"d{number}", text) for number in range(5)
+        ]
+
+
+def test_two_stray_quotes_that_make_one_field_of_several_rows() -> None:
+    items = read(b'doc_id,text\n1,"open\n2,x\n3,five inch"\n4,y\n')
+    assert outline(items) == [Reason.BROKEN_RECORD, "2", "3", "4"]
+    assert isinstance(items[0], Reject) and items[0].message == "the row at line 2 holds other rows"
+
+
+def test_text_with_a_field_too_many_is_broken_as_a_whole() -> None:
+    items = read(b'doc_id,text\n1,"Aims.\nThe end.",x\n2,y\n')
+    assert outline(items) == [Reason.BROKEN_RECORD, "2"]
+    assert isinstance(items[0], Reject) and items[0].message == "the row at line 2 has 3 fields; the header has 2"
 
 
 def test_a_stray_quote_is_caught_where_it_stands() -> None:
     content = b'doc_id,text\n1,"open\n2,"text"\n3,x\n4,y\n'
-    assert outline(read(content)) == [Reason.BROKEN_RECORD, "3", "4"]
+    assert outline(read(content)) == [Reason.BROKEN_RECORD, "2", "3", "4"]
 
 
-def test_a_field_over_the_limit_of_csv() -> None:
-    content = b"doc_id,text,full\n1,x," + b"y" * 200_000 + b"\n2,x,y\n"
-    assert outline(read(content)) == [Reason.TOO_LARGE, "2"]
+def test_stray_quotes_in_many_rows() -> None:
+    """Each costs no row in TSV, which is read without quoting, and its own row at most in CSV."""
+    stray = set(range(300, 10_000, 750))
+    texts = [f"{chr(34) * (number in stray)}Number {number} was measured." for number in range(10_000)]
+    assert len(stray) == 13
+    by_tab = "".join(f"{number}\t{text}\n" for number, text in enumerate(texts))
+    items = read(f"doc_id\ttext\n{by_tab}".encode(), "a.tsv")
+    assert outline(items) == [str(number) for number in range(10_000)]
+    assert isinstance(items[300], Document) and items[300].sections[0].text == '"Number 300 was measured.'
+    for content, source, quoting in ((by_tab, "a.tsv", "csv"), (by_tab.replace("\t", ","), "a.csv", None)):
+        header = f"doc_id{content[1]}text\n"
+        items = read(f"{header}{content}".encode(), source, quoting=quoting)
+        wanted = [Reason.BROKEN_RECORD if number in stray else str(number) for number in range(10_000)]
+        assert outline(items) == wanted
+    assert outline(read(f"doc_id,text\n{by_tab.replace(chr(9), ',')}".encode(), quoting="none")) == [
+        str(number) for number in range(10_000)
+    ]
+
+
+def test_a_long_field() -> None:
+    content = b"doc_id,text,full\n1,x," + b"y" * 200_000 + b'\n2,x,"' + b"y\n" * 90_000 + b'"\n3,x,y\n'
+    assert outline(read(content)) == ["1", "2", "3"]
 
 
 def test_rows_over_the_limit() -> None:
     content = b"doc_id,text\n1,x\n2," + b"y" * 500 + b'\n3,"' + b"z\n" * 300 + b'z"\n4,x\n'
     found = outline(read(content, max_record_bytes=100))
-    assert found[:3] == ["1", Reason.TOO_LARGE, Reason.TOO_LARGE]
+    assert found[:3] == ["1", Reason.TOO_LARGE, Reason.SWALLOWED_RECORDS]
     assert found[-1] == "4"
 
 
@@ -211,7 +262,7 @@ def test_positions_in_text() -> None:
     table = b'doc_id,text\n1,x\n\n2,"a\nb"\n3,y\n4,z\n'
     assert positions(table, "a.csv", every=2) == ([(0, 2, 12), (2, 6, 25)], 4)
     assert positions(table, "a.csv", every=2, limit=2) == ([(0, 2, 12)], 2)
-    assert positions(table.replace(b",", b"\t"), "a.tsv", every=3) == ([(0, 2, 12), (3, 7, 29)], 4)
+    assert positions(table.replace(b",", b"\t"), "a.tsv", every=3) == ([(0, 2, 12), (3, 6, 25)], 5)
     lines = b'{"a": 1}\n\n{"a": 2}\r\n{"a": 3}'
     assert positions(lines, "a.jsonl", every=2) == ([(0, 1, 0), (2, 4, 20)], 3)
     assert positions(lines, "unnamed", every=1) == ([(0, 1, 0), (1, 3, 10), (2, 4, 20)], 3)
