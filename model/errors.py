@@ -18,7 +18,19 @@ class JobFailure(Exception):
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user stopped a job; the message says how far it got and how to continue. The exit code is 130."""
+    """The user stopped a job; the message says how far it got and how to continue.
+
+    Attributes:
+        exit_code: of the command line, as shells know it: 128 and the number of the signal.
+    """
+
+    exit_code = 130
+
+
+class Terminated(Interrupted):
+    """The machine or its scheduler stopped a job by SIGTERM; else as `Interrupted`."""
+
+    exit_code = 143
 
 
 class DataError(UserError):

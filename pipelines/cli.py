@@ -1,6 +1,7 @@
 """The command line, `sepline VERB`. Nothing heavy is imported before a verb runs.
 
-Exit codes: 0 done, 1 failure, 2 a mistake in usage, settings or inputs; 130 interrupted. `retrain` has more.
+Exit codes: 0 done, 1 failure, 2 a mistake in usage, settings or inputs; 130 interrupted; 143 terminated. `retrain` has
+more.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from model import __version__
 from model.errors import Interrupted, JobFailure, UserError
 from pipelines import verbs
 from pipelines.corpora.formats import FORMATS, QUOTINGS
+from pipelines.runners.failures import ending_at_sigterm
 from pipelines.runners.quiet_imports import keep_imports_quiet
 
 Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
@@ -36,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     options.beam_flags = beam_flags
     try:
-        code: int | None = options.run(options)
+        with ending_at_sigterm():
+            code: int | None = options.run(options)
     except UserError as error:
         print(f"sepline: {error}", file=sys.stderr)
         return 2
@@ -45,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Interrupted as interruption:
         print(f"sepline: {interruption}", file=sys.stderr)
-        return 130
+        return interruption.exit_code
     except KeyboardInterrupt:
         print("sepline: interrupted", file=sys.stderr)
         return 130

@@ -1,4 +1,4 @@
-"""Reports in one line why a pipeline ended early: Ctrl-C, a full disk, a worker that died."""
+"""Reports in one line why a job ended early: Ctrl-C, SIGTERM, a full disk, a worker that died."""
 
 from __future__ import annotations
 
@@ -10,32 +10,48 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-import grpc
-
-from model.errors import Interrupted, JobFailure
+from model.errors import Interrupted, JobFailure, Terminated
 
 _SHOW_THREAD_ERROR = threading.excepthook
 
 
 @contextmanager
-def noting_interrupts() -> Iterator[threading.Event]:
-    """Yields an event that is set on Ctrl-C. KeyboardInterrupt is still raised, but Beam may wrap it."""
-    interrupted = threading.Event()
-    # Python delivers signals to the main thread only, and shells make background jobs ignore this one.
-    in_thread = threading.current_thread() is not threading.main_thread()
-    if in_thread or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        yield interrupted
-        return
+def ending_at_sigterm() -> Iterator[None]:
+    """Makes SIGTERM raise `Terminated`, so that all is cleaned up as at Ctrl-C; Python's default ends at once."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated("terminated")
+
+    with _handling(signal.SIGTERM, end):
+        yield
+
+
+@contextmanager
+def _noting_signals() -> Iterator[list[int]]:
+    """Yields the list of the signals that have come: Ctrl-C, SIGTERM. They still raise, but Beam may wrap that."""
+    noted: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        interrupted.set()
+        noted.append(number)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, note)
+    with _handling(signal.SIGINT, note), _handling(signal.SIGTERM, note):
+        yield noted
+
+
+@contextmanager
+def _handling(number: signal.Signals, handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Sets the handler of a signal for a while, unless it is ignored, as shells make background jobs ignore Ctrl-C."""
+    # Python delivers signals to the main thread only.
+    in_thread = threading.current_thread() is not threading.main_thread()
+    if in_thread or signal.getsignal(number) == signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(number, handler)
     try:
-        yield interrupted
+        yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
 
 @contextmanager
@@ -43,19 +59,21 @@ def one_line_failures(*, interrupted: Callable[[], str], failed: str) -> Iterato
     """Turns what ends a pipeline early into an error whose message is one line.
 
     Args:
-        interrupted: returns what to tell a user who interrupted the job: how far it got and what to do next.
+        interrupted: returns what to tell a user whose job was interrupted: how far it got and what to do next.
         failed: what to tell a user if the job failed: what became of its work and what to do next.
 
     Raises:
-        Interrupted: the user stopped it.
+        Interrupted: the user stopped it, or, as `Terminated`, the machine did.
         JobFailure: a worker raised one, or the runner gave the job up.
     """
     quiet_expected_errors()
-    with noting_interrupts() as interrupt:
+    with _noting_signals() as signals:
         try:
             yield
         except BaseException as error:
-            if interrupt.is_set():
+            if signal.SIGTERM in signals:
+                raise Terminated(f"terminated; {interrupted()}") from None
+            if signals:
                 raise Interrupted(f"interrupted; {interrupted()}") from None
             if reason := _find_failure(error):
                 raise JobFailure(f"{reason}; {failed}") from error
@@ -93,5 +111,7 @@ def _show_thread_error(error: threading.ExceptHookArgs) -> None:
 
 
 def _is_expected(error: BaseException | None) -> bool:
+    import grpc  # heavy, and Beam has loaded it
+
     hung_up = isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.CANCELLED
     return hung_up or isinstance(error, JobFailure | KeyboardInterrupt)

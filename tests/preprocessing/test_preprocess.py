@@ -298,8 +298,17 @@ def test_the_scratch_folder_is_made_where_tensorflow_reaches_it_and_removed(tmp_
         assert not tf.io.gfile.exists(scratch)
 
 
-def test_ctrl_c_says_what_to_do(
-    tiny_command: list[str], tiny_records: Path, tmp_path: Path, warm_jobs: WarmJobs
+@pytest.mark.parametrize(
+    ("sent", "code", "what"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_ctrl_c_and_a_preempting_machine_stop_it_in_one_line(
+    sent: signal.Signals,
+    code: int,
+    what: str,
+    tiny_command: list[str],
+    tiny_records: Path,
+    tmp_path: Path,
+    warm_jobs: WarmJobs,
 ) -> None:
     output = tmp_path / "records"
     command = [*tiny_command, str(output)]
@@ -307,10 +316,10 @@ def test_ctrl_c_says_what_to_do(
     job = warm_jobs.start(command, before=stop_before("/documents/.*/part-", times=2))
     job.wait_until_stopped()
     assert len(list(output.glob("documents/*/part-*"))) == 1
-    job.send(signal.SIGINT, signal.SIGCONT)
-    assert job.wait() == 130
+    job.send(sent, signal.SIGCONT)
+    assert job.wait() == code
     message = warm_jobs.errors.read_bytes()[said:].decode()
-    assert message == "sepline: interrupted; repeat the command to start over\n"
+    assert message == f"sepline: {what}; repeat the command to start over\n"
     assert not (output / "COMPLETED").exists()
     assert warm_jobs.run(command) == 0
     made = [
