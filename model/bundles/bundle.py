@@ -55,9 +55,11 @@ class Bundle:
 
     def standardize(self, features: Sequence[Sequence[float]]) -> np.ndarray:
         """Returns a document's additional features standardized for the model, float32 `[sentences, features]`."""
-        mean, deviation = np.array(self.features, np.float32).T
-        centred = np.array(features, np.float32) - mean
-        return np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
+        mean, deviation = np.array(self.features, np.float64).T
+        centred = np.array(features, np.float32).astype(np.float64) - mean
+        standardized = np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
+        with np.errstate(over="ignore"):  # the model's output is checked
+            return standardized.astype(np.float32)
 
 
 def load_bundle(path: str | Path) -> Bundle:

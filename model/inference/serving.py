@@ -144,8 +144,9 @@ class ServingModule(tf.Module):
             "sep_positions": sep_positions,
         }
         if features is not None:
-            mean, deviation = (tf.constant(column, tf.float32) for column in zip(*self._features, strict=True))
-            standardized = tf.math.divide_no_nan(tf.reshape(features, [-1, len(self._features)]) - mean, deviation)
+            mean, deviation = (tf.constant(column, tf.float64) for column in zip(*self._features, strict=True))
+            table = tf.cast(tf.reshape(features, [-1, len(self._features)]), tf.float64)
+            standardized = tf.cast(tf.math.divide_no_nan(table - mean, deviation), tf.float32)
             inputs["features"] = tf.gather(standardized, shown).to_tensor(0.0)
         return self.classify(**inputs)
 

@@ -8,9 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from model.records import Document, Reason, Reject, Section
+from pipelines.corpora.labels import normalize_label
 from pipelines.corpora.options import ReadOptions
 
+MAX_NAME_BYTES = 1024
+"""The longest id or label, in bytes of UTF-8."""
+
 _SHOWN_CHARS = 40
+_FLOAT32_OVERFLOW = 2.0**128 - 2.0**103  # the least number that becomes infinity when it is rounded to 32 bits
 _DROPPED_CATEGORIES = frozenset(("Cc", "Cf", "Co", "Zs", "Zl", "Zp", "Mn"))
 
 
@@ -118,7 +123,7 @@ def _check_id(doc_id: object) -> str:
     if is_blank(doc_id):
         raise Problem(Reason.NO_ID, "the id is empty")
     _check_encoding("the id", doc_id)
-    return doc_id.strip()
+    return _check_name("the id", doc_id.strip())
 
 
 def _check_sections(raw: RawRecord, options: ReadOptions) -> tuple[Section, ...]:
@@ -169,10 +174,12 @@ def _check_labels(labels: object, count: int, options: ReadOptions) -> tuple[str
         if not isinstance(label, str) or is_blank(label):
             raise Problem(Reason.WRONG_TYPE, f"label {index} is {_kind(label)}, not a name")
         _check_encoding(f"label {index}", label)
-        target = options.label_map.find(label) if options.label_map else label.strip()
+        target = options.label_map.find(label) if options.label_map else normalize_label(label)
         if target is None:
-            raise Problem(Reason.UNKNOWN_LABEL, f"label {index} is {label!r}, which the label map does not have")
-        checked.append(target)
+            raise Problem(Reason.UNKNOWN_LABEL, f"label {index} is {_kind(label)}, which the label map does not have")
+        if any(unicodedata.category(char) == "Cc" for char in target):
+            raise Problem(Reason.WRONG_TYPE, f"label {index} is {_kind(label)}, which has a control character")
+        checked.append(_check_name(f"label {index}", target))
     return tuple(checked)
 
 
@@ -215,6 +222,8 @@ def _check_numbers(name: str, numbers: object, count: int | None) -> tuple[float
             value = math.inf
         if not math.isfinite(value):
             raise Problem(Reason.WRONG_TYPE, f"{name}: number {index} is {_kind(number)}, not a finite number")
+        if not abs(value) < _FLOAT32_OVERFLOW:
+            raise Problem(Reason.WRONG_TYPE, f"{name}: number {index} is {value}, too large for 32 bits")
         checked.append(value)
     return tuple(checked)
 
@@ -225,6 +234,14 @@ def _check_list(name: str, items: object, count: int | None = None) -> list[obje
     if count is not None and len(items) != count:
         raise Problem(Reason.WRONG_LENGTH, f"{name}: the list has {len(items)} entries instead of {count}")
     return items
+
+
+def _check_name(what: str, name: str) -> str:
+    """Returns an id or a label, which is repeated in every row of its document, if it is not too long."""
+    size = len(name.encode("utf-8"))
+    if size > MAX_NAME_BYTES:
+        raise Problem(Reason.TOO_LARGE, f"{what} has {size} bytes; at most {MAX_NAME_BYTES} are read")
+    return name
 
 
 def _check_encoding(what: str, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,11 @@ from pathlib import Path
 import yaml
 
 from model.errors import UserError
+
+
+def normalize_label(raw: str) -> str:
+    """Returns a label as it is learned: composed characters (NFC), single spaces, none around it."""
+    return unicodedata.normalize("NFC", " ".join(raw.split()))
 
 
 def normalize_heading(raw: str) -> str:

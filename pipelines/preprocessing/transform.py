@@ -167,11 +167,13 @@ def make_preprocessing_fn(
             outputs["scores"] = scores
         if data.features:
             features = inputs["features"]
-            table = tf.reshape(features.values, [-1, data.features])
-            mean = tft.mean(table, reduce_instance_dims=False)
-            deviation = tf.sqrt(tft.var(table, reduce_instance_dims=False))
-            standardized = tf.math.divide_no_nan(table - mean, deviation)
-            outputs["features"] = features.with_values(tf.reshape(standardized, [-1]))
+            # In 64 bits, in which neither sums nor squares of 32-bit numbers overflow.
+            table = tf.reshape(tf.cast(features.values, tf.float64), [-1, data.features])
+            mean = tf.cast(tft.mean(table, reduce_instance_dims=False), tf.float32)
+            deviation = tf.cast(tf.sqrt(tft.var(table, reduce_instance_dims=False)), tf.float32)
+            centred = table - tf.cast(mean, tf.float64)
+            standardized = tf.math.divide_no_nan(centred, tf.cast(deviation, tf.float64))
+            outputs["features"] = features.with_values(tf.cast(tf.reshape(standardized, [-1]), tf.float32))
             outputs["feature_mean"] = for_each_row(mean)
             outputs["feature_deviation"] = for_each_row(deviation)
         return outputs

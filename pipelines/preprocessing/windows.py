@@ -65,7 +65,11 @@ def write_windows(
 
 
 def transformed_documents(batch: pa.RecordBatch, data: DataSettings) -> Iterator[TransformedDocument]:
-    """Yields the documents of a record batch that tf.Transform returned."""
+    """Yields the documents of a record batch that tf.Transform returned.
+
+    Raises:
+        ValueError: a label is not in the label vocabulary.
+    """
     nothing = [None] * batch.num_rows
     for doc_id, token_ids, targets, confidences, features in zip(
         batch["doc_id"].to_pylist(),
@@ -75,8 +79,11 @@ def transformed_documents(batch: pa.RecordBatch, data: DataSettings) -> Iterator
         batch["features"].to_pylist() if data.features else nothing,
         strict=True,
     ):
+        name = doc_id[0].decode()
+        if data.target == "labels" and min(targets) < 0:
+            raise ValueError(f"document {name!r}: the transform graph has no id for one of its labels")
         yield TransformedDocument(
-            doc_id[0].decode(),
+            name,
             token_ids,
             targets,
             confidences,

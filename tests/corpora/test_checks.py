@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from model.records import Document, Reason, Reject, Section
@@ -78,7 +79,19 @@ NOT_TEXT = "holds bytes or escapes that are not Unicode text, at character"
         ({"labels": "ab"}, Reason.WRONG_TYPE, "labels: 'ab', not a list"),
         ({"labels": ["a", ""]}, Reason.WRONG_TYPE, "label 1 is '', not a name"),
         ({"labels": ["a", 1]}, Reason.WRONG_TYPE, "label 1 is 1, not a name"),
+        ({"labels": ["a\x00", "a"]}, Reason.WRONG_TYPE, "label 0 is 'a\\x00', which has a control character"),
+        ({"labels": ["a", "\u00e9" * 513]}, Reason.TOO_LARGE, "label 1 has 1026 bytes; at most 1024 are read"),
         ({"labels": ["\ud800", "a"]}, Reason.INVALID_ENCODING, f"label 0 {NOT_TEXT} 0"),
+        (
+            {"scores": [1, 3.4028235677973366e38]},
+            Reason.WRONG_TYPE,
+            "scores: number 1 is 3.4028235677973366e+38, too large for 32 bits",
+        ),
+        (
+            {"features": [[1], [-1e39]]},
+            Reason.WRONG_TYPE,
+            "features of sentence 1: number 0 is -1e+39, too large for 32 bits",
+        ),
         ({"confidences": [1, 1.01]}, Reason.WRONG_TYPE, "confidence 1 is 1.01, not between 0 and 1"),
         ({"confidences": [-0.5, 1]}, Reason.WRONG_TYPE, "confidence 0 is -0.5, not between 0 and 1"),
         ({"confidences": [1]}, Reason.WRONG_LENGTH, "confidences: the list has 1 entries instead of 2"),
@@ -150,6 +163,28 @@ def test_limits(fields: dict[str, Any], limits: dict[str, int], message: str) ->
         "a.jsonl", 3, Reason.TOO_LARGE, message, "d", "beginning"
     )
     assert isinstance(check({"doc_id": "d", **fields}, **{name: most + 1 for name, most in limits.items()}), Document)
+
+
+def test_an_id_is_bounded() -> None:
+    for doc_id, size in (("x" * 1025, 1025), ("\u00e9" * 513, 1026)):
+        message = f"the id has {size} bytes; at most 1024 are read"
+        assert check({**GOOD, "doc_id": doc_id}) == Reject("a.jsonl", 3, Reason.TOO_LARGE, message, None, "beginning")
+    for doc_id in ("x" * 1024, "\u00e9" * 512, f" {'x' * 1024} "):
+        found = check({**GOOD, "doc_id": doc_id})
+        assert isinstance(found, Document) and found.doc_id == doc_id.strip()
+
+
+def test_numbers_up_to_the_largest_of_32_bits() -> None:
+    numbers = (3.4028235677973362e38, -3.4028235677973362e38)
+    found = check({**GOOD, "scores": list(numbers)})
+    assert isinstance(found, Document) and found.scores == numbers
+    assert np.isfinite(np.array(numbers, np.float32)).all()
+
+
+def test_labels_are_normalized() -> None:
+    found = check({**GOOD, "labels": ["\ta\n b\u2028c ", "e\u0301t\u00e9"]})
+    assert isinstance(found, Document) and found.labels == ("a b c", "\u00e9t\u00e9")
+    assert isinstance(check({**GOOD, "labels": ["a", "A" * 1024]}), Document)
 
 
 def test_label_maps() -> None:

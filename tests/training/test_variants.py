@@ -117,21 +117,33 @@ def test_outliers_are_masked_and_score_nothing(score_records: Path) -> None:
     assert masked > 0
 
 
-def test_wrong_features_and_missing_scores_are_rejected(tiny_encoder: Path, tmp_path: Path) -> None:
+def test_features_and_scores_that_cannot_be_used(tiny_encoder: Path, tmp_path: Path) -> None:
+    """The largest numbers that 32 bits hold are used, and neither their sum nor their squares overflow."""
     good = {"doc_id": "good", "sentences": ["We used the drug."], "scores": [0.5], "features": [[1.0]]}
     records = [
         good,
         {**good, "doc_id": "wide", "features": [[1.0, 2.0]]},
         {**good, "doc_id": "bare", "features": None},
         {**good, "doc_id": "unscored", "scores": None},
+        *({**good, "doc_id": f"most{number}", "features": [[3.4e38]]} for number in range(5)),
+        {**good, "doc_id": "least", "features": [[-3.4e38]]},
+        {**good, "doc_id": "over", "features": [[1e39]]},
+        {**good, "doc_id": "top", "scores": [-3.5e38]},
     ]
     source = tmp_path / "c.jsonl"
     source.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     flags = ["--set", f"encoder.handle={tiny_encoder}", "--set", "window.max_tokens=48"]
     flags += ["--set", "data.target=scores", "--set", "data.features=1"]
     assert main(["preprocess", "--train", str(source), "--output", str(tmp_path / "out"), *flags]) == 0
-    counts = open_training_data(tmp_path / "out").stats["counts"]
-    assert counts["rejects"] == {"unscored": 1, "wrong_features": 2}
+    data = open_training_data(tmp_path / "out")
+    assert data.stats["counts"]["rejects"] == {"unscored": 1, "wrong_features": 2, "wrong_type": 2}
+    numbers = [1.0, *[3.4e38] * 5, -3.4e38]
+    ((mean, deviation),) = data.features
+    assert (mean, deviation) == pytest.approx((np.mean(numbers), np.std(numbers)))
+    by_id = {window.doc_id: window.encoded.features for window in read_windows(data, "train")}
+    expected = (np.array(numbers) - np.mean(numbers)) / np.std(numbers)
+    for doc_id, number in zip(["good", *(f"most{number}" for number in range(5)), "least"], expected, strict=True):
+        np.testing.assert_allclose(by_id[doc_id], [[number]], rtol=1e-6)
 
 
 def test_scores_from_corpus_to_predictions(
