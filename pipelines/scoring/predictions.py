@@ -21,6 +21,7 @@ from pipelines.scoring.counts import PartCounts, count_metadata
 from pipelines.scoring.settings import PartFormat
 from pipelines.storage.parquet import write_rejects, write_table
 
+_ROWS = 1 << 20
 REJECTS = "_rejects"
 """The folder of the parts of rejects, in the scored folder."""
 
@@ -140,9 +141,9 @@ def prediction_table(
     """Returns the predictions as a table of the `schema.prediction_schema` of a layout."""
     lengths = np.array([len(document.truncated) for document in scored], np.int64)
     documents = [document.document for document in scored]
-    flat: dict[str, pa.Array] = {
+    flat: dict[str, pa.Array | pa.ChunkedArray] = {
         "doc_id": pa.array([document.doc_id for document in documents], pa.string()),
-        "source": pa.array([document.source for document in documents], pa.string()),
+        "source": pa.array([document.source for document in documents], pa.string()).dictionary_encode(),
         "record_index": pa.array([document.record_index for document in documents], pa.int64()),
     }
     if layout == "documents":
@@ -155,7 +156,7 @@ def prediction_table(
             flat["sentences"] = pa.ListArray.from_arrays(ends, struct, type=schema.field("sentences").type)
     else:
         rows = np.repeat(np.arange(len(scored)), lengths)
-        flat = {**{name: array.take(pa.array(rows)) for name, array in flat.items()}, **_sentences(scored, labels)}
+        flat = {**{name: _take(array, rows) for name, array in flat.items()}, **_sentences(scored, labels)}
         firsts = np.repeat(np.cumsum(lengths) - lengths, lengths)
         flat["sentence_index"] = pa.array(np.arange(len(rows)) - firsts, pa.int32())
     return pa.Table.from_arrays(_arrays_of(flat, schema), schema=schema)
@@ -187,7 +188,16 @@ def _sentences(scored: Sequence[ScoredDocument], labels: Sequence[str]) -> dict[
     }
 
 
-def _arrays_of(columns: Mapping[str, pa.Array], fields: pa.Schema | pa.StructType) -> list[pa.Array]:
+def _take(array: pa.Array, rows: np.ndarray) -> pa.ChunkedArray:
+    """Returns the entries of these rows. Arrow's offsets have 32 bits, which the ids of a million rows can't exceed."""
+    return pa.chunked_array(
+        [array.take(pa.array(rows[start : start + _ROWS])) for start in range(0, len(rows), _ROWS)], type=array.type
+    )
+
+
+def _arrays_of(
+    columns: Mapping[str, pa.Array | pa.ChunkedArray], fields: pa.Schema | pa.StructType
+) -> list[pa.Array | pa.ChunkedArray]:
     """Returns the arrays of the named fields, in the fields' order and of their types."""
     return [
         columns[field.name] if columns[field.name].type == field.type else columns[field.name].cast(field.type)

@@ -5,7 +5,7 @@ import hashlib
 import json
 import platform
 import socket
-from collections import defaultdict
+from collections import Counter, defaultdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -446,3 +446,23 @@ def test_an_unreadable_source_fails_at_the_end_with_the_others_done(
         "folder": "unreadable_source",
     }
     assert (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_a_monstrous_id_is_a_reject_and_a_row_that_swallowed_others_is_told_each_time(
+    tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monster = {"doc_id": "x" * (8 << 20), "sentences": ["We used a group ."] * 513}
+    long = {"doc_id": "y" * 1024, "sentences": ["We used a group ."] * 513}
+    write_jsonl(tmp_path / "a.jsonl", [monster, long])
+    (tmp_path / "b.csv").write_text('doc_id,text\n1,"We used it.\nand more\nx 2,It was.\n3,It was.\n', encoding="utf-8")
+    out = tmp_path / "out"
+    inputs = [str(tmp_path / "a.jsonl"), str(tmp_path / "b.csv")]
+    command = ["score", "--model", str(tiny_bundle.path), "--output", str(out), "--input", *inputs]
+    for _ in range(2):
+        assert main(command) == 1
+        assert "1 broken rows extend over several lines" in capsys.readouterr().err
+    rejects = {row["reason"]: row for row in pq.read_table(out / "_rejects").to_pylist()}
+    assert rejects.keys() == {"too_large", "swallowed_records"}
+    assert rejects["too_large"]["message"] == "the id has 8388608 bytes; at most 1024 are read"
+    assert "line 2 extends to line 4 (36 bytes)" in rejects["swallowed_records"]["message"]
+    assert Counter(pq.read_table(out)["doc_id"].to_pylist()) == {"y" * 1024: 513, "3": 1}
