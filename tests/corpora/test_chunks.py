@@ -244,7 +244,11 @@ def test_parquet_that_breaks_in_the_middle_loses_its_row_group_only(tmp_path: Pa
     chunks = chunks_of(cut(path, size=5), size=5)
     assert [chunk.index for chunk in chunks] == list(range(8))
     rejects = [item for chunk in chunks for item in chunk.items if isinstance(item, Reject)]
-    assert [(reject.record_index, reject.reason) for reject in rejects] == [(0, Reason.BROKEN_SOURCE)]
+    assert [(reject.record_index, reject.reason) for reject in rejects] == [
+        (0, Reason.BROKEN_SOURCE),
+        *((index, Reason.BROKEN_RECORD) for index in range(1, 20)),
+    ]
+    assert [item for chunk in chunks for item in chunk.items] == list(read_source(str(path), ReadOptions()))
     documents = [item.doc_id for chunk in chunks for item in chunk.items if isinstance(item, Document)]
     assert documents == [str(index) for index in range(20, 40)]
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import PROJECT
 
 from model.records import Document, Reason, Reject, Section
 from pipelines.corpora.options import ReadOptions
@@ -217,9 +221,89 @@ def test_parquet_that_breaks_off_or_is_damaged() -> None:
     assert outline(read(content[:-100], "a.parquet")) == [Reason.UNREADABLE_SOURCE]
     start = len(content) * 3 // 4
     items = read(content[:start] + b"\xff" * 2000 + content[start + 2000 :], "a.parquet")
-    assert isinstance(items[-1], Reject) and items[-1].reason == Reason.BROKEN_SOURCE
-    assert [item.doc_id for item in items[:-1]] == [str(i) for i in range(len(items) - 1)]
-    assert len(items) > 1000
+    lost = [item for item in items if isinstance(item, Reject)]
+    assert [reject.reason for reject in lost] == [Reason.BROKEN_SOURCE, *[Reason.BROKEN_RECORD] * (len(lost) - 1)]
+    assert [item.doc_id for item in items if isinstance(item, Document)] == [
+        str(number) for number in range(count) if number < lost[0].record_index or number > lost[-1].record_index
+    ]
+    assert (lost[0].record_index > 1000, lost[-1].record_index) == (True, 3999)
+    assert len(items) == count
+
+
+_BOMB = """
+import io, resource, sys
+import pyarrow as pa, pyarrow.parquet as pq
+from collections import Counter
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.reader import read_records
+
+def counted(table, **written):
+    content = io.BytesIO()
+    pq.write_table(table, content, compression="zstd", **written)
+    assert len(content.getvalue()) < 100_000
+    content.seek(0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    items = read_records(content, "a.parquet", ReadOptions())
+    outcomes = Counter(str(getattr(item, "reason", "document")) for item in items)
+    print(dict(outcomes), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+
+ids = [str(number) for number in range(256)]
+once = pa.array([0] * 256, pa.int32())
+for size in (13, 17):
+    text = pa.DictionaryArray.from_arrays(once, pa.array(["a" * (size << 20)]))
+    counted(pa.table({"doc_id": ids, "text": text}), dictionary_pagesize_limit=1 << 30)
+entries = pa.DictionaryArray.from_arrays(pa.array(bytearray(8_000_000), pa.int8()).cast(pa.int32()), pa.array(["a"]))
+lists = pa.ListArray.from_arrays(pa.array([0, 1, 8_000_000], pa.int32()), entries)
+counted(pa.table({"doc_id": ["a", "b"], "sentences": lists}))
+"""
+
+
+def test_a_small_parquet_file_that_stands_for_gigabytes() -> None:
+    """A text that every row repeats, below and above the limit of a row, and a list of millions of equal entries."""
+    command = [sys.executable, "-W", "ignore", "-c", _BOMB]
+    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    found = [line.rpartition(" ") for line in result.stdout.splitlines()]
+    assert [outcomes for outcomes, _, _ in found] == ["{'too_large': 256}", "{'too_large': 256}", "{'too_large': 2}"]
+    assert max(int(mib) for _, _, mib in found) < 400
+
+
+def test_parquet_rows_within_the_limit_beside_one_that_is_not() -> None:
+    table = pa.table({"doc_id": ["1", "2", "3"], "text": ["It is.", "x" * 2000, "It was."]})
+    assert outline(read(parquet(table), "a.parquet", max_record_bytes=1500)) == ["1", Reason.TOO_LARGE, "3"]
+    table = pa.table({"doc_id": ["1", "2", "3"], "sentences": [["It is."], ["x"] * 200, None]})
+    assert outline(read(parquet(table), "a.parquet", max_record_bytes=1500)) == ["1", Reason.TOO_LARGE, Reason.NO_TEXT]
+
+
+@pytest.mark.parametrize(
+    ("type", "values", "shown"),
+    [
+        (pa.timestamp("ms"), [1 << 60, 0, None], "a timestamp[ms]"),
+        (pa.timestamp("ms", "Mars/Olympus"), [0, 1 << 60, None], "a timestamp[ms, tz="),
+        (pa.date32(), [1 << 30, 0, None], "a date32[day]"),
+        (pa.time64("us"), [1, 0, None], "a time64[us]"),
+        (pa.decimal128(38, 2), [10**30, 0, None], "a decimal128(38, 2)"),
+        (pa.struct([("a", pa.timestamp("ms"))]), [{"a": 1 << 60}, {"a": 0}, None], "a struct<a: timestamp[ms]>"),
+        (pa.list_(pa.timestamp("ms")), [[1 << 60], [], None], "a list<element: timestamp[ms]>"),
+        (pa.map_(pa.string(), pa.int64()), [[("a", 1)], [], None], "a map<"),
+        (pa.binary(), [b"a", b"", None], "b'"),
+        (pa.float64(), [1.5, math.inf, None], ""),
+    ],
+)
+def test_parquet_of_types_that_are_not_in_use(type: pa.DataType, values: list[Any], shown: str) -> None:
+    """Some of their values can't even be converted to Python's."""
+    column = pa.array(values, pa.int64()).cast(type) if pa.types.is_timestamp(type) else pa.array(values, type)
+    text = pa.array(["It is."] * 3)
+    for table in (pa.table({"doc_id": column, "text": text}), pa.table({"doc_id": ["1", "2", "3"], "text": column})):
+        items = read(parquet(table), "a.parquet")
+        missing = Reason.NO_ID if table["text"].type == pa.string() else Reason.NO_TEXT
+        assert outline(items) == [Reason.WRONG_TYPE, Reason.WRONG_TYPE, missing]
+        assert isinstance(items[0], Reject) and f" is {shown}" in items[0].message
+    lists = [None if value is None else [value] for value in values]
+    for name in ("sentences", "labels", "features"):
+        others = {"sentences": [["One."]] * 3} if name != "sentences" else {}
+        table = pa.table({"doc_id": ["1", "2", "3"], **others, name: pa.array(lists, pa.list_(column.type))})
+        (first, *_) = read(parquet(table), "a.parquet")
+        assert isinstance(first, Reject) and first.reason == Reason.WRONG_TYPE
 
 
 def test_parquet_from_a_forward_stream(tmp_path: Path) -> None:
