@@ -97,11 +97,14 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from model.evaluation.evaluate import evaluate_bundle
     from pipelines.terminal import show_evaluation
 
-    results = evaluate_bundle(options.model, data, options.split)
+    evaluation = evaluate_bundle(options.model, data, options.split)
     if options.json:
-        _print_json({name: metrics.to_json() for name, metrics in results.items()})
+        _print_json({name: metrics.to_json() for name, metrics in evaluation.results.items()})
     else:
-        show_evaluation(results, split=options.split)
+        show_evaluation(evaluation.results, split=options.split)
+    if evaluation.unknown_labels:
+        counts = ", ".join(f"{label} ({count} sentences)" for label, count in evaluation.unknown_labels.items())
+        print(f"sepline: labels that the model does not know, counted as wrong: {counts}", file=sys.stderr)
 
 
 def run_score(options: argparse.Namespace) -> int:

@@ -1,11 +1,13 @@
 """The command line: fast help, one-line errors, exit codes."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from model.bundles.bundle import Bundle
@@ -135,6 +137,47 @@ def test_evaluate_prints_json_with_baselines(
     for metrics in results.values():
         assert sum(sum(row) for row in metrics["confusion"]) == metrics["sentences"]
         assert metrics["sentences"] == results["sepline"]["sentences"] > 0
+
+
+def test_evaluate_counts_labels_that_the_model_does_not_know_as_wrong(
+    tiny_bundle: Bundle, tiny_records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def renamed(*names: tuple[str, str]) -> Path:
+        """Returns a copy of the records in which labels have other names."""
+        folder = tmp_path / "-".join(new for _, new in names)
+        shutil.copytree(tiny_records, folder)
+        for file in (folder / "stats.json", *folder.glob("documents/*/*.parquet")):
+            if file.suffix == ".parquet":
+                table = pq.read_table(file, partitioning=None)
+                labels = [[dict(names).get(label, label) for label in labels] for labels in table["labels"].to_pylist()]
+                at = table.schema.get_field_index("labels")
+                pq.write_table(table.set_column(at, table.schema.field(at), [labels]), file)
+            else:
+                text = file.read_text(encoding="utf-8")
+                for old, new in names:
+                    text = text.replace(f'"{old}"', f'"{new}"')
+                file.write_text(text, encoding="utf-8")
+        return folder
+
+    command = ["evaluate", "--json", "--model", str(tiny_bundle.path), "--data"]
+    assert main([*command, str(tiny_records)]) == 0
+    known = json.loads(capsys.readouterr().out)["sepline"]
+    assert main([*command, str(renamed(("background", "setting")))]) == 0
+    captured = capsys.readouterr()
+    results = json.loads(captured.out)
+    support = known["labels"]["background"]["support"]
+    assert captured.err == (
+        f"sepline: labels that the model does not know, counted as wrong: setting ({support} sentences)\n"
+    )
+    place = list(known["labels"]).index("background")
+    right = sum(known["confusion"][label][label] for label in range(4) if label != place)
+    assert results["sepline"]["accuracy"] == pytest.approx(right / known["sentences"])
+    assert list(results["sepline"]["labels"]) == [*known["labels"], "setting"]
+    assert results["tfidf"]["labels"]["setting"]["support"] == support
+
+    foreign = renamed(*((label, f"{label}s") for label in known["labels"]))
+    message = _fails([*command, str(foreign)], capsys)
+    assert "has none of the labels" in message and "conclusionss" in message and "--label-map" in message
 
 
 def test_the_tables_hold_the_figures_of_the_training(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,18 +25,26 @@ class _Split:
     positions: np.ndarray  # 0 for the first sentence of its document, 1 for the last
 
 
-def evaluate_baselines(data: TrainingData, split: str) -> dict[str, Metrics | ScoreMetrics]:
+def evaluate_baselines(
+    data: TrainingData, split: str, *, labels: Sequence[str] | None = None
+) -> dict[str, Metrics | ScoreMetrics]:
     """Returns the metrics on `split` of baselines fitted on the train split.
 
     `position` uses only a sentence's relative position in the abstract, and predicts the most frequent label, or the
     mean score, at that position. `tfidf` uses only its words: TF-IDF of words and word pairs, and logistic or ridge
     regression.
+
+    Args:
+        data: the folder of records.
+        split: which of its documents are judged.
+        labels: the order of the labels in the metrics, all of the data's and perhaps others; None for the data's.
     """
-    train, judged = _read(data, "train"), _read(data, split)
+    labels = data.labels if labels is None else labels
+    train, judged = _read(data, "train", labels), _read(data, split, labels)
     predictions = {"position": _by_position(train, judged), "tfidf": _by_words(train, judged)}
     sentences = judged.sentences
     if data.labels:
-        return {name: measure(sentences, predicted, labels=data.labels) for name, predicted in predictions.items()}
+        return {name: measure(sentences, predicted, labels=labels) for name, predicted in predictions.items()}
     documents = read_highlights(data, split)
     return {
         name: measure_scores(sentences.doc_ids, sentences.targets, predicted, highlights=documents)
@@ -72,7 +81,7 @@ def _by_words(train: _Split, judged: _Split) -> np.ndarray:
     return np.asarray(make_pipeline(words, regression).fit(train.texts, targets).predict(judged.texts))
 
 
-def _read(data: TrainingData, split: str) -> _Split:
+def _read(data: TrainingData, split: str, labels: Sequence[str]) -> _Split:
     target = "labels" if data.labels else "scores"
     columns = ["doc_id", "sentences", target]
     parts = [pq.read_table(file, columns=columns, partitioning=None) for file in data.document_files(split)]
@@ -82,7 +91,7 @@ def _read(data: TrainingData, split: str) -> _Split:
         doc_id for doc_id, count in zip(documents["doc_id"].to_pylist(), counts, strict=True) for _ in range(count)
     ]
     flat = [item for items in documents[target].to_pylist() for item in items]
-    ids = {label: index for index, label in enumerate(data.labels)}
+    ids = {label: index for index, label in enumerate(labels)}
     targets = np.array([ids[label] for label in flat]) if data.labels else np.array(flat, np.float32)
     indices = np.concatenate([np.arange(count) for count in counts])
     last = np.repeat(np.maximum(np.array(counts) - 1, 1), counts)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,9 +11,16 @@ from model.bundles.registry import open_model
 from model.bundles.training_data import open_training_data
 from model.errors import UserError
 from model.evaluation.baselines import evaluate_baselines
+from model.evaluation.held_out import (
+    DocumentClassifier,
+    all_labels,
+    check_features,
+    measure_labels,
+    measure_score_predictions,
+    read_held_out,
+)
 from model.evaluation.metrics import LabelledSentences, Metrics, measure
-from model.evaluation.score_metrics import ScoreMetrics, measure_scores, read_highlights
-from model.inference.labelled_windows import read_windows
+from model.evaluation.score_metrics import ScoreMetrics, measure_scores
 from model.inference.owned import take_owned
 from model.inference.predictor import Outputs, Predictor
 from model.records import LabelledWindow
@@ -34,35 +42,54 @@ def predict(predictor: Predictor, windows: Iterable[LabelledWindow]) -> tuple[La
     return labelled_sentences(labelled), take_owned((one.encoded.window for one in labelled), outputs)
 
 
-def measure_outputs(
-    sentences: LabelledSentences,
-    outputs: Outputs,
-    *,
-    labels: Sequence[str],
-    highlights: Sequence[tuple[Sequence[str], Sequence[str]]] = (),
-) -> Metrics | ScoreMetrics:
-    """Returns the metrics of a model's outputs, labels or scores; `highlights` as in `measure_scores`."""
+def measure_outputs(sentences: LabelledSentences, outputs: Outputs, *, labels: Sequence[str]) -> Metrics | ScoreMetrics:
+    """Returns the metrics of a model's outputs, labels or scores."""
     if "scores" in outputs:
-        return measure_scores(sentences.doc_ids, sentences.targets, outputs["scores"], highlights=highlights)
+        return measure_scores(sentences.doc_ids, sentences.targets, outputs["scores"])
     return measure(sentences, outputs["label_ids"], labels=labels, probabilities=outputs["probabilities"])
 
 
-def evaluate_bundle(bundle_dir: str, data_dir: str, split: str) -> dict[str, Metrics | ScoreMetrics]:
-    """Returns the metrics of a bundle on a split, under the name `sepline`, and those of the baselines.
+@dataclass(frozen=True)
+class BundleEvaluation:
+    """How a bundle does on a split.
+
+    Attributes:
+        results: the bundle's metrics under the name `sepline`, and those of the baselines.
+        unknown_labels: the labels of the documents that the bundle does not know, and how many sentences have each;
+            the bundle's metrics count these sentences as wrong.
+    """
+
+    results: Mapping[str, Metrics | ScoreMetrics]
+    unknown_labels: Mapping[str, int]
+
+
+def evaluate_bundle(bundle_dir: str, data_dir: str, split: str) -> BundleEvaluation:
+    """Returns the metrics of a bundle on the documents of a split, and those of baselines on the same documents.
+
+    The bundle reads the documents as text, with its own tokenizer, windows, outlier masks and feature statistics; so
+    the records may have been made for another model. Labels are matched by name.
 
     Raises:
-        UserError: bundle or data can't be used, or don't belong together, or the split is empty.
+        UserError: bundle or data can't be used, or predict another target, or have no label in common, or the split is
+            empty.
     """
     bundle, data = open_model(bundle_dir), open_training_data(data_dir)
-    if bundle.labels != data.labels or bundle.vocabulary.fingerprint != data.vocabulary_fingerprint:
-        raise UserError(f"{data_dir}: labels or vocabulary are not those of {bundle_dir}; preprocess for this model")
-    if len(bundle.features) != len(data.features):
+    if bool(bundle.labels) != bool(data.labels):
+        kinds = ("labels", "scores") if bundle.labels else ("scores", "labels")
+        raise UserError(f"{bundle_dir}: predicts {kinds[0]}, and the documents of {data_dir} have {kinds[1]}")
+    check_features(bundle, data, hint="name records of documents that have them")
+    held_out = read_held_out(data, split)
+    classifier = DocumentClassifier(bundle)
+    if not bundle.labels:
+        scores = measure_score_predictions(held_out, classifier.run(held_out)["scores"])
+        return BundleEvaluation({"sepline": scores, **evaluate_baselines(data, split)}, {})
+    there = held_out.count_labels()
+    unknown = {label: count for label, count in sorted(there.items()) if label not in bundle.labels}
+    if len(unknown) == len(there):
         raise UserError(
-            f"{data_dir}: has {len(data.features)} features a sentence, but {bundle_dir} takes {len(bundle.features)}"
+            f"{data_dir}: has none of the labels of {bundle_dir}, but {', '.join(unknown)}; "
+            "preprocess it with a --label-map"
         )
-    if not data.window_lengths.get(split):
-        raise UserError(f"{data_dir}: the {split} split is empty; name another --split")
-    sentences, outputs = predict(Predictor.load(bundle), read_windows(data, split))
-    highlights = read_highlights(data, split) if "scores" in outputs else ()
-    metrics = measure_outputs(sentences, outputs, labels=bundle.labels, highlights=highlights)
-    return {"sepline": metrics, **evaluate_baselines(data, split)}
+    labels = all_labels(bundle.labels, data.labels)
+    metrics = measure_labels(held_out, classifier.classify(held_out, labels), labels)
+    return BundleEvaluation({"sepline": metrics, **evaluate_baselines(data, split, labels=labels)}, unknown)

@@ -98,16 +98,18 @@ def preprocess(
         if claim_records_folder(folder, mark, overwrite=overwrite):
             return dict(objects.read_json(f"{folder}/{STATS}"))
         repeat = "repeat the command to start over"
-        with one_line_failures(interrupted=lambda: repeat, failed=repeat), scratch_folder(place) as scratch:
-            job = RecordsJob(folder, scratch, vocabulary, settings, beam_options)
-            _make_records(sources, mark, job, options)
+        with one_line_failures(interrupted=lambda: repeat, failed=repeat):
+            with scratch_folder(place) as scratch:
+                job = RecordsJob(folder, scratch, vocabulary, settings, beam_options)
+                parts = _make_records(sources, mark, job, options)
+            complete(folder, parts)  # when the scratch folder is gone, which lies in the folder if that is local
         return dict(objects.read_json(f"{folder}/{STATS}"))
 
 
 def _make_records(
     sources: Sequence[Mapping[str, Any]], mark: Mapping[str, Any], job: RecordsJob, options: ReadOptions
-) -> None:
-    """Fills the folder: documents, then the transform graph, then windows, and last the mark of completion."""
+) -> list[str]:
+    """Fills the folder: documents, then the transform graph, then windows; returns the parts of documents."""
     folder, data = job.folder, job.settings.data
     counts = ingest(sources, folder, data=data, options=options, beam_options=job.beam_options)
     counts.update(drop_duplicates(folder))
@@ -121,7 +123,7 @@ def _make_records(
     objects.copy_tree(f"{job.scratch}/{GRAPH}", f"{folder}/{GRAPH}")
     write_vocabulary_use(counts, job.vocabulary, folder)
     objects.write_json(f"{folder}/{STATS}", records_stats(mark, counts, statistics, job.settings, job.vocabulary))
-    complete(folder, parts)
+    return parts
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,17 @@ import numpy as np
 
 from model.bundles.bundle import Bundle
 from model.bundles.training_data import TrainingData
-from model.errors import UserError
 from model.evaluation.bootstrap import Comparison, SliceComparison, compare_slices, paired_bootstrap
-from model.evaluation.held_out import DocumentClassifier, HeldOut, measure_speed, read_held_out
-from model.evaluation.metrics import LabelledSentences, Metrics, measure
+from model.evaluation.held_out import (
+    DocumentClassifier,
+    HeldOut,
+    LabelPredictions,
+    all_labels,
+    check_features,
+    measure_labels,
+    measure_speed,
+    read_held_out,
+)
 from pipelines.retraining.figures import ChampionFigures, Evaluation, ModelFigures
 from pipelines.retraining.settings import GatesSection
 
@@ -33,19 +40,6 @@ class Champion:
     accuracy_when_published: float | None
 
 
-@dataclass(frozen=True)
-class _Predictions:
-    """What one model predicts for the held-out sentences, in an order of labels that holds for both models.
-
-    Attributes:
-        label_ids: int `[sentences]`.
-        probabilities: float32 `[sentences, labels]`, 0 for labels that the model does not know.
-    """
-
-    label_ids: np.ndarray
-    probabilities: np.ndarray
-
-
 def evaluate_candidate(
     candidate: Bundle, champion: Champion | None, data: TrainingData, split: str, *, settings: GatesSection
 ) -> Evaluation:
@@ -63,14 +57,14 @@ def evaluate_candidate(
         UserError: the champion takes another number of features than the documents have.
     """
     if champion is not None:
-        _check_features(champion.bundle, data)
+        check_features(champion.bundle, data, hint="retrain under another retrain.name")
     held_out = read_held_out(data, split, max_documents=settings.max_documents)
     bundles = [candidate] if champion is None else [candidate, champion.bundle]
     classifiers = [DocumentClassifier(bundle) for bundle in bundles]
-    labels = list(dict.fromkeys([*data.labels, *(label for bundle in bundles for label in bundle.labels)]))
-    truth = np.array([labels.index(label) for document in held_out.labels for label in document])
-    predictions = [_predict(classifier, held_out, labels) for classifier in classifiers]
-    metrics = [_measure(held_out, truth, predicted, labels) for predicted in predictions]
+    labels = all_labels(data.labels, *(bundle.labels for bundle in bundles))
+    truth = held_out.labelled(labels).targets
+    predictions = [classifier.classify(held_out, labels) for classifier in classifiers]
+    metrics = [measure_labels(held_out, predicted, labels) for predicted in predictions]
     speeds = [round(speed, 1) for speed in measure_speed(classifiers, held_out)]
     sizes = [round(_size(bundle) / 1e6, 3) for bundle in bundles]
     figures: ChampionFigures | None = None
@@ -98,31 +92,8 @@ def evaluate_candidate(
     )
 
 
-def _check_features(champion: Bundle, data: TrainingData) -> None:
-    if len(champion.features) not in (0, data.settings.data.features):
-        raise UserError(
-            f"{champion.path}: takes {len(champion.features)} features a sentence, and data.features is "
-            f"{data.settings.data.features}; retrain under another retrain.name"
-        )
-
-
-def _predict(classifier: DocumentClassifier, held_out: HeldOut, labels: Sequence[str]) -> _Predictions:
-    label_ids, probabilities = classifier.classify(held_out)
-    positions = np.array([labels.index(label) for label in classifier.bundle.labels])
-    rearranged = np.zeros((len(probabilities), len(labels)), np.float32)
-    rearranged[:, positions] = probabilities
-    return _Predictions(positions[label_ids], rearranged)
-
-
-def _measure(held_out: HeldOut, truth: np.ndarray, predicted: _Predictions, labels: Sequence[str]) -> Metrics:
-    doc_ids = [held_out.doc_ids[index] for index in held_out.document_of_sentence()]
-    indices = np.concatenate([np.arange(len(sentences)) for sentences in held_out.sentences])
-    sentences = LabelledSentences(doc_ids, indices, truth)
-    return measure(sentences, predicted.label_ids, labels=labels, probabilities=predicted.probabilities)
-
-
 def _compare(
-    held_out: HeldOut, truth: np.ndarray, predictions: Sequence[_Predictions], settings: GatesSection
+    held_out: HeldOut, truth: np.ndarray, predictions: Sequence[LabelPredictions], settings: GatesSection
 ) -> Comparison:
     return paired_bootstrap(
         truth,
@@ -134,7 +105,7 @@ def _compare(
 
 
 def _compare_by_slice(
-    held_out: HeldOut, truth: np.ndarray, predictions: Sequence[_Predictions], settings: GatesSection
+    held_out: HeldOut, truth: np.ndarray, predictions: Sequence[LabelPredictions], settings: GatesSection
 ) -> tuple[SliceComparison, ...]:
     if settings.slice_pattern is None:
         return ()

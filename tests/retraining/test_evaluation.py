@@ -59,7 +59,7 @@ def test_labels_are_matched_by_name(tiny_bundle: Bundle, twin: Bundle, tiny_reco
     candidate, champion = (twin, tiny_bundle) if turned else (tiny_bundle, twin)
     settings = GatesSection(samples=100, slice_pattern="tiny")
     found = evaluate_candidate(candidate, Champion(champion, 4, 0.5), data, "test", settings=settings)
-    expected = evaluate_bundle(str(tiny_bundle.path), str(tiny_records), "test")["sepline"]
+    expected = evaluate_bundle(str(tiny_bundle.path), str(tiny_records), "test").results["sepline"]
     assert isinstance(expected, Metrics) and expected.accuracy > 0.7
     assert (found.sentences, found.documents, found.split) == (expected.sentences, expected.documents, "test")
     assert found.champion is not None and found.comparison is not None
@@ -78,3 +78,19 @@ def test_labels_are_matched_by_name(tiny_bundle: Bundle, twin: Bundle, tiny_reco
     (one,) = found.slices
     assert (one.name, one.documents) == ("tiny", expected.documents)
     assert one.first == one.second == pytest.approx(expected.accuracy)
+
+
+def test_records_that_were_made_for_another_model_give_the_same_figures(
+    tiny_bundle: Bundle, twin: Bundle, tiny_records: Path
+) -> None:
+    """The records have other wordpieces than the twin, and other labels in another order."""
+    own = evaluate_bundle(str(tiny_bundle.path), str(tiny_records), "test")
+    others = evaluate_bundle(str(twin.path), str(tiny_records), "test")
+    assert own.unknown_labels == others.unknown_labels == {}
+    for name, figures in own.results.items():
+        found = others.results[name]
+        assert isinstance(figures, Metrics) and isinstance(found, Metrics)
+        assert found.accuracy == figures.accuracy
+        assert found.macro_f1 == pytest.approx(figures.macro_f1)
+        assert list(found.labels) == list(twin.labels)
+        assert {label: found.labels[label] for label in figures.labels} == figures.labels

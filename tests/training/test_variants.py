@@ -155,12 +155,24 @@ def test_scores_from_corpus_to_predictions(
     assert history[-1]["dev"]["mse"] < history[0]["dev"]["mse"]
     assert (bundle.labels, len(bundle.features), bundle.mask_outliers) == ((), 2, True)
 
-    results = evaluate_bundle(str(bundle.path), str(score_records), "test")
+    results = evaluate_bundle(str(bundle.path), str(score_records), "test").results
     assert set(results) == {"sepline", "position", "tfidf"}
     metrics = results["sepline"]
     assert isinstance(metrics, ScoreMetrics) and metrics.rouge_l is not None and 0 < metrics.rouge_l <= 1
-    sentences, outputs = predict(Predictor.load(bundle), read_windows(open_training_data(score_records), "test"))
-    assert metrics.mse == pytest.approx(float(np.mean((outputs["scores"] - sentences.targets) ** 2)), rel=1e-5)
+    # On the scores that the corpus gives, as the baselines; the records have 0 for an outlier.
+    data = open_training_data(score_records)
+    _, outputs = predict(Predictor.load(bundle), read_windows(data, "test"))
+    scores = [score for row in rows_of(data, "test") for score in row["scores"]]
+    assert metrics.mse == pytest.approx(float(np.mean((outputs["scores"] - scores) ** 2)), rel=1e-5)
+    # Records without masks, with other windows and other means of features: the model reads the documents its own way.
+    other = changed(
+        tiny_settings,
+        window={"max_tokens": 64, "context": 2},
+        data={"target": "scores", "features": 2, "splits": {"train": 0.3, "dev": 0.5, "test": 0.2}},
+    )
+    make_records(rich_corpus, tmp_path / "other", other)
+    assert open_training_data(tmp_path / "other").features != data.features
+    assert evaluate_bundle(str(bundle.path), str(tmp_path / "other"), "test").results["sepline"] == metrics
     assert main(["evaluate", "--model", str(bundle.path), "--data", str(score_records)]) == 0
     assert "Spearman" in capsys.readouterr().out
 
