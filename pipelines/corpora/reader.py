@@ -128,9 +128,11 @@ def find_positions(
     Raises:
         OSError: reading failed.
     """
+    if not stream.seekable():  # compressed, and perhaps broken from the first byte on
+        return None
     format = options.format or detect_format(source, stream.peek())
     find = PARSERS[format].positions if format else None
-    if find is None or not stream.seekable():
+    if find is None:
         return None
     positions, records = find(stream, options, every, limit)
     return (positions, records) if records else None

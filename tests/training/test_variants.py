@@ -143,7 +143,9 @@ def test_features_and_scores_that_cannot_be_used(tiny_encoder: Path, tmp_path: P
     by_id = {window.doc_id: window.encoded.features for window in read_windows(data, "train")}
     expected = (np.array(numbers) - np.mean(numbers)) / np.std(numbers)
     for doc_id, number in zip(["good", *(f"most{number}" for number in range(5)), "least"], expected, strict=True):
-        np.testing.assert_allclose(by_id[doc_id], [[number]], rtol=1e-6)
+        features = by_id[doc_id]
+        assert features is not None
+        np.testing.assert_allclose(features, [[number]], rtol=1e-6)
 
 
 def test_scores_from_corpus_to_predictions(
