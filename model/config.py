@@ -155,7 +155,8 @@ class TrainingSettings(Section):
             `balanced` for weights inverse to the labels' frequencies; default: all the same.
         precision: `float32`, `bfloat16` (computation only; weights stay float32), or `auto`: bfloat16 on GPUs that
             have it.
-        xla: True to compile steps with XLA, for a single device; batches are then padded to few shapes.
+        xla: True to compile steps with XLA, for a single device; batches are then padded to few shapes. Not with
+            `model.crf` or `model.head: cls`.
         warm_start: a bundle (or registry folder) with whose weights to begin. Its encoder must have the same shape; the
             weights of labels that both models have are taken over.
         seed: of weights, shuffling and dropout.

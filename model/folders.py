@@ -1,10 +1,16 @@
-"""Output folders: each belongs to one job with fixed inputs and settings, which a mark file in the folder records."""
+"""Output folders and the files in them, written so that a crash of the machine leaves the old state or the new one.
+
+Each folder belongs to one job with fixed inputs and settings, which a mark file in the folder records.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +33,7 @@ def claim_folder(folder: Path, mark_file: str, mark: Mapping[str, Any], *, overw
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; name a folder for the output")
     if file.exists():
-        there = json.loads(file.read_text(encoding="utf-8"))
+        there = read_json(file, hint="remove it, and --overwrite the folder")
         if there == json.loads(json.dumps(mark)):
             if not overwrite:
                 return
@@ -38,15 +44,86 @@ def claim_folder(folder: Path, mark_file: str, mark: Mapping[str, Any], *, overw
         _empty(folder, mark_file)
     elif folder.exists() and any(path != _unfinished(file) for path in folder.iterdir()):
         raise UserError(f"{folder}: is not empty and has no {mark_file}; name another --output")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_json(file, mark)
 
 
+def read_json(path: Path, *, hint: str) -> Any:
+    """Returns the JSON values of a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it is not JSON: a bad disk, or an editor; the message ends with the hint.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path}: is damaged ({error}); {hint}") from error
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file under a temporary name and renames it, so that readers see all of it or nothing."""
+    """Writes a JSON file as `write_bytes` does."""
+    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file so that readers, and the machine after a crash, see all of it or what was there before.
+
+    Raises:
+        OSError: it can't be written; what was there before is unchanged.
+    """
     fresh = _unfinished(path)
-    fresh.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    fresh.replace(path)
+    try:
+        with open(fresh, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(path)
+    except BaseException:  # also if the user interrupts it
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, unless they exist, so that a crash of the machine does not undo it."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.parent)
+
+
+def publish_folder(fresh: Path, path: Path) -> None:
+    """Gives a folder that is written completely its name, in place of what has that name now.
+
+    Raises:
+        OSError: it can't be done.
+    """
+    sync_tree(fresh)
+    shutil.rmtree(path, ignore_errors=True)
+    fresh.rename(path)
+    sync(path.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """Makes the content of a folder and its subfolders survive a crash of the machine."""
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            sync(path)
+
+
+def sync(path: Path) -> None:
+    """Makes the content of a file, or the names in a folder, survive a crash of the machine."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network filesystems can't sync folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _unfinished(path: Path) -> Path:

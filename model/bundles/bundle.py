@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from model.config import WindowSettings
 from model.errors import UserError
+from model.folders import publish_folder
 from model.text.vocabulary import Vocabulary
 
 BUNDLE_FORMAT = 2
@@ -138,8 +139,7 @@ def write_bundle(
     }
     description["fingerprint"] = _fingerprint(description)
     (fresh / _DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
+    publish_folder(fresh, folder)
     return load_bundle(folder)
 
 

@@ -45,6 +45,9 @@ def check_records(
         raise UserError(f"give each of the {len(folders)} folders of records a positive share; got {list(shares)}")
     if settings.model.crf and not first.labels:
         raise UserError("model.crf is true, but data.target is scores; a CRF needs labels")
+    if settings.training.xla and (settings.model.crf or settings.model.head == "cls"):
+        variant = "model.crf is true" if settings.model.crf else "model.head is cls"
+        raise UserError(f"training.xla is true and {variant}, which XLA can't compile once for all; leave xla out")
     for data in folders:
         if vocabulary.fingerprint != data.vocabulary_fingerprint:
             raise UserError(

@@ -49,11 +49,14 @@ class DevSplit:
         """Returns the temperature that makes the true labels most probable (1 for scores), and the metrics with it."""
         predictor = self._predictor(lambda batch: {"logits": classifier(batch, training=False)})
         logits, mask = _pad(outputs["logits"] for outputs in predictor.run([one.encoded for one in self._windows]))
-        head = tf.function(lambda temperature: classifier.head.predict(logits, mask, temperature), autograph=False)
+        # Arguments, not constants of the graph, which can't hold more than 2 GiB.
+        head = tf.function(classifier.head.predict, autograph=False)
         shown = [one.encoded.window for one in self._windows]
 
         def owned(temperature: float) -> Outputs:
-            outputs = {name: array.numpy() for name, array in head(tf.constant(temperature, tf.float32)).items()}
+            outputs = {
+                name: array.numpy() for name, array in head(logits, mask, tf.constant(temperature, tf.float32)).items()
+            }
             return take_owned(
                 shown, ({name: array[row] for name, array in outputs.items()} for row in range(len(shown)))
             )

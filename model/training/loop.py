@@ -6,7 +6,7 @@ import json
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import tensorflow as tf
 from model.config import TrainingSettings
 from model.folders import write_json
 from model.progress import ProgressReporter
+from model.training.checkpoints import Checkpoints, Progress, reporting_disk_errors
 from model.training.devices import Devices
 from model.training.input_pipeline import Batching, TrainingSet, training_batches
 from model.training.step import TrainableClassifier, count_steps, distribute, group
+from model.training.stopping import Stop, stopping_between_steps
 
-BEST_WEIGHTS = "best.weights.h5"
 _HISTORY = "history.json"
 _STEPS_BETWEEN_SUMMARIES = 10
 
@@ -36,6 +37,7 @@ class Fit:
         batching: how they become batches.
         devices: where it runs.
         evaluate: returns the classifier's metrics on dev as JSON values; None if there is no dev split.
+        before_epoch: is called before each epoch; what it raises ends the training.
     """
 
     run: Path
@@ -44,6 +46,7 @@ class Fit:
     batching: Batching
     devices: Devices
     evaluate: Callable[[], dict[str, Any]] | None
+    before_epoch: Callable[[], None]
 
     @property
     def steps(self) -> int:
@@ -61,31 +64,32 @@ class Fit:
         return round(total)
 
 
-def run_epochs(classifier: TrainableClassifier, fit: Fit) -> list[dict[str, Any]]:
-    """Runs the remaining epochs and returns the metrics of all; saves the best epoch's weights to `BEST_WEIGHTS`."""
-    epochs_done, steps_done = tf.Variable(0, dtype=tf.int64), tf.Variable(0, dtype=tf.int64)
-    checkpoint = tf.train.Checkpoint(
-        # Listed one by one, with dropout's random states: TensorFlow finds neither layers in lists nor seed generators.
-        variables=[variable.value for variable in classifier.variables],
-        optimizer=classifier.optimizer,
-        epochs_done=epochs_done,
-        steps_done=steps_done,
-    )
-    manager = tf.train.CheckpointManager(checkpoint, str(fit.run / "checkpoints"), max_to_keep=1)
-    if manager.latest_checkpoint:
-        checkpoint.restore(manager.latest_checkpoint).assert_consumed()
-    history = read_history(fit.run)[: int(epochs_done)]
+def run_epochs(classifier: TrainableClassifier, fit: Fit) -> tuple[list[dict[str, Any]], Path]:
+    """Runs the remaining epochs and returns the metrics of all, and the file with the best epoch's weights.
+
+    Raises:
+        Interrupted: the user or the machine stopped it; the next call resumes.
+        JobFailure: a checkpoint can't be written.
+    """
+    running = [tf.Variable(variable.value) for mean in classifier.metrics for variable in mean.variables]
+    variables = [*(variable.value for variable in classifier.variables), *running]
+    checkpoints = Checkpoints(fit.run, variables, classifier.optimizer)
+    progress = checkpoints.restore()
     summaries = tf.summary.create_file_writer(str(fit.run / "tensorboard"))
     epochs = fit.training.epochs
-    for epoch in range(int(epochs_done), epochs):
-        if has_stopped(history, fit.training.patience):
+    for epoch in range(progress.epochs, epochs):
+        if has_stopped(progress.history, fit.training.patience):
             break
-        first = int(steps_done)
-        left = fit.steps - first
+        fit.before_epoch()
+        first, left = progress.steps, fit.steps - progress.steps
         steps = group(training_batches(fit.sets, fit.batching, epoch=epoch), fit.training.accumulate).skip(first)
         steps = steps.apply(tf.data.experimental.assert_cardinality(left))
-        with ProgressReporter(f"epoch {epoch + 1} of {epochs}", total=fit.steps, unit="steps") as progress:
-            watcher = _Watcher(fit, progress, manager, steps_done, summaries=summaries, epoch=epoch)
+        with (
+            ProgressReporter(f"epoch {epoch + 1} of {epochs}", total=fit.steps, unit="steps") as reporter,
+            stopping_between_steps() as stop,
+            reporting_disk_errors(fit.run),
+        ):
+            watcher = _Watcher(fit, reporter, checkpoints, progress, stop, running=running, summaries=summaries)
             started = time.monotonic()
             figures = classifier.fit(
                 distribute(steps, fit.devices),
@@ -97,26 +101,26 @@ def run_epochs(classifier: TrainableClassifier, fit: Fit) -> list[dict[str, Any]
                 callbacks=[watcher],
             ).history
         seconds = time.monotonic() - started
-        history.append(
-            {
-                "epoch": epoch + 1,
-                "seconds": round(seconds, 1),
-                "tokens_per_second": round(fit.tokens * left / fit.steps / seconds),
-                "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-                "loss": figures["loss"][-1],
-                **({"train_accuracy": figures["accuracy"][-1]} if "accuracy" in figures else {}),
-                **({"dev": fit.evaluate()} if fit.evaluate else {}),
-            }
-        )
-        _report(history[-1], epochs, summaries, steps=fit.steps)
-        if best_epoch(history) is history[-1]:
-            classifier.save_weights(fit.run / f"writing.{BEST_WEIGHTS}")
-            (fit.run / f"writing.{BEST_WEIGHTS}").replace(fit.run / BEST_WEIGHTS)
+        line = {
+            "epoch": epoch + 1,
+            "seconds": round(seconds, 1),
+            "tokens_per_second": round(fit.tokens * left / fit.steps / seconds),
+            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "loss": figures["loss"][-1],
+            **({"train_accuracy": figures["accuracy"][-1]} if "accuracy" in figures else {}),
+            **({"dev": fit.evaluate()} if fit.evaluate else {}),
+        }
+        history, best = [*progress.history, line], progress.best
+        _report(line, epochs, summaries, steps=fit.steps)
+        if best_epoch(history) is line:
+            best = checkpoints.save_best(classifier.save_weights, epoch + 1)
+        progress = Progress(epoch + 1, 0, history, best)
+        checkpoints.save(progress)
         write_json(fit.run / _HISTORY, history)
-        epochs_done.assign(epoch + 1)
-        steps_done.assign(0)
-        manager.save()
-    return history
+    if progress.best is None:
+        raise AssertionError("a training has at least one epoch")
+    write_json(fit.run / _HISTORY, progress.history)
+    return progress.history, fit.run / progress.best.file
 
 
 def best_epoch(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -147,40 +151,59 @@ def _goodness(dev: Mapping[str, Any]) -> float:
 
 
 class _Watcher(keras.callbacks.Callback):
-    """Shows progress, writes summaries, and saves a checkpoint every `checkpoint_seconds`."""
+    """Shows progress, writes summaries, and saves a checkpoint every `checkpoint_seconds` and when told to stop."""
 
     def __init__(
         self,
         fit: Fit,
-        progress: ProgressReporter,
-        manager: tf.train.CheckpointManager,
-        steps_done: tf.Variable,
+        reporter: ProgressReporter,
+        checkpoints: Checkpoints,
+        progress: Progress,
+        stop: Stop,
         *,
+        running: Sequence[tf.Variable],
         summaries: tf.summary.SummaryWriter,
-        epoch: int,
     ) -> None:
         super().__init__()
-        self._fit, self._progress, self._manager, self._steps_done = fit, progress, manager, steps_done
-        self._summaries, self._epoch = summaries, epoch
-        self._first = int(steps_done)
+        self._fit, self._reporter, self._checkpoints, self._progress = fit, reporter, checkpoints, progress
+        self._stop, self._running, self._summaries = stop, running, summaries
         self._saved = self._started = time.monotonic()
 
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Goes on with the figures of a resumed epoch, which Keras has just set to 0."""
+        if self._progress.steps:
+            for there, saved in zip(self._figures(), self._running, strict=True):
+                there.assign(saved)
+
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        done, total = self._first + batch + 1, self._fit.steps
-        self._steps_done.assign(done)
+        done, total = self._progress.steps + batch + 1, self._fit.steps
         speed = (batch + 1) * self._fit.tokens / total / (time.monotonic() - self._started)
         figures = dict(logs or {})
         note = ", ".join([*(f"{name} {figure:.3f}" for name, figure in figures.items()), f"{speed:,.0f} tokens/s"])
-        self._progress.update(done=done, note=note)
+        self._reporter.update(done=done, note=note)
         if done % _STEPS_BETWEEN_SUMMARIES == 0 or done == total:
             rate = float(self.model.optimizer.learning_rate)
             named = {f"train/{name}": figure for name, figure in figures.items()}
             named |= {"train/learning_rate": rate, "train/tokens_per_second": speed}
-            _summarize(self._summaries, named, step=self._epoch * total + done)
-        # After the last step, the end of the epoch saves; so a resumed epoch always has at least one step left.
-        if done < total and time.monotonic() - self._saved >= self._fit.training.checkpoint_seconds:
-            self._manager.save()
-            self._saved = time.monotonic()
+            _summarize(self._summaries, named, step=self._progress.epochs * total + done)
+        if done == total:  # the end of the epoch saves; so a resumed epoch always has at least one step left
+            return
+        if self._stop or time.monotonic() - self._saved >= self._fit.training.checkpoint_seconds:
+            self._save(done)
+        if self._stop:
+            self._stop.end(
+                f"epoch {self._progress.epochs + 1} of {self._fit.training.epochs} is saved at step {done} of {total}; "
+                "repeat the command to continue"
+            )
+
+    def _save(self, done: int) -> None:
+        for saved, there in zip(self._running, self._figures(), strict=True):
+            saved.assign(there.value)
+        self._checkpoints.save(replace(self._progress, steps=done))
+        self._saved = time.monotonic()
+
+    def _figures(self) -> list[Any]:
+        return [variable for mean in self.model.metrics for variable in mean.variables]
 
 
 def _report(figures: Mapping[str, Any], epochs: int, summaries: tf.summary.SummaryWriter, *, steps: int) -> None:

@@ -3,8 +3,8 @@
 A run's folder:
 
     run.json          settings, and fingerprints of the data; a folder with others is refused
-    checkpoints/      the last checkpoint; a killed run resumes from it
-    best.weights.h5   the weights of the best epoch so far
+    checkpoints/      the last two checkpoints; a killed run resumes from the last one that is whole
+    best-N.weights.h5 the weights of the best epoch so far
     history.json      the metrics of each epoch
     tensorboard/      the same and more for TensorBoard
     bundle/           the result, written last
@@ -12,7 +12,7 @@ A run's folder:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
@@ -28,11 +28,12 @@ from model.encoders.encoder import open_encoder
 from model.folders import claim_folder
 from model.inference.serving import ServingModule
 from model.text.tokenization import Tokenizer
+from model.training.checkpoints import reporting_disk_errors
 from model.training.checks import check_records, settle
 from model.training.dev_split import DevSplit
 from model.training.devices import choose_devices, describe_devices
 from model.training.input_pipeline import Batching, label_weights, plan_training_sets
-from model.training.loop import BEST_WEIGHTS, Fit, best_epoch, run_epochs
+from model.training.loop import Fit, best_epoch, run_epochs
 from model.training.step import TrainableClassifier, compile_classifier, count_steps
 from model.training.warm_start import warm_start
 
@@ -44,6 +45,7 @@ def train_and_evaluate(
     *,
     shares: Sequence[float] | None = None,
     overwrite: bool = False,
+    before_epoch: Callable[[], None] = lambda: None,
 ) -> Bundle:
     """Trains on the train split, chooses the epoch that is best on dev, and returns the exported bundle.
 
@@ -55,9 +57,12 @@ def train_and_evaluate(
         run_dir: the folder of the run.
         shares: each folder's share of the batches; None for shares by size.
         overwrite: True to replace a run that the folder holds already.
+        before_epoch: is called before each epoch; what it raises ends the training.
 
     Raises:
         UserError: settings and data don't fit together, or the run's folder holds another run.
+        JobFailure: the run's files can't be written; a repeated call resumes.
+        Interrupted: the user or the machine stopped it; a repeated call resumes.
     """
     folders = [open_training_data(path) for path in ([data_dirs] if isinstance(data_dirs, str) else data_dirs)]
     data = folders[0]
@@ -90,7 +95,7 @@ def train_and_evaluate(
         if initial:
             warm_start(classifier, initial, labels)
     dev = DevSplit(data, labels=labels, pad_id=vocabulary.pad_id, batch_tokens=training.batch_tokens)
-    history = run_epochs(
+    history, best_weights = run_epochs(
         classifier,
         Fit(
             run=run,
@@ -105,9 +110,10 @@ def train_and_evaluate(
             ),
             devices=devices,
             evaluate=dev.evaluator(classifier) if dev else None,
+            before_epoch=before_epoch,
         ),
     )
-    classifier.load_weights(run / BEST_WEIGHTS)
+    classifier.load_weights(best_weights)
     # What is exported is in float32, on one device and without the optimizer.
     exported = SentenceClassifier(encoder.build(pretrained=False), num_labels, settings.model, name="classifier")
     exported.build_variables(width)
@@ -132,13 +138,14 @@ def train_and_evaluate(
         "best_epoch": best_epoch(history)["epoch"],
         "dev": dev_figures,
     }
-    return write_bundle(
-        run / "bundle",
-        serving.export,
-        labels=labels,
-        window=data.settings.window,
-        vocabulary=vocabulary,
-        features=data.features,
-        mask_outliers=data.settings.data.mask_outliers,
-        facts=facts,
-    )
+    with reporting_disk_errors(run):
+        return write_bundle(
+            run / "bundle",
+            serving.export,
+            labels=labels,
+            window=data.settings.window,
+            vocabulary=vocabulary,
+            features=data.features,
+            mask_outliers=data.settings.data.mask_outliers,
+            facts=facts,
+        )

@@ -22,6 +22,7 @@ from model.errors import UserError
 from model.evaluation.evaluate import predict
 from model.inference.labelled_windows import read_windows
 from model.inference.predictor import Predictor
+from model.training.checkpoints import Checkpoints, Progress
 from model.training.devices import Devices
 from model.training.input_pipeline import count_batches
 from model.training.loop import best_epoch, has_stopped, read_history
@@ -233,20 +234,20 @@ def test_unfinished_records_are_refused(tiny_settings: Settings, tmp_path: Path)
         train_and_evaluate(tiny_settings, str(tmp_path / "records"), str(tmp_path / "run"))
 
 
-KILLED_AFTER_A_CHECKPOINT = """
+AFTER_A_CHECKPOINT = """
 import os, signal
-import tensorflow as tf
+from model.training.checkpoints import Checkpoints
 
-save, left = tf.train.CheckpointManager.save, {count}
+save, left = Checkpoints.save, {count}
 
 def save_and_die(*arguments, **options):
     global left
     save(*arguments, **options)
     left -= 1
     if not left:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.{signal})
 
-tf.train.CheckpointManager.save = save_and_die
+Checkpoints.save = save_and_die
 """
 
 
@@ -264,20 +265,34 @@ def test_a_killed_run_goes_on(tiny_records: Path, tiny_settings: Settings, tmp_p
     steps = count_batches(data, "train", batch_tokens=96)
     killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
     # A checkpoint a batch, that of an epoch's last one after the figures: this is the third of the second epoch.
-    kill = KILLED_AFTER_A_CHECKPOINT.format(count=steps + 3)
+    kill = AFTER_A_CHECKPOINT.format(count=steps + 3, signal="SIGKILL")
     command = ["train", "--config", str(file), "--data", str(tiny_records), "--output", str(killed)]
     assert warm_jobs.run(command, before=kill) == -signal.SIGKILL
     assert not (killed / "bundle").exists()
     assert len(read_history(killed)) == 1
-    reader = tf.train.load_checkpoint(str(killed / "checkpoints"))
-    assert reader.get_tensor("epochs_done/.ATTRIBUTES/VARIABLE_VALUE") == 1
-    assert reader.get_tensor("steps_done/.ATTRIBUTES/VARIABLE_VALUE") == 3 < steps - 1
+    _, newest = sorted((killed / "checkpoints").iterdir())
+    state = json.loads((newest / "state.json").read_text())
+    assert (state["epochs"], state["steps"]) == (1, 3)
+    assert steps - 1 > 3
+
+    # SIGTERM lets it end the step that it is at; on a disk that has damaged the newest checkpoint, it takes the other.
+    data_file = newest / "variables.data-00000-of-00001"
+    data_file.write_bytes(data_file.read_bytes()[: data_file.stat().st_size // 2])
+    (killed / "history.json").write_text("")
+    printed = warm_jobs.errors.stat().st_size
+    code = warm_jobs.run(command, before=AFTER_A_CHECKPOINT.format(count=1, signal="SIGTERM"))
+    said = warm_jobs.errors.read_bytes()[printed:].decode()
+    assert f"sepline: terminated; epoch 2 of 2 is saved at step 3 of {steps}; repeat the command to continue\n" in said
+    assert "Traceback" not in said, said
+    assert code == 143
+    assert f"{newest}: is damaged" in warm_jobs.output.read_text()
 
     resumed = train_and_evaluate(settings, str(tiny_records), str(killed))
     whole = train_and_evaluate(settings, str(tiny_records), str(unbroken))
     assert [figures["epoch"] for figures in read_history(killed)] == [1, 2]
     for one, other in zip(read_history(killed), read_history(unbroken), strict=True):
-        assert one["dev"] == other["dev"]
+        for name in ("dev", "loss", "train_accuracy"):  # a resumed epoch's figures are of the whole epoch
+            assert one[name] == other[name]
     windows = [window.encoded for window in read_windows(data, "dev")]
     both = [Predictor.load(bundle).run(windows) for bundle in (resumed, whole)]
     for one, other in zip(*both, strict=True):
@@ -303,3 +318,69 @@ def test_training_without_a_dev_split(tiny_records: Path, tiny_settings: Setting
     assert bundle.description["best_epoch"] == 2
     assert bundle.description["dev"] is None
     assert all("dev" not in figures for figures in read_history(tmp_path / "run"))
+
+
+def saved_checkpoints(run: Path) -> tuple[Checkpoints, tf.Variable]:
+    """Returns a run's checkpoints of steps 1 and 2, with weights of a best epoch, and the variable in them."""
+    number = tf.Variable(0.0)
+    optimizer = keras.optimizers.SGD()
+    optimizer.build([keras.Variable(0.0)])
+    checkpoints = Checkpoints(run, [number], optimizer)
+    run.mkdir()
+    best = checkpoints.save_best(lambda file: file.write_bytes(b"weights"), 1)
+    for step in (1, 2):
+        number.assign(float(step))
+        checkpoints.save(Progress(epochs=1, steps=step, history=[{"epoch": 1, "loss": 0.1}], best=best))
+    return checkpoints, number
+
+
+@pytest.mark.parametrize("left", [0, 0.5, None], ids=["empty", "half", "deleted"])
+@pytest.mark.parametrize("name", ["state.json", "variables.index", "variables.data-00000-of-00001"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, name: str, left: float | None) -> None:
+    checkpoints, number = saved_checkpoints(tmp_path / "run")
+    older, newer = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    assert checkpoints.restore().steps == 2
+    file = newer / name
+    if left is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: int(file.stat().st_size * left)])
+    assert (checkpoints.restore().steps, number.numpy()) == (1, 1.0)
+    number.assign(3.0)
+    checkpoints.save(Progress(epochs=1, steps=3))
+    assert sorted((tmp_path / "run" / "checkpoints").iterdir())[0] == older
+    assert (checkpoints.restore().steps, number.numpy()) == (3, 3.0)
+
+
+@pytest.mark.parametrize("damage", ["weights", "every checkpoint"])
+def test_a_run_of_which_nothing_whole_is_left_begins_anew(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    checkpoints, _ = saved_checkpoints(run)
+    for file in run.glob("best-1.*" if damage == "weights" else "checkpoints/*/state.json"):
+        file.write_bytes(b"w")
+    assert checkpoints.restore() == Progress()
+    assert list((run / "checkpoints").iterdir()) == []
+    assert capsys.readouterr().out.count("is damaged") == 2
+    checkpoints.save(Progress(epochs=0, steps=1))
+    assert checkpoints.restore().steps == 1
+
+
+def test_weights_are_kept_as_long_as_a_checkpoint_counts_on_them(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    checkpoints, _ = saved_checkpoints(run)
+    for epoch in (2, 3):
+        best = checkpoints.save_best(lambda file, epoch=epoch: file.write_bytes(b"%d" % epoch), epoch)  # type: ignore[misc]
+        checkpoints.save(Progress(epochs=epoch, best=best))
+        there = sorted(file.name for file in run.glob("*.h5"))
+        assert there == [f"best-{epoch - 1}.weights.h5", f"best-{epoch}.weights.h5"]
+
+
+@pytest.mark.parametrize("variant", [{"crf": True}, {"head": "cls"}], ids=["crf", "cls"])
+def test_variants_that_xla_cannot_compile_are_refused(
+    tiny_records: Path, tiny_settings: Settings, tmp_path: Path, variant: dict[str, Any]
+) -> None:
+    settings = changed(tiny_settings, model=variant, training={"xla": True})
+    with pytest.raises(UserError, match=r"training\.xla is true and model\.(crf is true|head is cls).* leave xla out"):
+        train_and_evaluate(settings, str(tiny_records), str(tmp_path / "run"))
