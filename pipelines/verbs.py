@@ -43,6 +43,7 @@ def run_preprocess(options: argparse.Namespace) -> int:
     """Makes training records and prints their counts; returns 1 if a source can't be read at all."""
     settings = _settings(options)
     from pipelines.preprocessing.preprocess import preprocess
+    from pipelines.preprocessing.records_folder import notes_on_ids
     from pipelines.terminal import show_training_data
 
     stats = preprocess(
@@ -54,6 +55,8 @@ def run_preprocess(options: argparse.Namespace) -> int:
         beam_options=_beam_options(options),
         overwrite=options.overwrite,
     )
+    for note in notes_on_ids(stats):
+        print(f"sepline: {note}", file=sys.stderr)
     if options.json:
         _print_json(stats)
     else:

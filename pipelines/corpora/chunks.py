@@ -231,6 +231,16 @@ def _chars(item: Document | Reject) -> int:
     return sum(map(len, texts)) + _CHARS_PER_SENTENCE * len(texts) + _CHARS_PER_NUMBER * numbers
 
 
+def ids_are_shared(shared: int, documents: int) -> bool:
+    """Returns True if ids don't identify documents: more than a tenth of them, and ten at least, share theirs."""
+    return shared >= 10 and shared * 10 > documents
+
+
+def position_id(document: Document) -> str:
+    """Returns the id of a document whose own id doesn't identify it: source and position."""
+    return f"{document.source}#{document.record_index}"
+
+
 def hash_share(key: str) -> float:
     """Returns a number in [0, 1) that depends only on the key."""
     return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big") / _HASHES

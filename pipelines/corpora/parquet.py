@@ -170,11 +170,18 @@ def _batch_items(batch: pa.RecordBatch, options: ReadOptions) -> Iterator[RawRec
 
 
 def _sizes(array: pa.Array) -> np.ndarray:
-    """Returns how many bytes each entry of an array takes once it is converted, about: int64 `[entries]`."""
+    """Returns how many bytes each entry of an array takes once it is converted, about: int64 `[entries]`.
+
+    Raises:
+        pa.ArrowInvalid: the array is damaged.
+    """
     type = array.type
     if types.is_dictionary(type):
         sizes = np.append(_sizes(array.dictionary), 0)
-        return sizes[array.indices.fill_null(len(array.dictionary)).to_numpy(zero_copy_only=False)]
+        indices = array.indices.fill_null(len(array.dictionary)).to_numpy(zero_copy_only=False)
+        if len(indices) and not 0 <= indices.min() <= indices.max() < len(sizes):
+            raise pa.ArrowInvalid("a row refers to an entry that its dictionary doesn't have")
+        return sizes[indices]
     if types.is_string(type) or types.is_large_string(type) or types.is_binary(type) or types.is_large_binary(type):
         return _VALUE_BYTES + pc.binary_length(array).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     if types.is_list(type) or types.is_large_list(type) or types.is_fixed_size_list(type):

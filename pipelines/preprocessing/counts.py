@@ -16,6 +16,13 @@ Kind = Literal[
     "documents",
     "sentences",
     "labels",
+    # of ids: records with one, those that share it within their source (both also by source), records and ids that
+    # occur in several sources, and documents whose id is their position, by source
+    "identified",
+    "shared_in_source",
+    "shared_across",
+    "ids_across",
+    "by_position",
     # of duplicates
     "duplicates_dropped",
     "superseded",

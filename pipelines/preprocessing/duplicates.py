@@ -36,7 +36,7 @@ class Occurrence:
     """Where a record was read, and where its document was written.
 
     Attributes:
-        split: its split; empty for a rejected record, which is not written.
+        split: its split; empty for a record that is rejected or not in the sample, which is not written.
         part: the part file's name, without suffix.
         doc_id, source, record_index: as in `Document`.
         deletes: True if the record deletes the document.
@@ -68,9 +68,13 @@ class Duplicate:
 
 
 def duplicate_keys(document: Document, *, split: str, part: str, revisions: str) -> Iterator[tuple[str, Occurrence]]:
-    """Yields the keys to group documents by: a hash of the normalized text, and one of the id."""
+    """Yields the keys to group documents by: a hash of the normalized text, and one of the id.
+
+    A document without a split is not used; it has only the second key, so that what its id is worth can be seen.
+    """
     occurrence = Occurrence(split, part, document.doc_id, document.source, document.record_index)
-    yield _key(SAME_TEXT, normalized_text(document)), occurrence
+    if split:
+        yield _key(SAME_TEXT, normalized_text(document)), occurrence
     yield _key(VERSIONS if revisions == "latest" else SAME_ID, document.doc_id), occurrence
 
 
@@ -92,7 +96,8 @@ def find_duplicates(key: str, occurrences: Iterable[Occurrence]) -> list[Duplica
     kind, _, group = key.partition("/")
     if kind == VERSIONS:
         return _find_superseded(group, set(occurrences))
-    members = sorted(set(occurrences), key=lambda occurrence: (occurrence.source, occurrence.record_index))
+    used = {occurrence for occurrence in occurrences if occurrence.split}
+    members = sorted(used, key=lambda occurrence: (occurrence.source, occurrence.record_index))
     splits = {occurrence.split for occurrence in members}
     if len(members) < 2 or (kind == SAME_TEXT and len(splits) < 2):
         return []
@@ -100,6 +105,18 @@ def find_duplicates(key: str, occurrences: Iterable[Occurrence]) -> list[Duplica
         Duplicate(kind, group, occurrence, dropped=kind == SAME_TEXT and occurrence.split == "train")
         for occurrence in members
     ]
+
+
+def count_shared_ids(key: str, occurrences: Iterable[Occurrence]) -> Iterator[Counts]:
+    """Yields how many records have the id of a group: by source if it has several, and of all sources if several do."""
+    if key.startswith(SAME_TEXT):
+        return
+    by_source = Counter(one.source for one in set(occurrences) if not one.deletes)
+    counts = Counter({Count("shared_in_source", value=source): n for source, n in by_source.items() if n > 1})
+    if len(by_source) > 1:
+        counts.update({Count("shared_across"): by_source.total(), Count("ids_across"): 1})
+    if counts:
+        yield counts
 
 
 def _find_superseded(group: str, versions: set[Occurrence]) -> list[Duplicate]:

@@ -18,18 +18,23 @@ from model.config import DataSettings
 from model.records import Document, Reason, Reject
 from model.schema import SPLITS, document_schema
 from pipelines.corpora.checks import reject_document, wrong_features
-from pipelines.corpora.chunks import Chunk, Unit, hash_share, part_prefix, read_chunks
+from pipelines.corpora.chunks import Chunk, Unit, hash_share, ids_are_shared, part_prefix, position_id, read_chunks
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sentences import SentenceSplitter, split_document
-from pipelines.preprocessing.counts import Count, Counts, read_counts, sum_counts, write_counts
+from pipelines.preprocessing.counts import Count, Counts, by_value, read_counts, sum_counts, write_counts
 from pipelines.preprocessing.duplicates import (
     Occurrence,
+    count_shared_ids,
     duplicate_keys,
     find_duplicates,
+    normalized_text,
     revision_keys,
     write_duplicates,
 )
+from pipelines.storage import objects
 from pipelines.storage.parquet import write_rejects, write_table
+
+_MOST_VERSIONS = 10  # of a document, on average
 
 
 def ingest(
@@ -40,17 +45,55 @@ def ingest(
     options: ReadOptions,
     beam_options: PipelineOptions,
 ) -> Counts:
-    """Writes documents, rejects and the list of duplicates into the folder, and returns the counts of what was read."""
-    summary = f"{folder}/ingest.json"
-    splits = [(source["path"], source["split"]) for source in sources]
+    """Writes documents, rejects and the list of duplicates into the folder, and returns the counts of what was read.
+
+    If that shows sources whose ids don't identify their documents, all is read again, with positions as their ids.
+    """
     options = replace(options, deletions=data.revisions == "latest")
     write_documents = WriteDocuments(folder, data, max_sentences=options.max_sentences)
+    counts = _ingest(sources, folder, write_documents, options=options, beam_options=beam_options)
+    paths = [source["path"] for source in sources]
+    if by_position := sources_without_ids(counts, paths, data.revisions):
+        for place in ("documents", "rejects"):
+            objects.remove([f"{folder}/{place}/{name}" for name in objects.list_tree(f"{folder}/{place}")])
+        write_documents = WriteDocuments(folder, data, max_sentences=options.max_sentences, by_position=by_position)
+        counts = _ingest(sources, folder, write_documents, options=options, beam_options=beam_options)
+    return counts
+
+
+def sources_without_ids(counts: Counts, sources: Sequence[str], revisions: str) -> frozenset[str]:
+    """Returns the sources whose ids don't identify their documents.
+
+    In these, more than a tenth of the records share their ids within the source. An id that several sources have
+    usually stands for versions of one document, whose splits have to be the same; but if such an id has more than ten
+    records on average, and more than a tenth of all records have one, the sources number their records themselves.
+    """
+    shared = by_value(counts, "shared_in_source")
+    identified = by_value(counts, "identified")
+    found = {source for source, n in shared.items() if ids_are_shared(n, identified[source])}
+    across, ids = counts[Count("shared_across")], counts[Count("ids_across")]
+    if revisions == "keep" and ids_are_shared(across, identified.get("", 0)) and across > _MOST_VERSIONS * ids:
+        found.update(sources)
+    return frozenset(found)
+
+
+def _ingest(
+    sources: Sequence[Mapping[str, Any]],
+    folder: str,
+    write_documents: WriteDocuments,
+    *,
+    options: ReadOptions,
+    beam_options: PipelineOptions,
+) -> Counts:
+    summary, ids = f"{folder}/ingest.json", f"{folder}/ids.json"
+    size = write_documents.data.part_records
+    splits = [(source["path"], source["split"]) for source in sources]
     with beam.Pipeline(options=beam_options) as pipeline:
         written = (
             pipeline
             | "Units" >> beam.Create([Unit(path, part_prefix(path), split=split) for path, split in splits])
             | "SpreadUnits" >> beam.Reshuffle()
-            | "ReadChunks" >> beam.FlatMap(read_chunks, options, size=data.part_records)
+            | "ReadChunks" >> beam.FlatMap(read_chunks, options, size=size)
             | "WriteDocuments" >> beam.ParDo(write_documents).with_outputs(WriteDocuments.KEYS, main="counts")
         )
         (
@@ -58,14 +101,20 @@ def ingest(
             | "Sum" >> beam.CombineGlobally(sum_counts)
             | "WriteSummary" >> beam.Map(write_counts, summary)
         )
+        alike = written[WriteDocuments.KEYS] | "GroupAlike" >> beam.GroupByKey()
         (
-            written[WriteDocuments.KEYS]
-            | "GroupAlike" >> beam.GroupByKey()
+            alike
             | "FindDuplicates" >> beam.FlatMapTuple(find_duplicates)
             | "Gather" >> beam.combiners.ToList()
             | "WriteDuplicates" >> beam.Map(write_duplicates, folder)
         )
-    return read_counts(summary)
+        (
+            alike
+            | "CountSharedIds" >> beam.FlatMapTuple(count_shared_ids)
+            | "SumIds" >> beam.CombineGlobally(sum_counts)
+            | "WriteIds" >> beam.Map(write_counts, ids)
+        )
+    return read_counts(summary) + read_counts(ids)
 
 
 class WriteDocuments(beam.DoFn):
@@ -76,13 +125,18 @@ class WriteDocuments(beam.DoFn):
 
     KEYS = "keys"
 
-    def __init__(self, folder: str, data: DataSettings, *, max_sentences: int) -> None:
-        self._folder, self._data, self._max_sentences = folder, data, max_sentences
+    def __init__(
+        self, folder: str, data: DataSettings, *, max_sentences: int, by_position: frozenset[str] = frozenset()
+    ) -> None:
+        self.data = data
+        self._folder, self._max_sentences, self._by_position = folder, max_sentences, by_position
 
     def setup(self) -> None:
         self._splitter = SentenceSplitter()
 
     def process(self, chunk: Chunk) -> Iterator[Any]:
+        source, data, identified = chunk.unit.source, self.data, 0
+        by_position = source in self._by_position
         documents: dict[str, list[Document]] = {split: [] for split in SPLITS}
         rejects: list[Reject] = []
         counts: Counts = Counter({Count("records"): len(chunk.items)})
@@ -91,17 +145,30 @@ class WriteDocuments(beam.DoFn):
             if isinstance(result, Reject):
                 rejects.append(result)
                 counts[Count("rejects", value=result.reason)] += 1
-                if self._data.revisions == "latest":
+                if data.revisions == "latest" and not (by_position and result.reason != Reason.DELETION):
                     yield from self._tagged(revision_keys(result, part=chunk.name))
-            elif (split := assign_split(result.doc_id, self._data, given=chunk.unit.split)) is None:
+                    identified += result.doc_id is not None and result.reason != Reason.DELETION
+                continue
+            # The text decides, so that it does not matter where in which file the document stands.
+            key = normalized_text(result) if by_position else result.doc_id
+            split = assign_split(key, data, given=chunk.unit.split)
+            if by_position:
+                result = replace(result, doc_id=position_id(result))
+                counts[Count("by_position", value=source)] += 1
+            identified += 1
+            yield from self._tagged(
+                duplicate_keys(result, split=split or "", part=chunk.name, revisions=data.revisions)
+            )
+            if split is None:
                 counts[Count("sampled_out")] += 1
-            else:
-                documents[split].append(result)
-                counts[Count("documents", split)] += 1
-                counts[Count("sentences", split)] += len(result.sentences)
-                counts.update(Count("labels", split, label) for label in result.labels or ())
-                revisions = self._data.revisions
-                yield from self._tagged(duplicate_keys(result, split=split, part=chunk.name, revisions=revisions))
+                continue
+            documents[split].append(result)
+            counts[Count("documents", split)] += 1
+            counts[Count("sentences", split)] += len(result.sentences)
+            counts.update(Count("labels", split, label) for label in result.labels or ())
+        counts[Count("identified")] += identified
+        if chunk.index or chunk.piece or identified > 1:  # else there may be as many counts as files
+            counts[Count("identified", value=source)] += identified
         for split, members in documents.items():
             if members:
                 write_table(f"{self._folder}/documents/{split}/{chunk.name}.parquet", document_table(members))
@@ -112,7 +179,7 @@ class WriteDocuments(beam.DoFn):
         return (beam.pvalue.TaggedOutput(self.KEYS, keyed) for keyed in keys)
 
     def _trainable(self, document: Document) -> Document | Reject:
-        return trainable(document, self._splitter, data=self._data, max_sentences=self._max_sentences)
+        return trainable(document, self._splitter, data=self.data, max_sentences=self._max_sentences)
 
 
 def trainable(
@@ -153,13 +220,16 @@ def _target_problem(document: Document, data: DataSettings) -> tuple[Reason, str
     return (Reason.UNKNOWN_LABEL, f"{unknown[0]!r} is not among data.labels") if unknown else None
 
 
-def assign_split(doc_id: str, data: DataSettings, *, given: str | None = None) -> str | None:
-    """Returns the given split of a document, or one chosen by a hash of its id; None if `data.sample` leaves it out."""
-    if hash_share(f"sample/{doc_id}") >= data.sample:
+def assign_split(key: str, data: DataSettings, *, given: str | None = None) -> str | None:
+    """Returns the given split of a document, or one chosen by a hash of its key; None if `data.sample` leaves it out.
+
+    The key is its id, or its text if ids don't identify documents.
+    """
+    if hash_share(f"sample/{key}") >= data.sample:
         return None
     if given is not None:
         return given
-    place = hash_share(f"split/{doc_id}")
+    place = hash_share(f"split/{key}")
     names = [split for split in SPLITS if split in data.splits]
     for split in names:
         place -= data.splits[split]

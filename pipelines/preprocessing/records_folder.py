@@ -26,6 +26,7 @@ from model.errors import JobFailure, UserError
 from model.folders import difference
 from model.schema import SPLITS
 from model.text.vocabulary import Vocabulary
+from pipelines.corpora.chunks import ids_are_shared
 from pipelines.corpora.options import ReadOptions
 from pipelines.preprocessing.counts import Count, Counts, by_split, by_value
 from pipelines.preprocessing.statistics import text_statistics
@@ -132,6 +133,11 @@ def records_stats(
             "windows": by_split(counts, "windows"),
             "truncated": by_split(counts, "truncated"),
         },
+        "ids": {
+            "identified": counts[Count("identified")],
+            "shared_across_sources": counts[Count("shared_across")],
+            "by_position": by_value(counts, "by_position"),
+        },
         "label_counts": {split: by_value(counts, "labels", split) for split in SPLITS},
         "lengths": {
             "length_quantiles": list(statistics.length_quantiles),
@@ -144,6 +150,27 @@ def records_stats(
         **text_statistics(counts, vocabulary),
         "window_sentences": {split: _in_text_order(by_value(counts, "window_sentences", split)) for split in SPLITS},
     }
+
+
+def notes_on_ids(stats: Mapping[str, Any]) -> list[str]:
+    """Returns what has to be said about the ids of a folder's documents, from its `stats.json`; mostly nothing."""
+    ids = stats.get("ids")
+    if ids is None:  # of an earlier format
+        return []
+    notes = []
+    if by_position := ids["by_position"]:
+        first, several = next(iter(by_position)), f" and {len(by_position) - 1} more" if len(by_position) > 1 else ""
+        notes.append(
+            f"{first}{several}: more than a tenth of the records share their ids, so source and "
+            f"position identify their {sum(by_position.values())} documents, and the text decides the split"
+        )
+    shared = ids["shared_across_sources"]
+    if ids_are_shared(shared, ids["identified"]):
+        notes.append(
+            f"{shared} of {ids['identified']} records have the id of a record in another file; they are taken for "
+            "versions of the same documents: all are used unless data.revisions is latest, each id in one split"
+        )
+    return notes
 
 
 def _in_text_order(histogram: Mapping[int, int]) -> dict[int, int]:

@@ -198,16 +198,19 @@ def _fingerprint(settings: RetrainSettings, options: ReadOptions, registry: Regi
 
 def _preprocess(job: _Job) -> TrainingData:
     from pipelines.preprocessing.preprocess import preprocess
+    from pipelines.preprocessing.records_folder import notes_on_ids
 
     _say("preprocessing")
     folder = job.workspace.data_folder(job.run.facts.data)
-    preprocess(
+    stats = preprocess(
         job.settings.retrain.input,
         str(folder),
         settings=job.settings.for_training(),
         options=job.options,
         beam_options=job.beam_options,
     )
+    for note in notes_on_ids(stats):
+        _say(note)
     return open_training_data(folder)
 
 

@@ -306,6 +306,23 @@ def test_parquet_of_types_that_are_not_in_use(type: pa.DataType, values: list[An
         assert isinstance(first, Reject) and first.reason == Reason.WRONG_TYPE
 
 
+def test_any_damaged_byte_in_a_page_of_parquet() -> None:
+    """Among others indices that point outside of their dictionary, which Arrow passes on as they are."""
+    table = pa.table({"doc_id": [str(i) for i in range(9)], "text": ["It is.", "It was.", "It will be."] * 3})
+    content = parquet(table, compression="none")
+    column = pq.ParquetFile(io.BytesIO(content)).metadata.row_group(0).column(1)
+    pages = range(column.dictionary_page_offset, column.dictionary_page_offset + column.total_compressed_size)
+    assert b"It will be." in content[pages.start : pages.stop]
+    reasons = set()
+    for place in pages:
+        for value in (0, 1, 8, 0x7F, 0xFF):
+            damaged = content[:place] + bytes([value]) + content[place + 1 :]
+            items = read(damaged, "a.parquet")
+            assert len(items) == 9
+            reasons |= {item.reason for item in items if isinstance(item, Reject)}
+    assert {Reason.BROKEN_SOURCE, Reason.INVALID_ENCODING} < reasons
+
+
 def test_parquet_from_a_forward_stream(tmp_path: Path) -> None:
     class Forward(io.RawIOBase):
         content = io.BytesIO(parquet(pa.table({"doc_id": ["1"], "text": ["x"]})))
