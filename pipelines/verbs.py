@@ -114,6 +114,7 @@ def run_score(options: argparse.Namespace) -> int:
     """Scores documents, or prints an estimate for `--dry-run`; returns 1 if a document or a whole source failed."""
     _check_local("--model", options.model)
     from model.records import Reason
+    from pipelines.corpora.chunks import ids_are_shared
     from pipelines.scoring.dry_run import estimate
     from pipelines.scoring.score import score
     from pipelines.terminal import show_estimate, show_scored
@@ -142,6 +143,13 @@ def run_score(options: argparse.Namespace) -> int:
         _print_json(manifest)
     else:
         show_scored(manifest, options.output)
+    counts = manifest["counts"]
+    if ids_are_shared(counts.get("shared_ids", 0), counts["records"]):
+        print(
+            f"sepline: {counts['shared_ids']} of {counts['records']} records have the id of another one in their part; "
+            "source and record_index tell their rows apart, and decide which are in a --sample",
+            file=sys.stderr,
+        )
     rejects = f"{options.output}/_rejects"
     failed = manifest["counts"]["rejects"].get(Reason.FAILED_WINDOW, 0)
     if failed:

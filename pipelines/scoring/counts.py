@@ -29,6 +29,7 @@ class PartCounts:
         scored: documents with predictions.
         rejected: records without predictions.
         sampled_out: documents that `ScoreSettings.sample` leaves out.
+        shared_ids: documents with the id of another one in the part, in the sample or not.
         sentences: sentences with predictions.
         truncated: how many of them were cut to fit into a window.
         windows: windows that the model read.
@@ -40,6 +41,7 @@ class PartCounts:
     scored: int = 0
     rejected: int = 0
     sampled_out: int = 0
+    shared_ids: int = 0
     sentences: int = 0
     truncated: int = 0
     windows: int = 0

@@ -8,6 +8,7 @@ predictions and, if records are rejected, one part of rejects, as soon as it is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from model.inference.predictor import Predictor, PredictorCounts
 from model.records import Document, Reason, Reject
 from model.text.tokenization import Tokenizer
 from pipelines.corpora.checks import reject_document, wrong_features
-from pipelines.corpora.chunks import Chunk, Unit, hash_share, read_chunks
+from pipelines.corpora.chunks import Chunk, Unit, hash_share, ids_are_shared, position_id, read_chunks
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sentences import SentenceSplitter, split_document
 from pipelines.runners.failures import quiet_expected_errors
@@ -87,10 +88,15 @@ class SplitAndTokenize(beam.DoFn):
         documents: list[Document] = []
         rejects: list[Reject] = []
         sampled_out = 0
+        ids = Counter(item.doc_id for item in chunk.items if isinstance(item, Document))
+        shared_ids = sum(count for count in ids.values() if count > 1)
+        by_position = ids_are_shared(shared_ids, ids.total())
         for item in chunk.items:
-            if isinstance(item, Document) and hash_share(f"sample/{item.doc_id}") >= self._settings.sample:
-                sampled_out += 1
-                continue
+            if isinstance(item, Document):
+                key = position_id(item) if by_position else item.doc_id
+                if hash_share(f"sample/{key}") >= self._settings.sample:
+                    sampled_out += 1
+                    continue
             result = item if isinstance(item, Reject) else self._split(item)
             if isinstance(result, Reject):
                 rejects.append(result)
@@ -101,6 +107,7 @@ class SplitAndTokenize(beam.DoFn):
             name=chunk.name,
             records=len(chunk.items),
             sampled_out=sampled_out,
+            shared_ids=shared_ids,
             documents=tuple(documents),
             windows=tuple(map(tuple, encode_documents(sentences, self._bundle, self._tokenizer))),
             rejects=tuple(rejects),

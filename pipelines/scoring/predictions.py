@@ -37,6 +37,7 @@ class TokenizedChunk:
         documents: the documents to score, split into sentences.
         windows: for each document, its windows.
         rejects: the other records.
+        shared_ids: how many of its documents, sampled or not, have the id of another one.
     """
 
     name: str
@@ -45,6 +46,7 @@ class TokenizedChunk:
     documents: tuple[Document, ...]
     windows: tuple[tuple[EncodedWindow, ...], ...]
     rejects: tuple[Reject, ...]
+    shared_ids: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ def write_part(
         scored=len(scored),
         rejected=len(rejects),
         sampled_out=chunk.sampled_out,
+        shared_ids=chunk.shared_ids,
         sentences=sum(len(document.truncated) for document in scored),
         truncated=sum(int(document.truncated.sum()) for document in scored),
         windows=len(inference.results),

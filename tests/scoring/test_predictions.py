@@ -101,6 +101,7 @@ COUNTS = {
     "scored": 2,
     "rejected": 3,
     "sampled_out": 1,
+    "shared_ids": 0,
     "sentences": 5,
     "truncated": 2,
     "windows": 5,

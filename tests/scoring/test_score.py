@@ -277,6 +277,19 @@ def test_a_sample_is_chosen_by_the_id_and_accounted_for(tiny_bundle: Bundle, tmp
     assert len(ids[1]) == more["scored"]
 
 
+def test_a_sample_goes_by_position_where_documents_share_their_ids(
+    tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", [{"doc_id": 0, "sentences": [f"We found {i} ."]} for i in range(90)])
+    counts = run(tiny_bundle, source, tmp_path / "out", "--sample", "0.3", "--chunk-records", "40")["counts"]
+    assert "90 of 90 records have the id of another one" in capsys.readouterr().err
+    keys = [hashlib.sha256(f"sample/{source}#{i}".encode()).hexdigest()[:16] for i in range(90)]
+    wanted = [i for i, key in enumerate(keys) if int(key, 16) / 2**64 < 0.3]
+    assert 10 < len(wanted) < 40
+    assert sorted(pq.read_table(tmp_path / "out")["record_index"].to_pylist()) == wanted
+    assert (counts["shared_ids"], counts["sampled_out"]) == (90, 90 - len(wanted))
+
+
 class _Picky(tf.Module):
     """A classifier that fails on one wordpiece and is not a number on another."""
 
