@@ -32,6 +32,12 @@ def run_inspect(options: argparse.Namespace) -> int:
         _print_json(inspection.to_json())
     else:
         show_inspection(inspection)
+    for summary in inspection.without_ids:
+        print(
+            f"sepline: {summary.source}: {summary.shared_ids} of {summary.documents} documents share their ids; a run "
+            "identifies them by source and position",
+            file=sys.stderr,
+        )
     unreadable = inspection.unreadable
     if unreadable:
         of_all = f"{len(unreadable)} of {len(inspection.sources)} sources cannot be read; the first"

@@ -91,6 +91,7 @@ def test_every_figure_of_a_source(tmp_path: Path, settings: list[str], capsys: p
             "no_id": {"count": 1, "source": source, "record_index": 7, "message": "the record has no id"},
         },
         "duplicate_ids": {"count": 1, "example": "a"},
+        "shared_ids": 2,
         "duplicate_texts": {"count": 1, "example": "a"},
     }
     assert result == {
@@ -258,3 +259,17 @@ def test_real_abstracts(minilm: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "OBJECTIVE": 2376,
     }
     assert (total["over_budget"], total["lengths"]["median"], total["lengths"]["max"]) == (503, 417, 1432)
+
+
+def test_ids_that_identify_nothing_are_told(
+    tmp_path: Path, settings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By source: what two files share may be versions of one document."""
+    few = write_jsonl(tmp_path / "a.jsonl", [{"doc_id": number % 100, "text": "It is."} for number in range(104)])
+    many = write_jsonl(tmp_path / "b.jsonl", [{"doc_id": number % 90, "text": "It is."} for number in range(100)])
+    assert main(["inspect", few, many, *settings, "--json"]) == 0
+    output = capsys.readouterr()
+    result = json.loads(output.out)
+    assert [source["shared_ids"] for source in (*result["sources"], result["total"])] == [8, 20, 28]
+    assert f"{many}: 20 of 100 documents share their ids" in output.err
+    assert few not in output.err

@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import Any, Literal
 
 from model.records import Document, Reason, Reject
+from pipelines.corpora.chunks import ids_are_shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class Summary:
         truncated: sentences that alone are longer than a window and would be cut off.
         rejects: the rejected records by reason.
         duplicate_ids: documents with the id of an earlier one. For all sources together: also across sources.
+        shared_ids: documents that share their id within their source, the first of each id included.
         duplicate_texts: documents with the text of an earlier one, apart from case and white space. For all sources
             together: also across sources.
     """
@@ -94,6 +96,7 @@ class Summary:
     truncated: int
     rejects: Mapping[str, RejectExample]
     duplicate_ids: Duplicates
+    shared_ids: int
     duplicate_texts: Duplicates
 
 
@@ -135,6 +138,11 @@ class Inspection:
         """The sources that could not be read at all, with the error message of each."""
         rejects = (summary.rejects.get(Reason.UNREADABLE_SOURCE) for summary in self.sources)
         return [reject for reject in rejects if reject is not None]
+
+    @property
+    def without_ids(self) -> list[Summary]:
+        """The sources whose ids don't identify their documents, so that a run goes by their positions."""
+        return [summary for summary in self.sources if ids_are_shared(summary.shared_ids, summary.documents)]
 
     def to_json(self) -> dict[str, Any]:
         """Returns everything as JSON values."""
@@ -188,6 +196,9 @@ class Tally:
                 self._counts[f"repeats_{kind}"] += 1
                 self._first_repeats.setdefault(kind, document.doc_id)
 
+    def count_shared_ids(self, count: int) -> None:
+        self._counts["shared_ids"] += count
+
     def count_reject(self, reject: Reject) -> None:
         self._rejects[reject.reason] += 1
         self._first_rejects.setdefault(reject.reason, reject)
@@ -215,6 +226,7 @@ class Tally:
                 for first in (self._first_rejects[reason],)
             },
             duplicate_ids=Duplicates(self._counts["repeats_id"], self._first_repeats.get("id")),
+            shared_ids=self._counts["shared_ids"],
             duplicate_texts=Duplicates(self._counts["repeats_text"], self._first_repeats.get("text")),
         )
 

@@ -65,6 +65,8 @@ def inspect_corpora(
                     texts = seen_texts.add(normalized_text(document), number)
                     tally.count_document(item, measure, repeats_id=ids.in_source, repeats_text=texts.in_source)
                     total.count_document(item, measure, repeats_id=ids.anywhere, repeats_text=texts.anywhere)
+                    tally.count_shared_ids(ids.sharing)
+                    total.count_shared_ids(ids.sharing)
                     if number < _SAMPLES and len(samples[number]) < _SAMPLES:
                         samples[number].append(_sample(document))
                 for reject in (item for item in batch if isinstance(item, Reject)):
@@ -82,8 +84,14 @@ def inspect_corpora(
 
 
 class _Repeats(NamedTuple):
+    """Whether a key was seen before, in its source or anywhere, and how many in the source are now known to share one.
+
+    The second with a key stands for the first one, too.
+    """
+
     in_source: bool
     anywhere: bool
+    sharing: int
 
 
 class _Seen:
@@ -91,12 +99,17 @@ class _Seen:
 
     def __init__(self) -> None:
         self._last_sources: dict[int, int] = {}
+        self._last_repeats: dict[int, int] = {}
 
     def add(self, key: str, source: int) -> _Repeats:
         digest = int.from_bytes(hashlib.blake2b(key.encode("utf-8"), digest_size=8).digest(), "big")
         last_source = self._last_sources.get(digest)
         self._last_sources[digest] = source
-        return _Repeats(in_source=last_source == source, anywhere=last_source is not None)
+        in_source, sharing = last_source == source, 0
+        if in_source:
+            sharing = 1 if self._last_repeats.get(digest) == source else 2
+            self._last_repeats[digest] = source
+        return _Repeats(in_source, last_source is not None, sharing)
 
 
 def _split(record: Document | Reject, splitter: SentenceSplitter, *, max_sentences: int) -> FoundDocument | Reject:
