@@ -2,7 +2,8 @@
 
     python benchmarks/fuzz.py [--minutes N] [--cases N] [--seed N] [--table FILE] [--case N]
 
-Each case (`fuzz_cases.py`) is read as a whole, again, and in units as workers share them. It fails if it
+Each case (`fuzz_cases.py`) is read as a whole, again, and in units as workers share them; its documents are split into
+sentences, and tables are made of them and of the rejects. It fails if it
 
 - crashes: an exception, a signal, or more memory than the limit;
 - hangs: no answer within the limit of time;
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import random
 import resource
@@ -31,16 +33,22 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from fuzz_cases import COMPRESSIONS, Case, kind_of, make_case
 
-from model.records import Document
+from model.records import Document, Reject
+from model.schema import document_schema, reject_schema
 from pipelines.corpora.chunks import Chunk, Finished, cut_source, finished_chunks, part_prefix, read_chunks
 from pipelines.corpora.formats import FORMATS
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sentences import SentenceSplitter, split_document
 from pipelines.corpora.sources import read_source
 
 _SECONDS = 30  # for a case
 _MEMORY = 2 << 30  # above what the process has at its beginning
 _SAVE_SECONDS = 10
+_SPLITTER = SentenceSplitter()
 _COUNTS = ("cases", "records", "documents", "crashes", "hangs", "unaccounted", "differing")
 _FAILURES = {"crash": "crashes", "hang": "hangs", "unaccounted": "unaccounted", "differs": "differing"}
 
@@ -80,7 +88,30 @@ def check_case(case: Case, folder: Path) -> tuple[int, int]:
     (finished,) = finished_chunks(names).values()
     if len(set(names)) != len(names) or not finished.whole or names[-1].count("-last") != 1:
         raise Failure("differs", f"parts {names[:20]}")
-    return len(whole), sum(isinstance(item, Document) for item in whole)
+    documents = [item for item in whole if isinstance(item, Document)]
+    _check_stored(documents, [item for item in whole if isinstance(item, Reject)], options)
+    return len(whole), len(documents)
+
+
+def _check_stored(documents: Sequence[Document], rejects: Sequence[Reject], options: ReadOptions) -> None:
+    """Splits the documents and makes the tables that jobs store, which have to hold whatever was read."""
+    split = [split_document(document, _SPLITTER, max_sentences=options.max_sentences) for document in documents]
+    tables: list[tuple[pa.Schema, list[Any]]] = [
+        (document_schema(), [item for item in split if isinstance(item, Document)]),
+        (reject_schema({}), [*rejects, *(item for item in split if isinstance(item, Reject))]),
+    ]
+    for schema, items in tables:
+        columns: dict[str, list[Any]] = {name: [getattr(item, name) for item in items] for name in schema.names}
+        if "reason" in columns:
+            columns["reason"] = [str(reason) for reason in columns["reason"]]
+        pa.Table.from_pydict(columns, schema=schema)
+    for item in tables[0][1]:
+        given = next(document for document in documents if document.record_index == item.record_index)
+        text = "".join(item.sentences) if given.sentences == () else ""
+        if text and "".join(text.split()) != "".join("".join(section.text for section in given.sections).split()):
+            raise Failure("differs", f"the sentences of record {item.record_index} are not its text")
+        if not all(math.isfinite(number) for row in item.features or () for number in np.array(row, np.float32)):
+            raise Failure("differs", f"a feature of record {item.record_index} is not finite")
 
 
 def _serve(connection: Connection, seed: int, first: int) -> None:
