@@ -66,7 +66,8 @@ class DataSettings(Section):
     """How labelled documents become training records.
 
     Attributes:
-        splits: the share of the documents in each split, decided by a hash of the document id; the shares sum to 1.
+        splits: the share of the documents in each split, decided by a hash of the document id, or of the text where
+            many documents share their ids; the shares sum to 1.
         target: what a model learns for each sentence: `labels`, or `scores` (regression).
         labels: the labels in the model's order; default: those of the train split, the most frequent first.
         revisions: `latest` to use only the last record with the same id, by file name and then by position in the file,
@@ -74,7 +75,7 @@ class DataSettings(Section):
         features: how many additional numbers come with each sentence; a document with another count is rejected.
         mask_outliers: True to read sentences of at most 10 or at least 600 characters as one placeholder word, and to
             give them the score 0, as the paper's code does for summarization.
-        sample: the share of the documents to use, decided by a hash of the document id, for a first look.
+        sample: the share of the documents to use, decided like the split, for a first look.
         part_records: how many input records go into one part; it bounds the memory of a worker.
         buckets: how many length buckets to make from the quantiles of the train documents' lengths.
     """

@@ -22,7 +22,14 @@ from pipelines.retraining.settings import ChecksSection, RetrainSettings
 from pipelines.retraining.verdicts import Checks, Verdict, at_least, at_most
 
 _BROKEN_SOURCES = (Reason.UNREADABLE_SOURCE, Reason.BROKEN_SOURCE)
-_DAMAGE = (Reason.NO_ID, Reason.BROKEN_RECORD, Reason.WRONG_TYPE, Reason.WRONG_LENGTH, Reason.INVALID_ENCODING)
+_DAMAGE = (
+    Reason.NO_ID,
+    Reason.BROKEN_RECORD,
+    Reason.SWALLOWED_RECORDS,
+    Reason.WRONG_TYPE,
+    Reason.WRONG_LENGTH,
+    Reason.INVALID_ENCODING,
+)
 _SHOWN = 3
 _NO_CHAMPION = "no champion to compare with"
 
