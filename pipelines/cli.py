@@ -113,6 +113,7 @@ def _add_preprocess(parsers: Parsers) -> None:
         verb.add_argument(f"--{split}", nargs="+", default=[], metavar="PATH", help=text)
     verb.add_argument("--output", required=True, metavar="DIR", help="folder for the training records")
     _add_settings(verb, "encoder, window, data")
+    _add_allow_broken(verb)
     _add_overwrite(verb)
     _add_json(verb)
 
@@ -161,6 +162,7 @@ def _add_score(parsers: Parsers) -> None:
     verb.add_argument("--batch-tokens", type=_positive, metavar="N", help="wordpieces per micro-batch (default: 8192)")
     verb.add_argument("--dry-run", action="store_true", help="only print what would be done, and how long it takes")
     verb.add_argument("--resume", action="store_true", help="continue although inputs or versions have changed")
+    _add_allow_broken(verb)
     _add_overwrite(verb)
     _add_json(verb)
 
@@ -261,6 +263,11 @@ def _add_override(verb: argparse.ArgumentParser) -> None:
         metavar="SECTION.KEY=VALUE",
         help="one setting, which overrides the file's; may be repeated",
     )
+
+
+def _add_allow_broken(verb: argparse.ArgumentParser) -> None:
+    summary = "end with exit code 0 although the content of a source breaks off, as in a truncated file"
+    verb.add_argument("--allow-broken-sources", action="store_true", help=summary)
 
 
 def _add_overwrite(verb: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from model.bundles.registry import open_model
 from model.errors import UserError
 from pipelines.cli import build_parser
+from pipelines.scoring.failed_sources import report_failures
 from pipelines.scoring.pipeline import ScoringContext, submit_units
 from pipelines.scoring.score import describe_job, plan_units
 from pipelines.scoring.scored_folder import claim_scored_folder
@@ -45,13 +46,19 @@ def submit(options: argparse.Namespace, beam_options: PipelineOptions) -> Any:
     Args:
         options: of `sepline score`, parsed.
         beam_options: of the pipeline, which runs on after this returns.
+
+    Raises:
+        UserError: inputs or folder can't be used.
+        JobFailure: an input can't be read.
     """
     bundle, output = open_model(options.model), options.output.rstrip("/")
     settings, reading = score_settings(options), read_options(options)
     job = describe_job(bundle, options.input, settings=settings, options=reading)
     claim = claim_scored_folder(output, job, overwrite=options.overwrite, resume=options.resume)
     context = ScoringContext(bundle, output, settings, reading)
-    return submit_units(plan_units(job, claim.finished, context), context, beam_options)
+    units, failures = plan_units(job, claim.finished, context)
+    report_failures(failures, len(job.sources))
+    return submit_units(units, context, beam_options)
 
 
 def parameters() -> dict[str, argparse.Action]:

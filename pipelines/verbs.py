@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run_inspect(options: argparse.Namespace) -> int:
-    """Prints what is in corpora; returns 1 if a source can't be read at all."""
+    """Prints what is in corpora; returns 1 if a source can't be read to its end."""
     settings = _settings(options)
     from pipelines.inspection.inspect import inspect_corpora
     from pipelines.terminal import show_inspection
@@ -40,13 +40,13 @@ def run_inspect(options: argparse.Namespace) -> int:
         )
     unreadable = inspection.unreadable
     if unreadable:
-        of_all = f"{len(unreadable)} of {len(inspection.sources)} sources cannot be read; the first"
+        of_all = f"{len(unreadable)} of {len(inspection.sources)} sources can't be read to their end; the first"
         print(f"sepline: {of_all}: {unreadable[0].source}: {unreadable[0].message}", file=sys.stderr)
     return 1 if unreadable else 0
 
 
 def run_preprocess(options: argparse.Namespace) -> int:
-    """Makes training records and prints their counts; returns 1 if a source can't be read at all."""
+    """Makes training records and prints their counts; returns 1 if records are lost, as in a source that breaks off."""
     settings = _settings(options)
     from pipelines.preprocessing.preprocess import preprocess
     from pipelines.preprocessing.records_folder import notes_on_ids
@@ -67,7 +67,7 @@ def run_preprocess(options: argparse.Namespace) -> int:
         _print_json(stats)
     else:
         show_training_data(stats, options.output)
-    return _unreadable_sources(stats["counts"], f"{options.output}/rejects")
+    return _report_lost_records(stats["counts"], f"{options.output}/rejects", allow_broken=options.allow_broken_sources)
 
 
 def run_encoder(options: argparse.Namespace) -> None:
@@ -117,7 +117,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def run_score(options: argparse.Namespace) -> int:
-    """Scores documents, or prints an estimate for `--dry-run`; returns 1 if a document or a whole source failed."""
+    """Scores documents, or prints an estimate for `--dry-run`; returns 1 if a document failed or records are lost."""
     _check_local("--model", options.model)
     from model.records import Reason
     from pipelines.corpora.chunks import ids_are_shared
@@ -160,7 +160,8 @@ def run_score(options: argparse.Namespace) -> int:
     failed = manifest["counts"]["rejects"].get(Reason.FAILED_WINDOW, 0)
     if failed:
         print(f"sepline: the model failed on {failed} documents; {rejects} says why", file=sys.stderr)
-    return _unreadable_sources(manifest["counts"], rejects) or int(failed > 0)
+    lost = _report_lost_records(manifest["counts"], rejects, allow_broken=options.allow_broken_sources)
+    return lost or int(failed > 0)
 
 
 def run_retrain(options: argparse.Namespace) -> int:
@@ -276,25 +277,26 @@ def _records(options: argparse.Namespace, folders: Sequence[str]) -> Sequence[st
     return [fetch_records(folder) for folder in folders]
 
 
-def _unreadable_sources(counts: Mapping[str, Any], rejects: str) -> int:
-    """Reports rejects in which records are lost, such as whole sources; returns the exit code: 1 if there are any."""
+def _report_lost_records(counts: Mapping[str, Any], rejects: str, *, allow_broken: bool = False) -> int:
+    """Reports rejects in which records are lost, such as whole sources; returns the exit code: 1 if there are any.
+
+    Args:
+        counts: of the job, with `rejects` by reason.
+        rejects: where the rejects are, for the message.
+        allow_broken: True if sources whose content breaks off are only reported.
+    """
     from model.records import Reason
 
-    unreadable, swallowed = (
-        counts["rejects"].get(reason, 0) for reason in (Reason.UNREADABLE_SOURCE, Reason.SWALLOWED_RECORDS)
-    )
-    if unreadable:
-        print(
-            f"sepline: {unreadable} of the sources can't be read; {rejects} says why, the others are done",
-            file=sys.stderr,
-        )
-    if swallowed:
-        print(
-            f"sepline: {swallowed} broken rows extend over several lines, and rows may be lost in them; {rejects} says "
-            "which",
-            file=sys.stderr,
-        )
-    return int(unreadable + swallowed > 0)
+    lost = 0
+    for reason, text in (
+        (Reason.UNREADABLE_SOURCE, "of the sources can't be read; {} says why, the others are done"),
+        (Reason.BROKEN_SOURCE, "of the sources broke off, and what came after that is lost; {} says where"),
+        (Reason.SWALLOWED_RECORDS, "broken rows extend over several lines; rows may be lost in them; {} says which"),
+    ):
+        if count := counts["rejects"].get(reason, 0):
+            print(f"sepline: {count} {text.format(rejects)}", file=sys.stderr)
+            lost += 0 if allow_broken and reason is Reason.BROKEN_SOURCE else count
+    return int(lost > 0)
 
 
 def _open_registry(options: argparse.Namespace) -> Registry:

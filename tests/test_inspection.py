@@ -183,8 +183,8 @@ def test_a_source_that_cannot_be_read_comes_last_and_costs_the_exit_code(
     assert main(["inspect", str(table), good, *settings]) == 1
     captured = capsys.readouterr()
     assert captured.err == (
-        f"sepline: 1 of 2 sources cannot be read; the first: {table}: there is no column 'doc_id' (id_column) and no "
-        "column 'text' (text_column); the columns are 'record_id', 'title', 'abstract'\n"
+        f"sepline: 1 of 2 sources can't be read to their end; the first: {table}: there is no column 'doc_id' "
+        "(id_column) and no column 'text' (text_column); the columns are 'record_id', 'title', 'abstract'\n"
     )
     assert "document 1\nWe found it.\n" in captured.out
     columns = ["--id-column", "record_id", "--text-column", "abstract"]

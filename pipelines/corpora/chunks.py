@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import PurePosixPath
 
-from model.records import Document, Reject
+from model.records import Document, Reason, Reject
 from pipelines.corpora.lines import START, RecordPosition
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.reader import find_positions
-from pipelines.corpora.sources import open_source, read_source
+from pipelines.corpora.sources import FileState, SourceFailure, describe_other_than_file, open_source, shown_path
 
 _HASHES = 1 << 64
 _PART_NAME = re.compile(
@@ -49,6 +49,7 @@ class Unit:
         records: how many records it has; None if that is not known before the file is read.
         ends: whether it ends with the file.
         done: the numbers of its finished chunks, which are skipped.
+        state: what the file has to look like when it is read; None for anything.
     """
 
     source: str
@@ -58,6 +59,7 @@ class Unit:
     records: int | None = None
     ends: bool = True
     done: frozenset[int] = frozenset()
+    state: FileState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,14 @@ def prefix_of(name: str) -> str | None:
 
 
 def cut_source(
-    source: str, prefix: str, options: ReadOptions, *, size: int, limit: int | None = None, finished: Finished
+    source: str,
+    prefix: str,
+    options: ReadOptions,
+    *,
+    size: int,
+    limit: int | None = None,
+    finished: Finished,
+    state: FileState | None = None,
 ) -> list[Unit]:
     """Returns the units that hold a file's unfinished chunks.
 
@@ -159,15 +168,18 @@ def cut_source(
         size: records per chunk.
         limit: use only this many records, from the first on.
         finished: its finished chunks.
+        state: what the file has to look like; None for anything.
+
+    Raises:
+        SourceFailure: it can't be read, or has changed.
     """
     if finished.whole:
         return []
-    stream_unit = Unit(source, prefix, done=frozenset(finished.chunks))
-    try:
-        with open_source(source) as stream:
-            found = find_positions(stream, source, options, every=size, limit=limit)
-    except (OSError, ValueError):  # reading it will be a reject with the reason
+    stream_unit = Unit(source, prefix, done=frozenset(finished.chunks), state=state)
+    if describe_other_than_file(source) is not None:  # reading it will be a reject with the reason
         return [stream_unit]
+    with open_source(source, state) as opened:
+        found = find_positions(opened.stream, source, options, every=size, limit=limit)
     if found is None:
         return [stream_unit]
     positions, records = found
@@ -182,25 +194,41 @@ def cut_source(
             first, end = indices[0] * size, min((indices[-1] + 1) * size, records)
             # Only Parquet has several chunks between two positions, and there a record's number is its position.
             start = position if first == position.record_index else RecordPosition(first)
-            units.append(Unit(source, prefix, start=start, records=end - first, ends=end == records))
+            units.append(Unit(source, prefix, start=start, records=end - first, ends=end == records, state=state))
     return units
 
 
 def read_chunks(unit: Unit, options: ReadOptions, *, size: int, limit: int | None = None) -> Iterator[Chunk]:
     """Yields the chunks of a unit that are not done, in order, piece by piece.
 
-    Every source has a last chunk, an empty one if it has no records. A unit yields all of its chunks even if the source
-    is truncated; those after its end are empty.
+    Every source has a last chunk, an empty one if it has no records. A unit yields all of its chunks even if the
+    content of the source is broken; those after its end are empty.
 
     Args:
         unit: what to read.
         options: how to read it.
         size: records per chunk.
         limit: use only this many records of the source, from the first on.
+
+    Raises:
+        SourceFailure: the source can't be read, or has changed; no chunk from after the change was yielded.
     """
+    if (other := describe_other_than_file(unit.source)) is not None:
+        reject = Reject(shown_path(unit.source), 0, Reason.UNREADABLE_SOURCE, other)
+        yield from _cut(unit, iter([reject]), size=size, limit=limit)
+        return
+    with open_source(unit.source, unit.state) as source:
+        for chunk in _cut(unit, source.records(options, unit.start), size=size, limit=limit):
+            source.check_unchanged()
+            yield chunk
+
+
+def _cut(unit: Unit, records: Iterator[Document | Reject], *, size: int, limit: int | None) -> Iterator[Chunk]:
+    """Yields the chunks of a unit that are not done from its records."""
     stop = limit if unit.records is None else unit.records
     final = None if unit.records is None else (unit.start.record_index + unit.records - 1) // size
-    records = islice(read_source(unit.source, options, unit.start), stop)
+    records = islice(records, stop)
+    read, broken = 0, False
     index, ahead = unit.start.record_index // size, next(records, None)
     while True:
         items: list[Document | Reject] = []
@@ -213,7 +241,12 @@ def read_chunks(unit: Unit, options: ReadOptions, *, size: int, limit: int | Non
                 items.append(ahead)
                 chars += _chars(ahead)
             count += 1
+            broken = broken or (isinstance(ahead, Reject) and ahead.reason is Reason.BROKEN_SOURCE)
             ahead = next(records, None)
+        read += count
+        if ahead is None and unit.records is not None and read < unit.records and not broken:
+            found = f"{read} records where {unit.records} were when this command began"
+            raise SourceFailure(f"{shown_path(unit.source)}: has changed: {found}")
         last = ahead is None if final is None else index == final
         if index not in unit.done:
             yield Chunk(unit, index, last and unit.ends, tuple(items), piece)

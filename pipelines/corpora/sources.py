@@ -1,4 +1,9 @@
-"""Finds, opens and fingerprints input files on any filesystem: local, gs://, s3:// or hdfs://."""
+"""Finds input files, fingerprints them, and opens them decompressed.
+
+A file can fail in two ways. Its *content* may be broken, which is a reject: the same file will never read otherwise. Or
+it can't be *read*: a bad disk, a share or store that does not answer, a permission, or a file that has changed since it
+was fingerprinted. That is retried for a moment and then raises `SourceFailure`; it never looks like an end of the file.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +12,37 @@ import gzip
 import hashlib
 import io
 import os
+import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from types import TracebackType
+from typing import Any, BinaryIO, TypeVar, cast
 
 import zstandard
 
-from model.errors import UserError
+from model.errors import JobFailure, UserError
 from model.records import Document, Reason, Reject
 from pipelines.corpora.lines import START, RecordPosition
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.reader import read_records
 from pipelines.storage import filesystems
 
+T = TypeVar("T")
+
 _THREADS = 8
 _BLOCK_BYTES = 64 * 1024
+_READ_BYTES = 256 * 1024
 # A block of zstd input grows at most 32,768-fold, so this bounds what one call decompresses to 32 MiB.
 _ZSTD_INPUT_BYTES = 1024
+_WAITS = (0.1, 0.5, 2.0)
+"""Seconds before the tries that follow a failed one."""
+_REFUSALS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+class SourceFailure(JobFailure):
+    """An input file can't be read now, or has changed since it was fingerprinted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +56,40 @@ class Source:
 
     path: str
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """What tells whether a file is still the same one, without reading it.
+
+    Attributes:
+        size: in bytes.
+        modified_ns, inode: of a local file.
+        checksum: of the object in a store.
+    """
+
+    size: int
+    modified_ns: int | None = None
+    inode: int | None = None
+    checksum: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FingerprintedSource:
+    """One input file and what identifies its content.
+
+    Attributes:
+        path: its full name.
+        fingerprint: JSON values: the path as `shown_path` gives it, size, and `sha256` or a store's `checksum`. The
+            hash is None if the file couldn't be read, or is none.
+        state: of the file when it was fingerprinted; None if it couldn't be, or is none.
+        failure: why it couldn't be read; None if it could.
+    """
+
+    path: str
+    fingerprint: dict[str, Any]
+    state: FileState | None = None
+    failure: str | None = None
 
 
 def match_sources(patterns: Sequence[str]) -> list[Source]:
@@ -64,52 +116,119 @@ def match_sources(patterns: Sequence[str]) -> list[Source]:
     return [sources[path] for path in sorted(sources)]
 
 
-def open_source(path: str) -> io.BufferedReader:
-    """Returns the decompressed content of a file: gzip, bzip2 and zstd are recognized by their first bytes.
+def open_source(path: str, state: FileState | None = None) -> SourceReader:
+    """Opens a file to read it once; use the result as a context manager.
 
-    The stream of a compressed file can't seek; that of any other file can if its filesystem allows it.
+    Args:
+        path: of the file.
+        state: what it has to look like still; None for anything.
 
     Raises:
-        OSError: the file cannot be opened or read.
-        JobFailure: its filesystem does not answer, here or when the stream is read.
+        SourceFailure: the file can't be opened, or has changed.
     """
-    return _decompressed(filesystems.open_stream(path))
+    return SourceReader(path, state)
 
 
-def read_source(path: str, options: ReadOptions, start: RecordPosition = START) -> Iterator[Document | Reject]:
+class SourceReader:
+    """An open file.
+
+    Attributes:
+        stream: its content, decompressed: gzip, bzip2 and zstd are recognized by their first bytes. The stream of a
+            compressed file can't seek; that of any other file can if its filesystem allows it.
+    """
+
+    def __init__(self, path: str, state: FileState | None) -> None:
+        self._path = path
+        self._file = _SteadyStream(path, state)
+        self.stored = cast(io.BufferedReader, io.BufferedReader(self._file, _READ_BYTES))
+        self.stream = _decompressed(self.stored)
+
+    def __enter__(self) -> SourceReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stream.close()
+
+    def records(self, options: ReadOptions, start: RecordPosition = START) -> Iterator[Document | Reject]:
+        """Yields one document or reject for every record, as `reader.read_records` does."""
+        return read_records(self.stream, shown_path(self._path), options, start)
+
+    def check_unchanged(self) -> None:
+        """Checks that what has been read is what was fingerprinted.
+
+        Raises:
+            SourceFailure: the file has changed.
+        """
+        self._file.check_unchanged()
+
+
+def read_source(path: str, options: ReadOptions) -> Iterator[Document | Reject]:
     """Yields one document or reject for every record of a file, as `reader.read_records` does.
 
-    A file that is missing or cannot be opened raises nothing, but yields one reject.
-
     Raises:
-        JobFailure: its filesystem does not answer.
+        SourceFailure: the file can't be read.
     """
-    try:
-        stream = open_source(path)
-    except (OSError, ValueError) as error:  # ValueError: Beam knows no such filesystem
-        message = f"the file cannot be opened: {error}"
-        yield Reject(path, start.record_index, Reason.UNREADABLE_SOURCE, message)
+    if (other := describe_other_than_file(path)) is not None:
+        yield Reject(shown_path(path), 0, Reason.UNREADABLE_SOURCE, other)
         return
-    with stream:
-        yield from read_records(stream, path, options, start)
+    with open_source(path) as source:
+        yield from source.records(options)
 
 
-def fingerprint_source(source: Source) -> dict[str, str | int | None]:
-    """Returns path, size in bytes and SHA-256 of a file as stored; the hash is None if the file can't be read.
+def describe_other_than_file(path: str) -> str | None:
+    """Returns what a path names if that is no file but a folder, pipe or device; None for a file.
+
+    Opening a pipe or device might wait for ever, or read without end.
+    """
+    if filesystems.scheme(path) is not None:
+        return None
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # opening it says why
+        return None
+    if stat.S_ISREG(mode):
+        return None
+    return "is a folder" if stat.S_ISDIR(mode) else "is a pipe or a device; write its content into a file"
+
+
+def shown_path(path: str) -> str:
+    """Returns a path as it is written into tables and JSON: bytes that are not UTF-8 as `\\xff`."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def fingerprint_source(source: Source) -> FingerprintedSource:
+    """Returns what identifies the content of a file as stored.
 
     For a remote file, the store's own checksum (etag, crc32c) replaces the hash, so that the file isn't read.
     """
-    described: dict[str, str | int | None] = {"path": source.path, "size": source.size}
+    described: dict[str, Any] = {"path": shown_path(source.path), "size": source.size}
+    unread = {**described, "sha256": None}
+    if describe_other_than_file(source.path) is not None:
+        return FingerprintedSource(source.path, unread)
     try:
         if filesystems.scheme(source.path) is not None:
-            return {**described, "checksum": filesystems.checksum(source.path)}
-        with filesystems.open_stream(source.path) as stream:
-            return {**described, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
-    except (OSError, ValueError):  # reading it will be a reject with the reason
-        return {**described, "sha256": None}
+            state = _retrying(source.path, lambda: _look_at(source.path))
+            described |= {"size": state.size, "checksum": state.checksum}
+            return FingerprintedSource(source.path, described, state)
+        with _SteadyStream(source.path, None) as file:
+            state = file.state
+            described |= {"size": state.size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}  # type: ignore[arg-type]
+            file.check_unchanged()
+        return FingerprintedSource(source.path, described, state)
+    except SourceFailure as failure:
+        return FingerprintedSource(source.path, unread, failure=str(failure))
 
 
-def fingerprint_sources(patterns: Sequence[str]) -> list[dict[str, Any]]:
+def require_readable(sources: Sequence[FingerprintedSource]) -> None:
+    """Raises `SourceFailure` if one of the sources couldn't be read."""
+    for source in sources:
+        if source.failure is not None:
+            raise SourceFailure(f"{source.failure}; repeat the command")
+
+
+def fingerprint_sources(patterns: Sequence[str]) -> list[FingerprintedSource]:
     """Returns the fingerprints of the files that match the patterns, in the order of `match_sources`.
 
     Raises:
@@ -123,26 +242,127 @@ def fingerprint_sources(patterns: Sequence[str]) -> list[dict[str, Any]]:
 def sample_records(path: str, options: ReadOptions, *, most_bytes: int = 1 << 19) -> tuple[int, int]:
     """Returns the number of records at the beginning of a file, and how many bytes they take as stored."""
     records = 0
+    if describe_other_than_file(path) is not None:
+        return 0, 0
     try:
-        with filesystems.open_stream(path) as file, _decompressed(file) as stream:
-            for _ in read_records(stream, path, options):
+        with open_source(path) as source:
+            for _ in source.records(options):
                 records += 1
-                if file.tell() >= most_bytes:
+                if source.stored.tell() >= most_bytes:
                     break
-            return records, file.tell()
-    except (OSError, ValueError):
+            return records, source.stored.tell()
+    except (SourceFailure, ValueError):
         return records, 0
 
 
 def _match(pattern: str) -> list[Source]:
     try:
-        found = filesystems.match(pattern)
-        # A file's name may look like a glob, such as "a[1].xml".
-        if not found and filesystems.exists(pattern):
+        # A file's name may look like a glob, such as "a[1].xml". A link that leads nowhere exists, too.
+        if filesystems.scheme(pattern) is None:
+            found = [(pattern, _size(pattern))] if os.path.lexists(pattern) else filesystems.match(pattern)
+        elif set("*?[") & set(pattern) and filesystems.exists(pattern):
             found = [(pattern, filesystems.size(pattern))]
+        else:
+            found = filesystems.match(pattern)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot look for {pattern!r}: {error}") from error
     return [Source(path, size) for path, size in found]
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # fingerprinting it says why
+        return 0
+
+
+class _SteadyStream(io.RawIOBase):
+    """The bytes of a file as stored. What fails is tried again; a file that has changed fails for good."""
+
+    def __init__(self, path: str, state: FileState | None) -> None:
+        self._path, self._expected, self._offset = path, state, 0
+        self._stream = _retrying(path, self._open)
+
+    @property
+    def state(self) -> FileState:
+        """What the file looked like when it was opened."""
+        return self._state
+
+    def check_unchanged(self) -> None:
+        """Raises `SourceFailure` if the file is no longer as expected, or else as it was when it was opened."""
+        state = _retrying(self._path, lambda: _look_at(self._path, self._stream))
+        if state != (self._expected or self._state):
+            raise SourceFailure(f"{shown_path(self._path)}: has changed since this command began")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._stream.seekable()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._offset = _retrying(self._path, lambda: self._stream.seek(offset, whence))
+        return self._offset
+
+    def tell(self) -> int:
+        return self._offset
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        def read() -> int:
+            return self._stream.readinto(buffer)
+
+        def reread() -> int:
+            self._stream.close()
+            self._stream = self._open()
+            if self._offset:
+                self._stream.seek(self._offset)
+            return read()
+
+        count = _retrying(self._path, read, reread)
+        self._offset += count
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+    def _open(self) -> io.BufferedReader:
+        stream = filesystems.open_stream(self._path)
+        self._state = _look_at(self._path, stream)
+        if self._expected is not None and self._state != self._expected:
+            stream.close()
+            raise SourceFailure(f"{shown_path(self._path)}: has changed since this command began")
+        return stream
+
+
+def _look_at(path: str, stream: io.BufferedReader | None = None) -> FileState:
+    """Returns the state of a file: of the open one, if it is local, however its name is used now."""
+    if filesystems.scheme(path) is not None:
+        return FileState(filesystems.size(path), checksum=filesystems.checksum(path))
+    found = os.stat(path if stream is None else stream.fileno())
+    return FileState(found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+def _retrying(path: str, call: Callable[[], T], again: Callable[[], T] | None = None) -> T:
+    """Returns the result of a call, which may fail a few times; `again` is what is called after the first time.
+
+    Raises:
+        SourceFailure: it fails still, or its filesystem refuses it.
+    """
+    waits = iter(_WAITS)
+    while True:
+        try:
+            return call()
+        except SourceFailure:
+            raise
+        except (OSError, ValueError, JobFailure) as error:  # ValueError: Beam knows no such filesystem
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            wait = None if isinstance(error, (*_REFUSALS, ValueError, JobFailure)) else next(waits, None)
+            if wait is None:
+                raise SourceFailure(f"{shown_path(path)}: cannot be read: {reason}") from error
+        time.sleep(wait)
+        call = again or call
 
 
 def _decompressed(file: io.BufferedReader) -> io.BufferedReader:

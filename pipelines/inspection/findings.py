@@ -135,8 +135,9 @@ class Inspection:
 
     @property
     def unreadable(self) -> list[RejectExample]:
-        """The sources that could not be read at all, with the error message of each."""
-        rejects = (summary.rejects.get(Reason.UNREADABLE_SOURCE) for summary in self.sources)
+        """The sources that could not be read at all or to their end, with the error message of each."""
+        reasons = (Reason.UNREADABLE_SOURCE, Reason.BROKEN_SOURCE)
+        rejects = (summary.rejects.get(reason) for summary in self.sources for reason in reasons)
         return [reject for reject in rejects if reject is not None]
 
     @property

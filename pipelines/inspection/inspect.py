@@ -15,12 +15,12 @@ import tensorflow as tf
 from model.config import Settings, WindowSettings
 from model.encoders.encoder import open_encoder
 from model.progress import ProgressReporter
-from model.records import Document, Reject
+from model.records import Document, Reason, Reject
 from model.text.tokenization import Tokenizer
 from model.text.windowing import plan_windows
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sentences import SentenceSplitter, split_document
-from pipelines.corpora.sources import match_sources, read_source
+from pipelines.corpora.sources import SourceFailure, match_sources, read_source, shown_path
 from pipelines.inspection.findings import FoundDocument, Inspection, Measure, Sample, Tally
 from pipelines.preprocessing.duplicates import normalized_text
 
@@ -54,7 +54,7 @@ def inspect_corpora(
         for number, source in enumerate(sources):
             tally = Tally()
             samples.append([])
-            records = islice(read_source(source.path, options), limit)
+            records = islice(_readable_records(source.path, options), limit)
             items = (_split(record, splitter, max_sentences=options.max_sentences) for record in records)
             for batch in _batches(items):
                 found = [item for item in batch if isinstance(item, FoundDocument)]
@@ -72,8 +72,8 @@ def inspect_corpora(
                 for reject in (item for item in batch if isinstance(item, Reject)):
                     tally.count_reject(reject)
                     total.count_reject(reject)
-                progress.update(done=total.records, note=source.path)
-            summaries.append(tally.summary(source.path))
+                progress.update(done=total.records, note=shown_path(source.path))
+            summaries.append(tally.summary(shown_path(source.path)))
     by_turns = chain.from_iterable(zip_longest(*samples))
     return Inspection(
         max_tokens=settings.window.max_tokens,
@@ -81,6 +81,17 @@ def inspect_corpora(
         total=total.summary(None),
         samples=tuple(islice((sample for sample in by_turns if sample is not None), _SAMPLES)),
     )
+
+
+def _readable_records(path: str, options: ReadOptions) -> Iterator[Document | Reject]:
+    """Yields the records of a source; one that can't be read ends with a reject, since the others are of interest."""
+    count = 0
+    try:
+        for record in read_source(path, options):
+            yield record
+            count += 1
+    except SourceFailure as failure:
+        yield Reject(shown_path(path), count, Reason.UNREADABLE_SOURCE, str(failure))
 
 
 class _Repeats(NamedTuple):

@@ -6,7 +6,7 @@ units | Reshuffle | ReadChunks | WriteDocuments -> counts, and keys | GroupByKey
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from pipelines.corpora.checks import reject_document, wrong_features
 from pipelines.corpora.chunks import Chunk, Unit, hash_share, ids_are_shared, part_prefix, position_id, read_chunks
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sentences import SentenceSplitter, split_document
+from pipelines.corpora.sources import FingerprintedSource, shown_path
 from pipelines.preprocessing.counts import Count, Counts, by_value, read_counts, sum_counts, write_counts
 from pipelines.preprocessing.duplicates import (
     Occurrence,
@@ -38,7 +39,7 @@ _MOST_VERSIONS = 10  # of a document, on average
 
 
 def ingest(
-    sources: Sequence[Mapping[str, Any]],
+    sources: Sequence[tuple[FingerprintedSource, str | None]],
     folder: str,
     *,
     data: DataSettings,
@@ -52,7 +53,7 @@ def ingest(
     options = replace(options, deletions=data.revisions == "latest")
     write_documents = WriteDocuments(folder, data, max_sentences=options.max_sentences)
     counts = _ingest(sources, folder, write_documents, options=options, beam_options=beam_options)
-    paths = [source["path"] for source in sources]
+    paths = [source.fingerprint["path"] for source, _ in sources]
     if by_position := sources_without_ids(counts, paths, data.revisions):
         for place in ("documents", "rejects"):
             objects.remove([f"{folder}/{place}/{name}" for name in objects.list_tree(f"{folder}/{place}")])
@@ -78,7 +79,7 @@ def sources_without_ids(counts: Counts, sources: Sequence[str], revisions: str) 
 
 
 def _ingest(
-    sources: Sequence[Mapping[str, Any]],
+    sources: Sequence[tuple[FingerprintedSource, str | None]],
     folder: str,
     write_documents: WriteDocuments,
     *,
@@ -87,11 +88,11 @@ def _ingest(
 ) -> Counts:
     summary, ids = f"{folder}/ingest.json", f"{folder}/ids.json"
     size = write_documents.data.part_records
-    splits = [(source["path"], source["split"]) for source in sources]
+    units = [Unit(source.path, part_prefix(source.path), split=split, state=source.state) for source, split in sources]
     with beam.Pipeline(options=beam_options) as pipeline:
         written = (
             pipeline
-            | "Units" >> beam.Create([Unit(path, part_prefix(path), split=split) for path, split in splits])
+            | "Units" >> beam.Create(units)
             | "SpreadUnits" >> beam.Reshuffle()
             | "ReadChunks" >> beam.FlatMap(read_chunks, options, size=size)
             | "WriteDocuments" >> beam.ParDo(write_documents).with_outputs(WriteDocuments.KEYS, main="counts")
@@ -135,7 +136,7 @@ class WriteDocuments(beam.DoFn):
         self._splitter = SentenceSplitter()
 
     def process(self, chunk: Chunk) -> Iterator[Any]:
-        source, data, identified = chunk.unit.source, self.data, 0
+        source, data, identified = shown_path(chunk.unit.source), self.data, 0
         by_position = source in self._by_position
         documents: dict[str, list[Document]] = {split: [] for split in SPLITS}
         rejects: list[Reject] = []

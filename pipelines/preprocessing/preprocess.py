@@ -27,7 +27,7 @@ from model.errors import DataError, UserError
 from model.schema import SPLITS
 from model.text.vocabulary import Vocabulary
 from pipelines.corpora.options import ReadOptions
-from pipelines.corpora.sources import fingerprint_source, match_sources
+from pipelines.corpora.sources import FingerprintedSource, fingerprint_sources, require_readable
 from pipelines.preprocessing.counts import Count, Counts, by_value, read_counts, sum_counts, write_counts
 from pipelines.preprocessing.duplicates import drop_duplicates
 from pipelines.preprocessing.ingest import ingest
@@ -86,14 +86,16 @@ def preprocess(
         JobFailure: the job failed, or parts that it wrote are missing; a repeated job starts again.
         Interrupted: the user stopped it; a repeated job starts again.
     """
-    sources = _sources(inputs, given_splits or {})
+    found = _find_sources(inputs, given_splits or {})
+    require_readable([source for source, _ in found])
+    sources = [{**source.fingerprint, "split": split} for source, split in found]
     encoder = open_encoder(settings.encoder)
     vocabulary = encoder.vocabulary
     encoder.check_budget(settings.window)
     mark = records_mark(sources, settings, options, vocabulary)
     folder = output.rstrip("/")
     place = scratch_place(folder, beam_options)
-    check_paths(beam_options, [folder, *([place] if place else []), *(source["path"] for source in sources)])
+    check_paths(beam_options, [folder, *([place] if place else []), *(source.path for source, _ in found)])
     with objects.lock_folder(folder):
         if claim_records_folder(folder, mark, overwrite=overwrite):
             return dict(objects.read_json(f"{folder}/{STATS}"))
@@ -101,13 +103,16 @@ def preprocess(
         with one_line_failures(interrupted=lambda: repeat, failed=repeat):
             with scratch_folder(place) as scratch:
                 job = RecordsJob(folder, scratch, vocabulary, settings, beam_options)
-                parts = _make_records(sources, mark, job, options)
+                parts = _make_records(found, mark, job, options)
             complete(folder, parts)  # when the scratch folder is gone, which lies in the folder if that is local
         return dict(objects.read_json(f"{folder}/{STATS}"))
 
 
 def _make_records(
-    sources: Sequence[Mapping[str, Any]], mark: Mapping[str, Any], job: RecordsJob, options: ReadOptions
+    sources: Sequence[tuple[FingerprintedSource, str | None]],
+    mark: Mapping[str, Any],
+    job: RecordsJob,
+    options: ReadOptions,
 ) -> list[str]:
     """Fills the folder: documents, then the transform graph, then windows; returns the parts of documents."""
     folder, data = job.folder, job.settings.data
@@ -217,17 +222,14 @@ def _check_labels(counts: Counts, statistics: Statistics) -> None:
             )
 
 
-def _sources(inputs: Sequence[str], given_splits: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-    """Returns path, size, hash and given split of every source, each path once."""
+def _find_sources(
+    inputs: Sequence[str], given_splits: Mapping[str, Sequence[str]]
+) -> list[tuple[FingerprintedSource, str | None]]:
+    """Returns every source with its given split, each path once."""
     groups = [(None, inputs), *given_splits.items()]
-    sources = [
-        {**fingerprint_source(source), "split": split}
-        for split, patterns in groups
-        if patterns
-        for source in match_sources(patterns)
-    ]
+    sources = [(source, split) for split, patterns in groups if patterns for source in fingerprint_sources(patterns)]
     if not sources:
         raise UserError("no input; name the corpora with --input, or with --train, --dev and --test")
-    if twice := [path for path, count in Counter(source["path"] for source in sources).items() if count > 1]:
+    if twice := [path for path, count in Counter(source.path for source, _ in sources).items() if count > 1]:
         raise UserError(f"{twice[0]}: is named for more than one split; a file belongs to one")
     return sources

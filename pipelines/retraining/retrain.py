@@ -23,7 +23,7 @@ from model.errors import DataError
 from model.folders import write_json
 from pipelines.corpora.labels import LabelMap
 from pipelines.corpora.options import ReadOptions
-from pipelines.corpora.sources import fingerprint_source, match_sources
+from pipelines.corpora.sources import fingerprint_sources, require_readable
 from pipelines.retraining import workspace as files
 from pipelines.retraining.figures import Evaluation
 from pipelines.retraining.hooks import run_hook
@@ -180,7 +180,9 @@ def _run_steps(job: _Job) -> Ending:
 
 def _fingerprint(settings: RetrainSettings, options: ReadOptions, registry: Registry) -> RunFacts:
     """Returns the facts that a run with these settings would start with now."""
-    inputs = [{**fingerprint_source(source), "split": None} for source in match_sources(settings.retrain.input)]
+    sources = fingerprint_sources(settings.retrain.input)
+    require_readable(sources)
+    inputs = [{**source.fingerprint, "split": None} for source in sources]
     contents = [[PurePosixPath(str(source["path"])).name, source["sha256"]] for source in inputs]
     data_settings = settings.for_training().model_dump(
         mode="json", include={"encoder": {"handle"}, "window": True, "data": True}

@@ -85,7 +85,9 @@ def _find_failure(error: BaseException) -> str | None:
 
     If a runner gives up a job without an exception of ours, it has lost a worker or the like.
     """
-    said = re.search(r"JobFailure: (.+?)(?: \[while running|\n|$)", f"{type(error).__name__}: {error}")
+    said = re.search(
+        r"(?:JobFailure|SourceFailure): (.+?)(?: \[while running|\n|$)", f"{type(error).__name__}: {error}"
+    )
     if not said and "Traceback" not in str(error):
         said = re.match(r"(Pipeline \S+ failed in state .+)", str(error))
     return said[1] if said else None

@@ -13,6 +13,7 @@ from model.inference.predictor import Predictor
 from model.schema import prediction_schema
 from pipelines.corpora.chunks import Chunk, Unit, read_chunks
 from pipelines.corpora.options import ReadOptions
+from pipelines.scoring.failed_sources import report_failures
 from pipelines.scoring.pipeline import ScoringContext, SplitAndTokenize
 from pipelines.scoring.predictions import ChunkInference, assemble_documents, prediction_table
 from pipelines.scoring.progress import estimate_records
@@ -65,14 +66,16 @@ def estimate(
 
     Raises:
         UserError: bundle or inputs can't be used.
+        JobFailure: an input can't be read.
     """
     bundle = open_model(bundle_dir)
     prediction_schema(bundle.labels, {}, **asdict(settings.format))  # raises for a column that there isn't
     context = ScoringContext(bundle, output, settings, options)
     job = describe_job(bundle, inputs, settings=settings, options=options)
     finished = finished_sources(output, job)
-    units = plan_units(job, finished, context)
-    records = sum(estimate_records(job.inputs, units, options, limit=settings.limit).values())
+    units, failures = plan_units(job, finished, context)
+    report_failures(failures, len(job.sources))
+    records = sum(estimate_records(job.sources, units, options, limit=settings.limit).values())
 
     sample = _run_sample(units, context)
     speed = sample.records / sample.seconds if sample.seconds else 0.0

@@ -24,10 +24,11 @@ from model.inference.predictor import Predictor, PredictorCounts
 from model.records import Document, Reason, Reject
 from model.text.tokenization import Tokenizer
 from pipelines.corpora.checks import reject_document, wrong_features
-from pipelines.corpora.chunks import Chunk, Unit, hash_share, ids_are_shared, position_id, read_chunks
+from pipelines.corpora.chunks import Chunk, Unit, hash_share, ids_are_shared, position_id
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sentences import SentenceSplitter, split_document
 from pipelines.runners.failures import quiet_expected_errors
+from pipelines.scoring.failed_sources import read_or_note
 from pipelines.scoring.predictions import ChunkInference, TokenizedChunk, write_part
 from pipelines.scoring.settings import ScoreSettings
 
@@ -65,7 +66,10 @@ def submit_units(units: Sequence[Unit], context: ScoringContext, beam_options: P
         pipeline
         | "Units" >> beam.Create(units)
         | "SpreadUnits" >> beam.Reshuffle()
-        | "ReadChunks" >> beam.FlatMap(read_chunks, context.options, size=settings.chunk_records, limit=settings.limit)
+        | "ReadChunks"
+        >> beam.FlatMap(
+            read_or_note, context.folder, context.options, size=settings.chunk_records, limit=settings.limit
+        )
         | "SplitAndTokenize" >> beam.ParDo(SplitAndTokenize(context))
         | "Classify" >> RunInference(ClassifierHandler(context))
         | "WriteParts" >> beam.ParDo(WriteParts(context))

@@ -8,13 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
 
 from model.errors import JobFailure, UserError
 from model.progress import ProgressReporter
 from pipelines.corpora.chunks import Unit, finished_chunks, prefix_of
 from pipelines.corpora.options import ReadOptions
-from pipelines.corpora.sources import sample_records
+from pipelines.corpora.sources import FingerprintedSource, sample_records
 from pipelines.scoring.counts import PartCountsReader
 from pipelines.scoring.scored_folder import Job, finished_parts
 
@@ -25,7 +24,7 @@ _SAMPLED_FILES = 5
 
 
 def estimate_records(
-    inputs: Sequence[Any], units: Sequence[Unit], options: ReadOptions, *, limit: int | None = None
+    sources: Sequence[FingerprintedSource], units: Sequence[Unit], options: ReadOptions, *, limit: int | None = None
 ) -> dict[str, int]:
     """Returns the estimated number of records of each source with units, by path.
 
@@ -35,7 +34,7 @@ def estimate_records(
     for unit in units:
         if unit.records is not None:
             known[unit.source] = max(known.get(unit.source, 0), unit.start.record_index + unit.records)
-    sizes = {source["path"]: source["size"] for source in inputs}
+    sizes = {source.path: source.fingerprint["size"] for source in sources}
     unknown = [unit.source for unit in units if unit.records is None]
     step = -(-len(unknown) // _SAMPLED_FILES) or 1
     sampled = [sample_records(path, options) for path in unknown[::step]]
@@ -91,7 +90,7 @@ class ScoreProgress:
         first, started = self._done, time.monotonic()
         with ProgressReporter("scoring", total=None, unit="records", done=first) as progress:
             with suppress(JobFailure):
-                self._expected = estimate_records(self._job.inputs, self._units, self._options, limit=self._limit)
+                self._expected = estimate_records(self._job.sources, self._units, self._options, limit=self._limit)
             pause, ended = 0.0, False
             while not ended:
                 ended = self._stopped.wait(pause)

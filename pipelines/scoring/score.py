@@ -23,11 +23,12 @@ from model.errors import JobFailure, UserError
 from model.schema import prediction_schema
 from pipelines.corpora.chunks import Finished, Unit, cut_source, finished_chunks
 from pipelines.corpora.options import ReadOptions
-from pipelines.corpora.sources import fingerprint_sources
+from pipelines.corpora.sources import SourceFailure, fingerprint_sources
 from pipelines.runners.failures import one_line_failures
 from pipelines.runners.local_processes import default_workers, run_in_processes, share_out
 from pipelines.runners.options import check_paths
 from pipelines.scoring.counts import PartCounts, PartCountsReader
+from pipelines.scoring.failed_sources import read_notes, report_failures
 from pipelines.scoring.pipeline import ScoringContext, score_units
 from pipelines.scoring.progress import ScoreProgress
 from pipelines.scoring.scored_folder import MANIFEST, Claim, Job, claim_scored_folder, finished_parts, publish
@@ -83,8 +84,9 @@ def score(
     with objects.lock_folder(output):
         claim = claim_scored_folder(output, job, overwrite=overwrite, resume=resume)
         if claim.complete:
+            report_failures(job.failures, len(job.sources))
             return dict(objects.read_json(f"{output}/{MANIFEST}"))
-        units = plan_units(job, claim.finished, context)
+        units, failures = plan_units(job, claim.finished, context)
         if workers is None:
             workers = min(default_workers(bundle.path), len(units) // 2) if local else 1
         counts = PartCountsReader(output)
@@ -95,6 +97,7 @@ def score(
         )
         with progress, ending:
             _run(units, context, beam_options, workers=workers)
+        report_failures({**failures, **read_notes(output)}, len(job.sources))
         manifest = _manifest(bundle_dir, bundle, job, claim, _count_all(job, output, counts))
         publish(output, manifest)
     return manifest
@@ -109,7 +112,7 @@ def describe_job(bundle: Bundle, inputs: Sequence[str], *, settings: ScoreSettin
             "settings": asdict(settings),
             "options": asdict(options),
         },
-        inputs=fingerprint_sources(inputs),
+        sources=fingerprint_sources(inputs),
         versions={
             "sepline": model.__version__,
             "python": platform.python_version(),
@@ -118,14 +121,24 @@ def describe_job(bundle: Bundle, inputs: Sequence[str], *, settings: ScoreSettin
     )
 
 
-def plan_units(job: Job, finished: Mapping[str, Finished], context: ScoringContext) -> list[Unit]:
-    """Returns the units of all unfinished sources; reads plain files once to find their records."""
+def plan_units(
+    job: Job, finished: Mapping[str, Finished], context: ScoringContext
+) -> tuple[list[Unit], dict[str, str]]:
+    """Returns the units of all unfinished sources, and why the others have none; reads plain files to find records."""
     size, limit = context.settings.chunk_records, context.settings.limit
-    return [
-        unit
-        for path, prefix in job.prefixes().items()
-        for unit in cut_source(path, prefix, context.options, size=size, limit=limit, finished=finished[path])
-    ]
+    units: list[Unit] = []
+    failures, prefixes = job.failures, job.prefixes()
+    for source in job.sources:
+        path, state = source.path, source.state
+        if path in failures:
+            continue
+        try:
+            units += cut_source(
+                path, prefixes[path], context.options, size=size, limit=limit, finished=finished[path], state=state
+            )
+        except SourceFailure as failure:
+            failures[path] = str(failure)
+    return units, failures
 
 
 def _run(units: Sequence[Unit], context: ScoringContext, beam_options: PipelineOptions, *, workers: int) -> None:

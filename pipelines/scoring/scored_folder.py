@@ -15,12 +15,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from model.errors import UserError
 from model.folders import difference
 from pipelines.corpora.chunks import Finished, finished_chunks, part_prefix, prefix_of
+from pipelines.corpora.sources import FingerprintedSource
+from pipelines.scoring.failed_sources import remove_notes
 from pipelines.scoring.predictions import REJECTS
 from pipelines.storage import objects
 
@@ -37,21 +39,44 @@ class Job:
 
     Attributes:
         identity: JSON values on which every byte of the predictions depends: bundle, predictor (`engine`), settings.
-        inputs: path and fingerprint of every source.
+        sources: every source with its fingerprint.
         versions: of the software; with other versions the last digits of a probability may differ.
     """
 
     identity: Mapping[str, Any]
-    inputs: Sequence[Mapping[str, Any]]
+    sources: Sequence[FingerprintedSource]
     versions: Mapping[str, str]
+
+    @property
+    def inputs(self) -> list[dict[str, Any]]:
+        """Path and fingerprint of every source, as JSON values."""
+        return [source.fingerprint for source in self.sources]
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """The sources whose fingerprint couldn't be taken, with the reason."""
+        return {source.path: source.failure for source in self.sources if source.failure is not None}
 
     def prefixes(self) -> dict[str, str]:
         """Returns the prefix of the names of each source's parts, by its path."""
         job = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
         return {
-            source["path"]: part_prefix(source["path"], job, json.dumps(source, sort_keys=True))
-            for source in self.inputs
+            source.path: part_prefix(source.fingerprint["path"], job, json.dumps(source.fingerprint, sort_keys=True))
+            for source in self.sources
         }
+
+    def with_known(self, inputs: Sequence[Mapping[str, Any]]) -> Job:
+        """Returns the job with the fingerprints that an earlier call took of the sources that can't be read now."""
+        known = {source["path"]: dict(source) for source in inputs}
+        return replace(
+            self,
+            sources=[
+                source
+                if source.failure is None
+                else replace(source, fingerprint=known.get(source.fingerprint["path"], source.fingerprint))
+                for source in self.sources
+            ],
+        )
 
 
 @dataclass(frozen=True)
@@ -90,6 +115,8 @@ def claim_scored_folder(folder: str, job: Job, *, overwrite: bool = False, resum
         there, names = None, set()
     else:
         there = _read_job(folder, names)
+    if there is not None:
+        job = job.with_known(there["inputs"])
     expected = set(job.prefixes().values())
     parts = {prefix_of(part) for part in _parts(names)}
     finished = finished_sources(folder, job, names)
@@ -105,6 +132,7 @@ def claim_scored_folder(folder: str, job: Job, *, overwrite: bool = False, resum
             _check_versions(folder, there, job, resume=resume or whole)
             earlier_versions = [*earlier_versions, there["versions"]]
     objects.remove_temporaries(folder)
+    remove_notes(folder)
     # First, since they promise readers a finished folder.
     objects.remove([f"{folder}/{name}" for name in (SUCCESS, MANIFEST) if name in names])
     mark = {
@@ -158,6 +186,7 @@ def _empty(folder: str, names: Collection[str]) -> None:
     for place in (folder, f"{folder}/{REJECTS}"):
         objects.remove([f"{place}/{part}{_SUFFIX}" for part in _parts(objects.list_names(place))])
     objects.remove_folder(f"{folder}/{REJECTS}")
+    remove_notes(folder)
     objects.remove([f"{folder}/{JOB}"])
 
 
@@ -182,7 +211,12 @@ def _check_identity(folder: str, there: Mapping[str, Any], job: Job) -> None:
 def _check_inputs(folder: str, there: Mapping[str, Any], job: Job, *, resume: bool) -> None:
     known = {source["path"]: source for source in there["inputs"]}
     named = {source["path"]: source for source in job.inputs}
-    changed = sorted(path for path in known.keys() & named.keys() if known[path] != named[path])
+    changed = sorted(
+        path
+        for path in known.keys() & named.keys()
+        # A source whose fingerprint could not be taken has not been scored.
+        if known[path] != named[path] and known[path].get("sha256", "") is not None
+    )
     gone = sorted(known.keys() - named.keys())
     if resume or not (changed or gone):
         return

@@ -6,7 +6,9 @@ import csv
 import gzip
 import io
 import json
+import os
 import random
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -34,7 +36,7 @@ from pipelines.corpora.chunks import (
 )
 from pipelines.corpora.formats import QUOTINGS, Quoting
 from pipelines.corpora.options import ReadOptions
-from pipelines.corpora.sources import read_source
+from pipelines.corpora.sources import SourceFailure, fingerprint_sources, read_source
 
 NOTHING = Finished(set())
 
@@ -223,14 +225,53 @@ def test_what_is_finished_is_not_cut_again(tmp_path: Path) -> None:
             assert bool(units) == (done != {0, 1, 2, 3, 4})
 
 
-def test_a_file_that_has_become_shorter_still_gives_all_its_chunks(tmp_path: Path) -> None:
+def test_a_file_that_has_become_shorter_fails(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", 45)
     units = cut(path, size=10)
     with open(path, "r+b") as stream:
         stream.truncate(units[2].start.offset)
-    chunks = chunks_of(units, size=10)
-    assert [len(chunk.items) for chunk in chunks] == [10, 10, 0, 0, 0]
-    assert chunks[-1].last
+    assert [len(chunk.items) for chunk in chunks_of(units[:2], size=10)] == [10, 10]
+    for unit, there in zip(units[2:], (10, 10, 5), strict=True):
+        with pytest.raises(SourceFailure, match=f"has changed: 0 records where {there} were"):
+            chunks_of([unit], size=10)
+
+
+@pytest.mark.parametrize("change", ["content", "time", "replaced", "removed"])
+def test_a_file_that_has_changed_since_it_was_fingerprinted_fails(tmp_path: Path, change: str) -> None:
+    path = write_lines(tmp_path / "a.jsonl", 45)
+    (source,) = fingerprint_sources([str(path)])
+    units = cut_source(str(path), "part-a-0", ReadOptions(), size=10, finished=NOTHING, state=source.state)
+    (first, *_) = chunks_of(units[:1], size=10)
+    assert len(first.items) == 10
+    if change == "content":
+        with open(path, "ab") as stream:
+            stream.write(b"{}\n")
+    elif change == "time":
+        os.utime(path, ns=(0, 0))
+    elif change == "replaced":
+        shutil.copy2(path, tmp_path / "copy")
+        (tmp_path / "copy").rename(path)
+    else:
+        path.unlink()
+    said = "cannot be read: No such file" if change == "removed" else "has changed since this command began"
+    with pytest.raises(SourceFailure, match=said):
+        chunks_of(units[1:2], size=10)
+    with pytest.raises(SourceFailure, match=said):
+        cut_source(str(path), "part-a-0", ReadOptions(), size=10, finished=NOTHING, state=source.state)
+
+
+def test_a_file_that_changes_while_it_is_read_gives_no_more_chunks(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    lines = "".join(f'{{"doc_id": "{i}", "text": "{random.Random(i).random()} and so on."}}\n' for i in range(30_000))
+    path.write_bytes(gzip.compress(lines.encode()))
+    (source,) = fingerprint_sources([str(path)])
+    (unit,) = cut_source(str(path), "part-a-0", ReadOptions(), size=10, finished=NOTHING, state=source.state)
+    chunks = read_chunks(unit, ReadOptions(), size=10)
+    assert len(next(chunks).items) == 10
+    with open(path, "r+b") as stream:
+        stream.truncate(1000)
+    with pytest.raises(SourceFailure, match="has changed since this command began"):
+        next(chunks)
 
 
 def test_parquet_that_breaks_in_the_middle_loses_its_row_group_only(tmp_path: Path) -> None:

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import os
+import random
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import zstandard
+from support.requirements import skip_unless_required
 
 from model.errors import UserError
 from model.records import Document, Reason, Reject
 from pipelines.corpora.options import ReadOptions
-from pipelines.corpora.sources import Source, match_sources, open_source, read_source
+from pipelines.corpora.sources import (
+    Source,
+    SourceFailure,
+    fingerprint_source,
+    fingerprint_sources,
+    match_sources,
+    open_source,
+    read_source,
+)
 
 LINES = b"".join(b'{"doc_id": "%d", "text": "Some words, %d of them."}\n' % (i, i * i) for i in range(3000))
 
@@ -43,9 +57,11 @@ def test_matching_sorts_and_drops_duplicates(tmp_path: Path) -> None:
     assert found == [Source(a, 2), Source(b, 2), Source(deep, 2)]
 
 
-def test_a_name_that_reads_like_a_glob(tmp_path: Path) -> None:
-    path = write(tmp_path / "a[1].xml")
+@pytest.mark.parametrize("name", ["a[1].xml", "a*1.xml", "a?.xml"])
+def test_a_name_that_reads_like_a_glob_is_that_file(tmp_path: Path, name: str) -> None:
+    path, beside = write(tmp_path / name), write(tmp_path / "a1.xml")
     assert match_sources([path]) == [Source(path, 1)]
+    assert match_sources([path, beside]) == sorted([Source(path, 1), Source(beside, 1)], key=lambda one: one.path)
 
 
 def test_what_cannot_be_matched_says_what_to_do(tmp_path: Path) -> None:
@@ -61,18 +77,18 @@ def test_what_cannot_be_matched_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_plain_file_is_seekable(tmp_path: Path) -> None:
-    with open_source(write(tmp_path / "a.xml.gz", b"plain")) as stream:
-        assert stream.seekable()
-        assert stream.read() == b"plain"
+    with open_source(write(tmp_path / "a.xml.gz", b"plain")) as source:
+        assert source.stream.seekable()
+        assert source.stream.read() == b"plain"
 
 
 @pytest.mark.parametrize("compress", COMPRESSORS.values(), ids=COMPRESSORS)
 def test_compression_is_told_by_content(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
     content = compress(LINES[:40_000]) + compress(b"") + compress(LINES[40_000:])
     path = write(tmp_path / "a.jsonl", content)
-    with open_source(path) as stream:
-        assert not stream.seekable()
-        assert stream.read() == LINES
+    with open_source(path) as source:
+        assert not source.stream.seekable()
+        assert source.stream.read() == LINES
     assert [item.doc_id for item in read(path)] == [str(i) for i in range(3000)]
 
 
@@ -102,8 +118,8 @@ def test_compressed_data_that_is_damaged(tmp_path: Path, compress: Callable[[byt
 def test_a_zstd_frame_that_may_be_skipped(tmp_path: Path) -> None:
     skippable = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"note"
     content = COMPRESSORS["zstd"](b"one, ") + skippable + COMPRESSORS["zstd"](b"two")
-    with open_source(write(tmp_path / "a.zst", content)) as stream:
-        assert stream.read() == b"one, two"
+    with open_source(write(tmp_path / "a.zst", content)) as source:
+        assert source.stream.read() == b"one, two"
 
 
 def test_a_compression_bomb_is_read_in_small_blocks(tmp_path: Path) -> None:
@@ -112,18 +128,73 @@ def test_a_compression_bomb_is_read_in_small_blocks(tmp_path: Path) -> None:
     assert isinstance(reject, Reject) and reject.reason == Reason.TOO_LARGE
 
 
-@pytest.mark.parametrize("name", ["none.jsonl", "folder"])
-def test_a_file_that_cannot_be_opened_is_one_reject(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["folder", "pipe", "link to a device"])
+def test_what_is_no_file_is_one_reject_and_is_not_opened(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link to a device").symlink_to("/dev/zero")
     (reject,) = read(str(tmp_path / name))
     assert isinstance(reject, Reject)
     assert reject.reason == Reason.UNREADABLE_SOURCE
-    assert reject.message.startswith("the file cannot be opened: ")
+    assert reject.message == (
+        "is a folder" if name == "folder" else "is a pipe or a device; write its content into a file"
+    )
+    source = fingerprint_source(Source(str(tmp_path / name), 0))
+    assert (source.fingerprint["sha256"], source.failure) == (None, None)
 
 
-def test_a_filesystem_that_is_unknown_is_one_reject() -> None:
-    (reject,) = read("nowhere://a/b.jsonl")
-    assert isinstance(reject, Reject) and reject.reason == Reason.UNREADABLE_SOURCE
+@pytest.mark.parametrize("name", ["none.jsonl", "dangling.jsonl", "nowhere://a/b.jsonl"])
+def test_a_file_that_cannot_be_opened_fails(tmp_path: Path, name: str) -> None:
+    (tmp_path / "dangling.jsonl").symlink_to("none.jsonl")
+    path = name if "://" in name else f"{tmp_path}/{name}"
+    with pytest.raises(SourceFailure, match="cannot be read: "):
+        read(path)
+
+
+READ = """
+import sys
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sources import SourceFailure, read_source
+
+count = 0
+try:
+    for item in read_source(sys.argv[1], ReadOptions()):
+        assert item.doc_id == str(count), item
+        count += 1
+    print(count, "all")
+except SourceFailure as failure:
+    print(count, failure)
+"""
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_a_read_that_fails_is_repeated_and_never_taken_for_the_end(tmp_path: Path, name: str) -> None:
+    if shutil.which("strace") is None:
+        skip_unless_required("strace", "strace is not here")
+    lines = "".join(f'{{"doc_id": "{i}", "text": "{random.Random(i).random()} and so on."}}\n' for i in range(40_000))
+    content = gzip.compress(lines.encode()) if name.endswith(".gz") else lines.encode()
+    path = write(tmp_path / name, content)
+    said = {}
+    for when in ("3..5", "3+"):  # a moment; for ever
+        command = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", path, "-e", f"inject=read:error=EIO:when={when}"]
+        run = subprocess.run(
+            [*command, sys.executable, "-W", "ignore", "-c", READ, path], capture_output=True, text=True, check=True
+        )
+        said[when] = run.stdout.strip()
+    assert said["3..5"] == "40000 all"
+    count, _, failure = said["3+"].partition(" ")
+    assert 0 < int(count) < 40_000
+    assert failure == f"{path}: cannot be read: Input/output error"
+
+
+def test_a_name_that_is_not_utf8_is_written_with_escapes(tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jsonl")
+    Path(path).write_text('{"doc_id": "1", "text": "Some words."}\n', encoding="utf-8")
+    shown = f"{tmp_path}/caf\\xe9.jsonl"
+    (source,) = fingerprint_sources([f"{tmp_path}/*.jsonl"])
+    assert (source.path, source.fingerprint["path"]) == (path, shown)
+    (document,) = read_source(path, ReadOptions())
+    assert isinstance(document, Document) and document.source == shown
 
 
 @pytest.mark.parametrize("content", [b"", gzip.compress(b"")])

@@ -18,6 +18,7 @@ from model.config import DataSettings
 from model.inference.labelled_windows import read_windows
 from pipelines.cli import main
 from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sources import fingerprint_sources
 from pipelines.preprocessing.counts import Count, by_split, by_value
 from pipelines.preprocessing.duplicates import drop_duplicates
 from pipelines.preprocessing.ingest import assign_split, ingest
@@ -86,10 +87,11 @@ def test_when_ids_identify_documents(
     tmp_path: Path,
 ) -> None:
     number = itertools.count()
-    sources = [
-        {"path": write_records(tmp_path / name, [shared(next(number), doc_id=doc_id) for doc_id in ids]), "split": None}
+    paths = [
+        write_records(tmp_path / name, [shared(next(number), doc_id=doc_id) for doc_id in ids])
         for name, ids in files.items()
     ]
+    sources = [(source, None) for source in fingerprint_sources(paths)]
     data, folder = DataSettings(revisions=revisions, part_records=9), str(tmp_path / "out")
     flags = PipelineOptions(["--runner=FnApiRunner"])
     counts = ingest(sources, folder, data=data, options=ReadOptions(format="jsonl"), beam_options=flags)

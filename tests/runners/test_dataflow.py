@@ -19,6 +19,7 @@ from model.bundles.bundle import Bundle
 from model.config import Settings
 from model.encoders.encoder import open_encoder
 from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sources import fingerprint_sources
 from pipelines.preprocessing.ingest import ingest
 from pipelines.preprocessing.preprocess import RecordsJob, analyze, transform
 from pipelines.preprocessing.records_folder import document_parts
@@ -94,7 +95,7 @@ def build_preprocessing(folder: Path, records: Path, corpus: Path, settings: Set
     def options(job: str) -> PipelineOptions:
         return offline(folder / job, "dataflow_cpu.yaml", *flags)
 
-    sources = [{"path": str(corpus), "split": None}]
+    sources = [(source, None) for source in fingerprint_sources([str(corpus)])]
     with pytest.raises(FileNotFoundError):  # the sums that the workers would have written
         ingest(sources, copy, data=settings.data, options=ReadOptions(), beam_options=options("ingest"))
     parts = document_parts(copy)

@@ -12,6 +12,7 @@ from model import progress
 from model.progress import ProgressReporter, show_seconds
 from pipelines.corpora.chunks import Finished, cut_source, part_prefix
 from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sources import fingerprint_sources
 from pipelines.scoring.progress import estimate_records
 
 
@@ -51,7 +52,7 @@ def test_totals_are_exact_where_units_are_and_estimated_from_sizes_elsewhere(tmp
         for path in paths
         for unit in cut_source(path, part_prefix(path), options, size=100, finished=Finished(set()))
     ]
-    inputs = [{"path": path, "size": Path(path).stat().st_size} for path in paths]
+    inputs = fingerprint_sources(paths)
     found = estimate_records(inputs, units, options)
     assert found[paths[0]] == 1234
     assert found[paths[1]] == pytest.approx(40_000, rel=0.2)

@@ -25,6 +25,7 @@ CAPABILITIES = {
     "prism": "Beam's Prism: Go",
     "s3": "an object store: Go",
     "spark": "Spark: Java and Maven",
+    "strace": "strace, which makes system calls fail",
 }
 GROUPS = {"all": tuple(CAPABILITIES), "engines": ENGINES}
 
