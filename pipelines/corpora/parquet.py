@@ -1,8 +1,8 @@
 """Parquet, with a text column or list columns of sentences and labels.
 
 A file of a few bytes can stand for gigabytes: a long text that a dictionary repeats in every row, or a list of millions
-of equal entries. So text stays in dictionaries until its row is known to be within the limits, and row groups whose
-rows can't all be within them are not read.
+of equal entries. So long text stays in its dictionary until its row is known to be within the limits, and row groups
+whose rows can't all be within them are not read.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import io
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, chain, islice, repeat
 
 import numpy as np
@@ -26,6 +27,7 @@ from pipelines.corpora.options import ReadOptions
 
 _BATCH_ROWS = 256
 _BLOCK_BYTES = 16 * 1024 * 1024
+_BATCH_BYTES = 64 * 1024 * 1024
 _VALUE_BYTES = 8  # what a number, an entry of a list or an index into a dictionary takes at most
 _EXTRAS = ("confidences", "scores", "features", "highlights")
 
@@ -41,7 +43,7 @@ def read_parquet(
     if isinstance(table, Problem):
         yield table
         return
-    names = table.schema_arrow.names
+    names = table.file.schema_arrow.names
     needed = {"id_column": options.id_column}
     if options.sentences_column not in names:
         needed["text_column"] = options.text_column
@@ -49,17 +51,10 @@ def read_parquet(
     if missing is not None:
         yield missing
         return
-    in_dictionaries = pq.ParquetFile(
-        stream,
-        metadata=table.metadata,
-        pre_buffer=False,
-        buffer_size=64 * 1024,
-        read_dictionary=[table.schema.column(index).path for index in _stored(table, options)],
-    )
-    ends = list(accumulate(_group_rows(table)))
+    ends = list(accumulate(group.num_rows for group in table.groups))
     first = bisect_right(ends, start.record_index)
     passed_over = start.record_index - (ends[first - 1] if first else 0)
-    groups = (_read_group(in_dictionaries, group, options) for group in range(first, len(ends)))
+    groups = (_read_group(table, number, options) for number in range(first, len(ends)))
     yield from islice(chain.from_iterable(groups), passed_over, None)
 
 
@@ -70,9 +65,9 @@ def parquet_positions(
     table = _open(stream, options)
     if isinstance(table, Problem):
         return [], 0
-    groups = _group_rows(table)
-    records = min(sum(groups), limit or sum(groups))
-    starts = {-(-end // every) * every for end in (0, *accumulate(groups))}
+    ends = list(accumulate((group.num_rows for group in table.groups), initial=0))
+    records = min(ends[-1], limit or ends[-1])
+    starts = {-(-end // every) * every for end in ends}
     return [RecordPosition(index) for index in sorted(starts) if index < records], records
 
 
@@ -81,19 +76,64 @@ def is_parquet(head: bytes) -> bool:
     return head.startswith(b"PAR1")
 
 
-def _open(stream: io.BufferedReader, options: ReadOptions) -> pq.ParquetFile | Problem:
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """An open file.
+
+    Attributes:
+        file: what reads it.
+        in_dictionaries: what reads it with text in dictionaries, which hold each text once.
+        columns: the names of the columns that are read.
+        stored: the numbers of the columns as they are stored; a list column's is called `sentences.list.element`.
+    """
+
+    file: pq.ParquetFile
+    in_dictionaries: pq.ParquetFile
+    columns: list[str]
+    stored: list[int]
+
+    @property
+    def groups(self) -> list[pq.RowGroupMetaData]:
+        return [self.file.metadata.row_group(index) for index in range(self.file.metadata.num_row_groups)]
+
+    def stored_columns(self, group: pq.RowGroupMetaData) -> list[pq.ColumnChunkMetaData]:
+        """Returns the descriptions of a row group's columns that are read."""
+        return [group.column(index) for index in self.stored]
+
+    def batches(self, number: int, rows: int, *, in_dictionaries: bool) -> Iterator[pa.RecordBatch]:
+        """Yields batches of a row group.
+
+        Raises:
+            pa.ArrowException, OSError: it is damaged.
+        """
+        file = self.in_dictionaries if in_dictionaries else self.file
+        yield from file.iter_batches(rows, row_groups=[number], columns=self.columns)
+
+
+def _open(stream: io.BufferedReader, options: ReadOptions) -> _Table | Problem:
     if not stream.seekable():
         message = "Parquet cannot be read from inside a compressed file; decompress it (its columns are compressed)"
         return Problem(Reason.UNREADABLE_SOURCE, message)
+    # Without pre-buffering, memory holds batches rather than whole row groups.
+    open_file = partial(pq.ParquetFile, stream, pre_buffer=False, buffer_size=64 * 1024)
+    known = (options.id_column, options.text_column, options.sentences_column, options.labels_column, *_EXTRAS)
     try:
-        # Without pre-buffering, memory holds batches rather than whole row groups.
-        table = pq.ParquetFile(stream, pre_buffer=False, buffer_size=64 * 1024)
-    except (pa.ArrowException, OSError) as error:
+        file = open_file()
+        columns = [name for name in file.schema_arrow.names if name in known]
+        paths = [file.schema.column(index).path for index in range(len(file.schema))]
+        roots = tuple(f"{name}." for name in columns)
+        stored = [index for index, path in enumerate(paths) if f"{path}.".startswith(roots)]
+        in_dictionaries = open_file(metadata=file.metadata, read_dictionary=[paths[index] for index in stored])
+        for number in range(file.metadata.num_row_groups if stored else 0):
+            # Reads nothing, but fails where asking a damaged footer for a column would end the process.
+            next(file.reader.iter_batches(0, [number], column_indices=stored, use_threads=False), None)
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
         _raise_if_failed(error)
         return Problem(Reason.UNREADABLE_SOURCE, f"this is not a readable Parquet file: {error}")
-    for group in _groups(table):
-        for index in _stored(table, options):
-            values, nested = group.column(index).num_values, table.schema.column(index).max_repetition_level > 0
+    table = _Table(file, in_dictionaries, columns, stored)
+    for group in table.groups:
+        for index in stored:
+            values, nested = group.column(index).num_values, file.schema.column(index).max_repetition_level > 0
             if values < group.num_rows or (values > group.num_rows and not nested):
                 message = f"the footer contradicts itself: {group.num_rows} rows have {values} values in a column"
                 return Problem(Reason.UNREADABLE_SOURCE, message)
@@ -106,42 +146,22 @@ def _raise_if_failed(error: Exception) -> None:
         raise error
 
 
-def _groups(table: pq.ParquetFile) -> Iterator[pq.RowGroupMetaData]:
-    return (table.metadata.row_group(index) for index in range(table.metadata.num_row_groups))
-
-
-def _group_rows(table: pq.ParquetFile) -> list[int]:
-    return [group.num_rows for group in _groups(table)]
-
-
-def _columns(table: pq.ParquetFile, options: ReadOptions) -> list[str]:
-    """Returns the names of the columns that are read."""
-    known = (options.id_column, options.text_column, options.sentences_column, options.labels_column, *_EXTRAS)
-    return [name for name in table.schema_arrow.names if name in known]
-
-
-def _stored(table: pq.ParquetFile, options: ReadOptions) -> list[int]:
-    """Returns the numbers of the stored columns that are read; a list column's is called `sentences.list.element`."""
-    names = _columns(table, options)
-    paths = (table.schema.column(index).path for index in range(len(table.schema)))
-    return [
-        index for index, path in enumerate(paths) if any(path == name or path.startswith(f"{name}.") for name in names)
-    ]
-
-
-def _read_group(table: pq.ParquetFile, number: int, options: ReadOptions) -> Iterator[RawRecord | Problem]:
+def _read_group(table: _Table, number: int, options: ReadOptions) -> Iterator[RawRecord | Problem]:
     """Yields an item for every row of a row group."""
-    group = table.metadata.row_group(number)
-    stored = [group.column(index) for index in _stored(table, options)]
-    size = sum(column.total_uncompressed_size + _VALUE_BYTES * column.num_values for column in stored)
+    group = table.groups[number]
+    columns = table.stored_columns(group)
+    size = sum(column.total_uncompressed_size + _VALUE_BYTES * column.num_values for column in columns)
     if size > group.num_rows * options.max_record_bytes:
         message = f"row group {number} has more than {options.max_record_bytes} bytes a row, and is not read"
         yield from repeat(Problem(Reason.TOO_LARGE, message), group.num_rows)
         return
     batch_rows = max(1, min(_BATCH_ROWS, _BLOCK_BYTES * group.num_rows // (size + 1)))
+    if any("DELTA_BYTE_ARRAY" in column.encodings for column in columns):  # any text may repeat the one before it
+        batch_rows = max(1, min(batch_rows, _BATCH_BYTES // size))
     rows, why = 0, "it has fewer rows than the footer says"
     try:
-        for batch in table.iter_batches(batch_rows, row_groups=[number], columns=_columns(table, options)):
+        repeats = _may_repeat_long_text(table, number, batch_rows)
+        for batch in table.batches(number, batch_rows, in_dictionaries=repeats):
             for item in islice(_batch_items(batch, options), group.num_rows - rows):
                 yield item
                 rows += 1
@@ -151,6 +171,30 @@ def _read_group(table: pq.ParquetFile, number: int, options: ReadOptions) -> Ite
     if rows < group.num_rows:
         yield Problem(Reason.BROKEN_SOURCE, f"row group {number} of the Parquet file is broken: {why}")
         yield from repeat(Problem(Reason.BROKEN_RECORD, f"row group {number} is broken"), group.num_rows - rows - 1)
+
+
+def _may_repeat_long_text(table: _Table, number: int, batch_rows: int) -> bool:
+    """Returns True if a batch of a row group may be large, since it may repeat a dictionary's longest entry.
+
+    Raises:
+        pa.ArrowException, OSError: the group is damaged.
+    """
+    group = table.groups[number]
+    columns = table.stored_columns(group)
+    entries = batch_rows * max(column.num_values for column in columns) // max(1, group.num_rows)
+    if entries * max(column.total_uncompressed_size for column in columns) <= _BATCH_BYTES:
+        return False
+    first_row = next(table.batches(number, 1, in_dictionaries=True), None)
+    longest = max(map(_longest_entry, first_row.columns)) if first_row is not None else 0
+    return entries * longest > _BATCH_BYTES
+
+
+def _longest_entry(array: pa.Array) -> int:
+    """Returns the bytes of the longest entry of an array's dictionary, or of its lists' dictionary; 0 without one."""
+    if types.is_dictionary(array.type):
+        return int(max(_sizes(array.dictionary), default=0))
+    is_list = types.is_list(array.type) or types.is_large_list(array.type) or types.is_fixed_size_list(array.type)
+    return _longest_entry(array.values) if is_list else 0
 
 
 def _batch_items(batch: pa.RecordBatch, options: ReadOptions) -> Iterator[RawRecord | Problem]:

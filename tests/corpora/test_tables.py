@@ -199,6 +199,8 @@ def test_parquet_of_another_schema() -> None:
         Reason.UNREADABLE_SOURCE,
         "there is no column 'text' (text_column); the columns are 'doc_id', 'body'",
     )
+    (reject,) = read(parquet(pa.table({"body": ["x"]})), "a.parquet")
+    assert isinstance(reject, Reject) and "no column 'doc_id' (id_column) and no column 'text'" in reject.message
     table = pa.table({"doc_id": [["1"], ["2"]], "text": [1.5, 2.5]})
     assert outline(read(parquet(table), "a.parquet")) == [Reason.WRONG_TYPE] * 2
 
@@ -231,7 +233,7 @@ def test_parquet_that_breaks_off_or_is_damaged() -> None:
 
 
 _BOMB = """
-import io, resource, sys
+import io, os, resource, sys
 import pyarrow as pa, pyarrow.parquet as pq
 from collections import Counter
 from pipelines.corpora.options import ReadOptions
@@ -240,8 +242,11 @@ from pipelines.corpora.reader import read_records
 def counted(table, **written):
     content = io.BytesIO()
     pq.write_table(table, content, compression="zstd", **written)
-    assert len(content.getvalue()) < 100_000
-    content.seek(0)
+    count(content.getvalue())
+
+def count(content):
+    assert len(content) < 100_000
+    content = io.BytesIO(content)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     items = read_records(content, "a.parquet", ReadOptions())
     outcomes = Counter(str(getattr(item, "reason", "document")) for item in items)
@@ -252,18 +257,25 @@ once = pa.array([0] * 256, pa.int32())
 for size in (13, 17):
     text = pa.DictionaryArray.from_arrays(once, pa.array(["a" * (size << 20)]))
     counted(pa.table({"doc_id": ids, "text": text}), dictionary_pagesize_limit=1 << 30)
+if not (process := os.fork()):  # it needs the memory that reading should not
+    table = pa.table({"doc_id": ids[:30], "text": ["a" * (13 << 20)] * 30})
+    encoding = {"doc_id": "PLAIN", "text": "DELTA_BYTE_ARRAY"}
+    pq.write_table(table, sys.argv[1], compression="zstd", use_dictionary=False, column_encoding=encoding)
+    os._exit(0)
+os.waitpid(process, 0)
+count(open(sys.argv[1], "rb").read())
 entries = pa.DictionaryArray.from_arrays(pa.array(bytearray(8_000_000), pa.int8()).cast(pa.int32()), pa.array(["a"]))
 lists = pa.ListArray.from_arrays(pa.array([0, 1, 8_000_000], pa.int32()), entries)
 counted(pa.table({"doc_id": ["a", "b"], "sentences": lists}))
 """
 
 
-def test_a_small_parquet_file_that_stands_for_gigabytes() -> None:
+def test_a_small_parquet_file_that_stands_for_gigabytes(tmp_path: Path) -> None:
     """A text that every row repeats, below and above the limit of a row, and a list of millions of equal entries."""
-    command = [sys.executable, "-W", "ignore", "-c", _BOMB]
+    command = [sys.executable, "-W", "ignore", "-c", _BOMB, str(tmp_path / "a.parquet")]
     result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
     found = [line.rpartition(" ") for line in result.stdout.splitlines()]
-    assert [outcomes for outcomes, _, _ in found] == ["{'too_large': 256}", "{'too_large': 256}", "{'too_large': 2}"]
+    assert [outcomes for outcomes, _, _ in found] == [f"{{'too_large': {rows}}}" for rows in (256, 256, 30, 2)]
     assert max(int(mib) for _, _, mib in found) < 400
 
 
@@ -321,6 +333,17 @@ def test_any_damaged_byte_in_a_page_of_parquet() -> None:
             assert len(items) == 9
             reasons |= {item.reason for item in items if isinstance(item, Reject)}
     assert {Reason.BROKEN_SOURCE, Reason.INVALID_ENCODING} < reasons
+
+
+def test_any_damaged_byte_in_a_footer_of_parquet() -> None:
+    """Among others names of columns that are not UTF-8."""
+    content = parquet(pa.table({"doc_id": ["1", "2"], "text": ["It is.", "It was."]}), store_schema=False)
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    assert b"doc_id" in content[footer:]
+    for place in range(footer, len(content)):
+        for value in (0, 0xFF):
+            items = read(content[:place] + bytes([value]) + content[place + 1 :], "a.parquet")
+            assert len(items) == 2 or outline(items) == [Reason.UNREADABLE_SOURCE]
 
 
 def test_parquet_from_a_forward_stream(tmp_path: Path) -> None:
