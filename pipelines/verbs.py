@@ -40,7 +40,7 @@ def run_inspect(options: argparse.Namespace) -> int:
         )
     unreadable = inspection.unreadable
     if unreadable:
-        of_all = f"{len(unreadable)} of {len(inspection.sources)} sources can't be read to their end; the first"
+        of_all = f"{len(unreadable)} of {len(inspection.sources)} sources can't be read as a whole; the first"
         print(f"sepline: {of_all}: {unreadable[0].source}: {unreadable[0].message}", file=sys.stderr)
     return 1 if unreadable else 0
 

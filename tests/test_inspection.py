@@ -183,7 +183,7 @@ def test_a_source_that_cannot_be_read_comes_last_and_costs_the_exit_code(
     assert main(["inspect", str(table), good, *settings]) == 1
     captured = capsys.readouterr()
     assert captured.err == (
-        f"sepline: 1 of 2 sources can't be read to their end; the first: {table}: there is no column 'doc_id' "
+        f"sepline: 1 of 2 sources can't be read as a whole; the first: {table}: there is no column 'doc_id' "
         "(id_column) and no column 'text' (text_column); the columns are 'record_id', 'title', 'abstract'\n"
     )
     assert "document 1\nWe found it.\n" in captured.out
@@ -273,3 +273,13 @@ def test_ids_that_identify_nothing_are_told(
     assert [source["shared_ids"] for source in (*result["sources"], result["total"])] == [8, 20, 28]
     assert f"{many}: 20 of 100 documents share their ids" in output.err
     assert few not in output.err
+
+
+def test_a_row_that_swallowed_others_costs_the_exit_code(
+    tmp_path: Path, settings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text('doc_id,text\n1,"open\nand more\n2,It is.\n', encoding="utf-8")
+    assert main(["inspect", str(table), *settings]) == 1
+    message = capsys.readouterr().err
+    assert "1 of 1 sources can't be read as a whole" in message and "line 2 extends to line 3 (17 bytes)" in message

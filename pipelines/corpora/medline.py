@@ -63,7 +63,7 @@ def read_medline(stream: io.BufferedReader, options: ReadOptions) -> Iterator[Ra
             break
         if bytes_since_record > options.max_record_bytes:
             message = f"no record ends within {options.max_record_bytes} bytes; the rest of the file was not read"
-            yield Problem(Reason.TOO_LARGE, message)
+            yield Problem(Reason.BROKEN_SOURCE, message)
             return
     if not records and root is not None and root.tag not in _ROOTS:
         yield Problem(Reason.UNREADABLE_SOURCE, f"the XML holds a {root.tag}, not a PubmedArticleSet")

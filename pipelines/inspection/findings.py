@@ -135,8 +135,8 @@ class Inspection:
 
     @property
     def unreadable(self) -> list[RejectExample]:
-        """The sources that could not be read at all or to their end, with the error message of each."""
-        reasons = (Reason.UNREADABLE_SOURCE, Reason.BROKEN_SOURCE)
+        """The sources that could not be read at all, to their end, or without loss, with the error message of each."""
+        reasons = (Reason.UNREADABLE_SOURCE, Reason.BROKEN_SOURCE, Reason.SWALLOWED_RECORDS)
         rejects = (summary.rejects.get(reason) for summary in self.sources for reason in reasons)
         return [reject for reject in rejects if reject is not None]
 

@@ -222,7 +222,7 @@ def test_a_document_type_is_not_fetched() -> None:
 
 def test_a_record_over_the_limit_ends_reading() -> None:
     content = article_set(article(1, text("A.")), article(2, text("x " * 500_000)), article(3, text("A.")))
-    assert outline(read(content, max_record_bytes=200_000)) == ["1", Reason.TOO_LARGE]
+    assert outline(read(content, max_record_bytes=200_000)) == ["1", Reason.BROKEN_SOURCE]
 
 
 def test_a_text_over_the_limit_is_one_reject() -> None:
