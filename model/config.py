@@ -37,6 +37,8 @@ class EncoderSettings(Section):
         mix_layers: True to classify a learned mixture of the states of all layers, embeddings included, instead of the
             last layer's states.
         attention_dropout: dropout on the attention weights; default: the checkpoint's own rate.
+        trusted: True to run a TF Hub encoder although its graph can do more than compute, such as read and write files;
+            in retraining also the models that were trained on it. No part of what identifies a run.
     """
 
     handle: str = "minilm-l6"
@@ -45,6 +47,7 @@ class EncoderSettings(Section):
     frozen_layers: int | None = Field(default=None, ge=0)
     mix_layers: bool = False
     attention_dropout: float | None = Field(default=None, ge=0, lt=1)
+    trusted: bool = False
 
 
 class WindowSettings(Section):

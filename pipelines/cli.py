@@ -141,6 +141,7 @@ def _add_evaluate(parsers: Parsers) -> None:
     _add_model(verb)
     verb.add_argument("--data", required=True, metavar="DIR", help="folder that `sepline preprocess` wrote")
     verb.add_argument("--split", choices=("train", "dev", "test"), default="test", help="default: test")
+    _add_trust(verb)
     _add_json(verb)
 
 
@@ -162,6 +163,7 @@ def _add_score(parsers: Parsers) -> None:
     verb.add_argument("--batch-tokens", type=_positive, metavar="N", help="wordpieces per micro-batch (default: 8192)")
     verb.add_argument("--dry-run", action="store_true", help="only print what would be done, and how long it takes")
     verb.add_argument("--resume", action="store_true", help="continue although inputs or versions have changed")
+    _add_trust(verb)
     _add_allow_broken(verb)
     _add_overwrite(verb)
     _add_json(verb)
@@ -268,6 +270,10 @@ def _add_override(verb: argparse.ArgumentParser) -> None:
 def _add_allow_broken(verb: argparse.ArgumentParser) -> None:
     summary = "end with exit code 0 although the content of a source breaks off, as in a truncated file"
     verb.add_argument("--allow-broken-sources", action="store_true", help=summary)
+
+
+def _add_trust(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--trust-model", action="store_true", help="run a model that can do more than compute")
 
 
 def _add_overwrite(verb: argparse.ArgumentParser) -> None:

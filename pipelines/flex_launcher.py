@@ -24,7 +24,7 @@ from pipelines.scoring.score import describe_job, plan_units
 from pipelines.scoring.scored_folder import claim_scored_folder
 from pipelines.verbs import read_options, score_settings
 
-NOT_PARAMETERS = ("dry_run", "help", "json", "runner_config", "workers")
+NOT_PARAMETERS = ("allow_broken_sources", "dry_run", "help", "json", "runner_config", "workers")
 """Options of `sepline score` that have no meaning for a job that the launcher does not wait for."""
 
 
@@ -51,7 +51,8 @@ def submit(options: argparse.Namespace, beam_options: PipelineOptions) -> Any:
         UserError: inputs or folder can't be used.
         JobFailure: an input can't be read.
     """
-    bundle, output = open_model(options.model), options.output.rstrip("/")
+    bundle, output = open_model(options.model, trusted=options.trust_model), options.output.rstrip("/")
+    bundle.check_graph()
     settings, reading = score_settings(options), read_options(options)
     job = describe_job(bundle, options.input, settings=settings, options=reading)
     claim = claim_scored_folder(output, job, overwrite=options.overwrite, resume=options.resume)

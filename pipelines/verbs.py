@@ -106,7 +106,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from model.evaluation.evaluate import evaluate_bundle
     from pipelines.terminal import show_evaluation
 
-    evaluation = evaluate_bundle(options.model, data, options.split)
+    evaluation = evaluate_bundle(options.model, data, options.split, trust_model=options.trust_model)
     if options.json:
         _print_json({name: metrics.to_json() for name, metrics in evaluation.results.items()})
     else:
@@ -128,7 +128,14 @@ def run_score(options: argparse.Namespace) -> int:
     settings = score_settings(options)
     reading = read_options(options)
     if options.dry_run:
-        found = estimate(options.model, options.input, options.output, settings=settings, options=reading)
+        found = estimate(
+            options.model,
+            options.input,
+            options.output,
+            settings=settings,
+            options=reading,
+            trust_model=options.trust_model,
+        )
         if options.json:
             _print_json(found.to_json())
         else:
@@ -144,6 +151,7 @@ def run_score(options: argparse.Namespace) -> int:
         workers=options.workers,
         overwrite=options.overwrite,
         resume=options.resume,
+        trust_model=options.trust_model,
     )
     if options.json:
         _print_json(manifest)

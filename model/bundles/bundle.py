@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from model.config import WindowSettings
 from model.errors import UserError
 from model.folders import publish_folder
+from model.graphs import check_graph
 from model.text.vocabulary import Vocabulary
 
 BUNDLE_FORMAT = 2
@@ -43,6 +44,7 @@ class Bundle:
         vocabulary: the encoder's.
         fingerprint: SHA-256 over the contents of all its files and its description.
         description: the whole content of `bundle.json`.
+        trusted: True to run its graph whatever that does.
     """
 
     path: Path
@@ -53,6 +55,16 @@ class Bundle:
     vocabulary: Vocabulary
     fingerprint: str
     description: Mapping[str, Any]
+    trusted: bool = False
+
+    def check_graph(self) -> None:
+        """Checks, without running it, that the model's graph only computes; a trusted one is not checked.
+
+        Raises:
+            UserError: it can do more.
+        """
+        if not self.trusted:
+            check_graph(self.path, hint="if you trust its source, give --trust-model")
 
     def standardize(self, features: Sequence[Sequence[float]]) -> np.ndarray:
         """Returns a document's additional features standardized for the model, float32 `[sentences, features]`."""
@@ -63,8 +75,12 @@ class Bundle:
             return standardized.astype(np.float32)
 
 
-def load_bundle(path: str | Path) -> Bundle:
+def load_bundle(path: str | Path, *, trusted: bool = False) -> Bundle:
     """Returns the bundle in a folder after checking every file against the description.
+
+    Args:
+        path: the folder.
+        trusted: see `Bundle`.
 
     Raises:
         UserError: the folder is not a bundle or has another format, or its files were changed or lost.
@@ -99,6 +115,7 @@ def load_bundle(path: str | Path) -> Bundle:
         vocabulary=Vocabulary.from_text(text, lower_case=description["lower_case"]),
         fingerprint=description["fingerprint"],
         description=description,
+        trusted=trusted,
     )
 
 

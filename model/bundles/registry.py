@@ -30,8 +30,12 @@ _VERSIONS, _RECORDS, _PINS = "versions", "records", "pins"
 _POINTER, _CHANGES, _LOCK = "champion.json", "changes.jsonl", ".lock"
 
 
-def open_model(path: str | Path) -> Bundle:
+def open_model(path: str | Path, *, trusted: bool = False) -> Bundle:
     """Returns the bundle that a path names: the champion of a `REGISTRY/NAME`, or the bundle in any other folder.
+
+    Args:
+        path: the folder.
+        trusted: see `Bundle`.
 
     Raises:
         UserError: the path is a `REGISTRY/NAME` without a champion, or `load_bundle` refuses the folder.
@@ -45,7 +49,7 @@ def open_model(path: str | Path) -> Bundle:
                 f"{folder}: has no champion yet; promote a version with `sepline models promote {folder} N`"
             )
         folder = registry.version_path(version)
-    return load_bundle(folder)
+    return load_bundle(folder, trusted=trusted)
 
 
 class Registry:

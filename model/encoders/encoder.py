@@ -12,10 +12,10 @@ from model.config import EncoderSettings, WindowSettings
 from model.encoders.bert import BertConfig, BertEncoder
 from model.encoders.downloads import DOWNLOADS, fetch
 from model.encoders.huggingface import HuggingFaceCheckpoint
-from model.encoders.saved_model import SAVED_MODEL
 from model.encoders.tfhub import HubModule, download
 from model.encoders.wrapped import WrappedEncoder
 from model.errors import UserError
+from model.graphs import SAVED_MODEL
 from model.text.vocabulary import Vocabulary
 
 _NATIVE_ONLY = ("layers", "frozen_layers", "mix_layers", "attention_dropout")
@@ -171,7 +171,7 @@ def open_encoder(settings: EncoderSettings) -> Encoder:
         UserError: the handle names no encoder, its vocabulary is not BERT's or has more entries than its embeddings, or
             it does not support the settings.
     """
-    source = _open_files(_locate(settings.handle))
+    source = _open_files(_locate(settings.handle), trusted=settings.trusted)
     config = _choose_config(source, settings)
     vocabulary, embedded = source.vocabulary(), _shape(source, config)["vocabulary_size"]
     if embedded is not None and len(vocabulary.pieces) > embedded:
@@ -197,9 +197,11 @@ def _locate(handle: str) -> Path:
     return folder
 
 
-def _open_files(folder: Path) -> EncoderFiles:
+def _open_files(folder: Path, *, trusted: bool) -> EncoderFiles:
     """Returns the files in a folder, opened by their format."""
-    return HubModule.open(folder) if (folder / SAVED_MODEL).is_file() else HuggingFaceCheckpoint.open(folder)
+    if (folder / SAVED_MODEL).is_file():
+        return HubModule.open(folder, trusted=trusted)
+    return HuggingFaceCheckpoint.open(folder)
 
 
 def _choose_config(source: EncoderFiles, settings: EncoderSettings) -> BertConfig | None:

@@ -15,8 +15,8 @@ import numpy as np
 
 from model.encoders.bert import BertConfig
 from model.errors import UserError
+from model.graphs import SAVED_MODEL
 
-SAVED_MODEL = "saved_model.pb"
 WORDS, POSITIONS = "word_embeddings/embeddings", "position_embedding/embeddings"
 SEGMENTS = "type_embeddings/embeddings"
 _INPUTS = ("input_word_ids", "input_mask", "input_type_ids")
@@ -29,20 +29,6 @@ _DROPOUT_NOTES = {
 }
 
 Shapes = dict[str, tuple[int, ...]]
-
-
-def read_graph(path: Path) -> Any:
-    """Returns the MetaGraphDef of a TensorFlow 2 SavedModel."""
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    try:
-        saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-    except (OSError, DecodeError) as error:
-        raise UserError(f"{path}: can't be read as a SavedModel ({error})") from error
-    if len(saved_model.meta_graphs) != 1 or not saved_model.meta_graphs[0].object_graph_def.nodes:
-        raise UserError(f"{path}: not a TensorFlow 2 SavedModel; sepline reads text encoders in the format of TF2")
-    return saved_model.meta_graphs[0]
 
 
 def sequence_width(graph: Any, folder: Path) -> int:

@@ -16,10 +16,11 @@ import numpy as np
 from model.encoders.bert import BertConfig, BertEncoder
 from model.encoders.downloads import cache_root
 from model.encoders.huggingface import read_vocabulary
-from model.encoders.saved_model import POSITIONS, SAVED_MODEL, SEGMENTS, WORDS, bert_config, read_graph, sequence_width
+from model.encoders.saved_model import POSITIONS, SEGMENTS, WORDS, bert_config, sequence_width
 from model.encoders.wrapped import WrappedEncoder
 from model.errors import UserError
 from model.extras import import_extra
+from model.graphs import SAVED_MODEL, read_graph
 from model.text.vocabulary import Vocabulary
 
 _SUBLAYERS = {
@@ -54,6 +55,7 @@ class HubModule:
         vocabulary_size, positions: rows of its embeddings; None if it does not record them.
         parameters: number of trainable parameters, including parts that sepline does not use.
         prefix: what precedes the usual names of its variables.
+        trusted: True to run it whatever its graph does.
     """
 
     format: ClassVar[Literal["TF Hub"]] = "TF Hub"
@@ -66,9 +68,10 @@ class HubModule:
     positions: int | None
     parameters: int
     prefix: str
+    trusted: bool
 
     @classmethod
-    def open(cls, folder: Path) -> HubModule:
+    def open(cls, folder: Path, *, trusted: bool) -> HubModule:
         """Returns the module in a folder.
 
         Raises:
@@ -93,6 +96,7 @@ class HubModule:
             positions=usual[POSITIONS][0] if POSITIONS in usual else None,
             parameters=sum(int(np.prod(shape)) for shape in shapes.values()),
             prefix=prefix,
+            trusted=trusted,
         )
 
     def vocabulary(self) -> Vocabulary:
@@ -112,7 +116,7 @@ class HubModule:
         """Returns the module inside a built Keras layer, named `encoder`.
 
         Raises:
-            UserError: TensorFlow can't load it, or several devices are to train it.
+            UserError: its graph can do more than compute, TensorFlow can't load it, or several devices are to train it.
         """
         import tensorflow as tf
 
@@ -121,7 +125,7 @@ class HubModule:
             raise UserError(
                 f"{self.folder}: a wrapped encoder trains on one device; choose one, with CUDA_VISIBLE_DEVICES=0"
             )
-        encoder = WrappedEncoder(self.folder, self.width, name="encoder")
+        encoder = WrappedEncoder(self.folder, self.width, trusted=self.trusted, name="encoder")
         encoder.build()
         return encoder
 
@@ -131,10 +135,10 @@ class HubModule:
         Names and shapes of variables don't show how a module uses them, so both read a few tokens.
 
         Raises:
-            UserError: they compute different states.
+            UserError: they compute different states, or the module's graph can do more than compute.
         """
         assert self.config is not None
-        wrapped = WrappedEncoder(self.folder, self.width, name="module")
+        wrapped = WrappedEncoder(self.folder, self.width, trusted=self.trusted, name="module")
         whole = BertEncoder(self.config, dtype="float32", name="whole")
         wrapped.build()
         whole.build()

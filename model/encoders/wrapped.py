@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from model.errors import UserError
+from model.graphs import check_graph
 
 
 class WrappedEncoder(keras.layers.Layer):
@@ -19,14 +20,22 @@ class WrappedEncoder(keras.layers.Layer):
     in its own precision, whatever the policy, and needs the TensorFlow backend.
     """
 
-    def __init__(self, folder: Path, width: int, **kwargs: Any) -> None:
-        """Makes a layer for the SavedModel in a folder, with hidden states of a width; `build` loads it."""
+    def __init__(self, folder: Path, width: int, *, trusted: bool = False, **kwargs: Any) -> None:
+        """Makes a layer for the SavedModel in a folder, with hidden states of a width; `build` checks and loads it.
+
+        Args:
+            folder, width: of the module.
+            trusted: True to load it whatever its graph does.
+            kwargs: of any Keras layer.
+        """
         super().__init__(dtype="float32", **kwargs)
-        self.folder, self.width = folder, width
+        self.folder, self.width, self._trusted = folder, width, trusted
 
     def build(self, input_shape: Any = None) -> None:
         import tensorflow as tf
 
+        if not self._trusted:
+            check_graph(self.folder, hint="if you trust its source, set encoder.trusted=true")
         try:
             self._loaded = tf.saved_model.load(str(self.folder))
         except (OSError, ValueError, KeyError, tf.errors.OpError) as error:

@@ -63,17 +63,18 @@ class BundleEvaluation:
     unknown_labels: Mapping[str, int]
 
 
-def evaluate_bundle(bundle_dir: str, data_dir: str, split: str) -> BundleEvaluation:
+def evaluate_bundle(bundle_dir: str, data_dir: str, split: str, *, trust_model: bool = False) -> BundleEvaluation:
     """Returns the metrics of a bundle on the documents of a split, and those of baselines on the same documents.
 
     The bundle reads the documents as text, with its own tokenizer, windows, outlier masks and feature statistics; so
     the records may have been made for another model. Labels are matched by name.
+    The model is run though its graph can do more than compute only if `trust_model` is true.
 
     Raises:
         UserError: bundle or data can't be used, or predict another target, or have no label in common, or the split is
             empty.
     """
-    bundle, data = open_model(bundle_dir), open_training_data(data_dir)
+    bundle, data = open_model(bundle_dir, trusted=trust_model), open_training_data(data_dir)
     if bool(bundle.labels) != bool(data.labels):
         kinds = ("labels", "scores") if bundle.labels else ("scores", "labels")
         raise UserError(f"{bundle_dir}: predicts {kinds[0]}, and the documents of {data_dir} have {kinds[1]}")

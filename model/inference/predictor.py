@@ -67,10 +67,15 @@ class Predictor:
 
     @classmethod
     def load(cls, bundle: Bundle, *, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> Predictor:
-        """Loads the bundle's SavedModel into this process."""
+        """Loads the bundle's SavedModel into this process.
+
+        Raises:
+            UserError: its graph can do more than compute, and it is not trusted.
+        """
         import tensorflow as tf
         import tensorflow_text  # noqa: F401  registers the operations of the tokenizer in the SavedModel
 
+        bundle.check_graph()
         loaded = tf.saved_model.load(str(bundle.path))
         signature = loaded.signatures["classify"]
 

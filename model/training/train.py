@@ -77,7 +77,7 @@ def train_and_evaluate(
         "data": [folder.fingerprint for folder in folders],
         "shares": list(shares) if shares else None,
         "warm_start": initial.fingerprint if initial else None,
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude={"encoder": {"trusted"}}),
     }
     claim_folder(run, "run.json", mark, overwrite=overwrite)
     if (run / "bundle").is_dir():
@@ -133,7 +133,7 @@ def train_and_evaluate(
         "encoder": encoder.describe().facts(),
         "target": data.settings.data.target,
         "temperature": temperature,
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude={"encoder": {"trusted"}}),
         "data": [{"fingerprint": folder.fingerprint, "counts": folder.stats["counts"]} for folder in folders],
         "best_epoch": best_epoch(history)["epoch"],
         "dev": dev_figures,

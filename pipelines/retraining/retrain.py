@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -241,6 +241,7 @@ def _evaluate(job: _Job, data: TrainingData, bundle: Bundle) -> Evaluation:
 
     _say("evaluating")
     split = job.settings.retrain.held_out
+    bundle = replace(bundle, trusted=job.settings.encoder.trusted)
     return evaluate_candidate(bundle, _load_champion(job), data, split, settings=job.settings.gates)
 
 
@@ -251,7 +252,8 @@ def _load_champion(job: _Job) -> Champion | None:
         return None
     published = files.read_json_as(Evaluation, job.registry.record_path(job.champion) / files.EVALUATION)
     accuracy = published.candidate.metrics.accuracy if published else None
-    return Champion(load_bundle(job.registry.version_path(job.champion)), job.champion, accuracy)
+    champion = load_bundle(job.registry.version_path(job.champion), trusted=job.settings.encoder.trusted)
+    return Champion(champion, job.champion, accuracy)
 
 
 def _decide(job: _Job, evaluation: Evaluation) -> Decision:

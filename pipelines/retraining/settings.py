@@ -197,7 +197,7 @@ class RetrainSettings(Settings):
 
     def deciding(self) -> dict[str, Any]:
         """Returns the settings that a run's result depends on, as JSON values."""
-        tree = self.model_dump(mode="json", exclude={"lock", "hooks"})
+        tree = self.model_dump(mode="json", exclude={"lock": True, "hooks": True, "encoder": {"trusted"}})
         for key in ("registry", "workspace", "input", "keep_runs"):  # the inputs count by their content
             del tree["retrain"][key]
         return tree

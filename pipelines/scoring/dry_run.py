@@ -60,7 +60,13 @@ class Estimate:
 
 
 def estimate(
-    bundle_dir: str, inputs: Sequence[str], output: str, *, settings: ScoreSettings, options: ReadOptions
+    bundle_dir: str,
+    inputs: Sequence[str],
+    output: str,
+    *,
+    settings: ScoreSettings,
+    options: ReadOptions,
+    trust_model: bool = False,
 ) -> Estimate:
     """Returns what `score` with the same arguments would do. Writes nothing.
 
@@ -68,7 +74,7 @@ def estimate(
         UserError: bundle or inputs can't be used.
         JobFailure: an input can't be read.
     """
-    bundle = open_model(bundle_dir)
+    bundle = open_model(bundle_dir, trusted=trust_model)
     prediction_schema(bundle.labels, {}, **asdict(settings.format))  # raises for a column that there isn't
     context = ScoringContext(bundle, output, settings, options)
     job = describe_job(bundle, inputs, settings=settings, options=options)

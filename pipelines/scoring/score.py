@@ -52,6 +52,7 @@ def score(
     workers: int | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    trust_model: bool = False,
 ) -> dict[str, Any]:
     """Scores every record of the inputs and returns the manifest of the folder.
 
@@ -67,13 +68,15 @@ def score(
         workers: processes on this machine, for Beam's local runner only; None for as many as suit cores and memory.
         overwrite: True to replace the content of the folder.
         resume: True to continue although something has changed, see `scored_folder.claim_scored_folder`.
+        trust_model: True to run the model although its graph can do more than compute.
 
     Raises:
         UserError: bundle, inputs or folder can't be used.
         JobFailure: the job failed; a repeated job continues.
         Interrupted: the user stopped it; a repeated job continues.
     """
-    bundle, output = open_model(bundle_dir), output.rstrip("/")
+    bundle, output = open_model(bundle_dir, trusted=trust_model), output.rstrip("/")
+    bundle.check_graph()  # before the workers do
     check_paths(beam_options, [str(bundle.path), output, *inputs])
     prediction_schema(bundle.labels, {}, **asdict(settings.format))  # raises for a column that there isn't
     local = beam_options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
