@@ -88,7 +88,7 @@ def test_workers_that_share_only_the_store_and_a_scratch_folder_leave_the_same(
     python, scratch = installed_python, tmp_path / "scratch"
     scratch.mkdir()
     pool, jobs = free_port(), free_port()
-    workers = [str(python), "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={pool}"]
+    workers = [str(python), "-m", "pipelines.runners.worker_pool", f"--service-port={pool}"]
     runner = [str(prism_binary()), "-job_port", str(jobs), "-serve_http=false"]
     keys = {f"AWS_{name.upper()}": value for name, value in ACCESS.items()}
     keys |= {"AWS_ENDPOINT_URL": store.client.meta.endpoint_url, "AWS_DEFAULT_REGION": "us-east-1"}

@@ -37,13 +37,13 @@ def on(engine: str, *values: str) -> Any:
 
 POOL = """
 from apache_beam.portability.api import beam_fn_api_pb2
-from apache_beam.runners.worker import worker_pool_main
+from pipelines.runners import worker_pool
 
-pool = worker_pool_main.BeamFnExternalWorkerPoolServicer
+pool = worker_pool.BeamFnExternalWorkerPoolServicer
 pool.StopWorker = lambda *_: beam_fn_api_pb2.StopWorkerResponse()
-worker_pool_main.main()
+worker_pool.main()
 """
-"""Beam's pool, shared by what stands for two machines, of which each would have one of its own.
+"""The pool, shared by what stands for two machines, of which each would have one of its own.
 
 Both number their workers from 1, so that stopping one's would stop the other's; here workers end when the one who asked
 for them hangs up."""
@@ -53,7 +53,7 @@ for them hangs up."""
 def worker_pool(installed_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
     """A pool that starts a process for every SDK worker that an engine asks for: its address and its process id."""
     port, log = free_port(), tmp_path_factory.mktemp("pool") / "log.txt"
-    command = [str(installed_python), "-c", POOL, f"--service_port={port}"]
+    command = [str(installed_python), "-c", POOL, f"--service-port={port}"]
     with server(command, port, log, env=without_checkout(installed_python)) as pid:
         yield f"localhost:{port}", pid
 

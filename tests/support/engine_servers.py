@@ -102,12 +102,14 @@ def running(command: list[str], log: Path, *, env: Mapping[str, str] | None = No
 
 
 @contextmanager
-def server(command: list[str], port: int, log: Path, *, env: Mapping[str, str] | None = None) -> Iterator[int]:
+def server(
+    command: list[str], port: int, log: Path, *, env: Mapping[str, str] | None = None, host: str = "localhost"
+) -> Iterator[int]:
     """Runs a server until the block ends; yields its process id once it listens on the port."""
 
     def listens() -> bool:
         with socket.socket() as probe:
-            return probe.connect_ex(("localhost", port)) == 0
+            return probe.connect_ex((host, port)) == 0
 
     with running(command, log, env=env) as pid:
         wait_until(listens, log.parent)
