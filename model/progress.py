@@ -6,8 +6,10 @@ import sys
 import time
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from model.console import VisibleConsole
+from model.screen import visible, visible_stream
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -27,24 +29,25 @@ class ProgressReporter:
     """
 
     def __init__(self, title: str, *, total: int | None, unit: str, done: int = 0) -> None:
-        self._title, self._total, self._unit, self._first = title, total, unit, done
-        console = Console(stderr=True)
+        self._title, self._total, self._unit, self._first = visible(title), total, unit, done
+        console = VisibleConsole(stderr=True)
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[unit]}"),
+                TextColumn("{task.fields[unit]}", markup=False),
                 TimeElapsedColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=console,
             )
         self._started = self._last_line = time.monotonic()
 
     def __enter__(self) -> ProgressReporter:
         if self._bar:
-            self._bar.start()
+            self._bar.start()  # takes what is written meanwhile for text with styles, and shows it above the bar
+            sys.stdout, sys.stderr = visible_stream(sys.stdout), visible_stream(sys.stderr)
             self._task = self._bar.add_task(
                 self._title, total=self._total, completed=self._first, unit=self._unit, note=""
             )
@@ -61,7 +64,7 @@ class ProgressReporter:
         self._total = total if total is not None else self._total
         now = time.monotonic()
         remaining = self._remaining(done, now - self._started)
-        note = ", ".join(part for part in (note, remaining) if part)
+        note = ", ".join(part for part in (visible(note), remaining) if part)
         if self._bar:
             self._bar.update(self._task, completed=done, total=self._total, note=note)
         elif now - self._last_line >= _SECONDS_BETWEEN_LINES:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from model import __version__
 from model.errors import Interrupted, JobFailure, UserError
+from model.screen import controls_made_visible
 from pipelines import verbs
 from pipelines.corpora.formats import FORMATS, QUOTINGS
 from pipelines.runners.failures import ending_at_sigterm
@@ -25,9 +27,13 @@ _INPUT_HELP = "files or globs; .gz, .bz2, .zst too"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns its exit code."""
+    """Runs one verb and returns its exit code. What it prints has no control characters from data or errors."""
+    with controls_made_visible():
+        return _run_verb(list(sys.argv[1:] if argv is None else argv))
+
+
+def _run_verb(arguments: list[str]) -> int:
     keep_imports_quiet()
-    arguments = list(sys.argv[1:] if argv is None else argv)
     beam_flags: list[str] = []
     if "--" in arguments:
         cut = arguments.index("--")
@@ -57,7 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """The console script: runs a verb and exits with its code."""
-    sys.exit(main())
+    with controls_made_visible():
+        try:
+            code = main()
+        except Exception:
+            traceback.print_exc()  # here, since a message can hold text from data
+            code = 1
+    sys.exit(code)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from model.console import VisibleConsole
 from model.evaluation.metrics import Metrics
 from model.progress import show_seconds
 from model.schema import SPLITS
+from model.screen import visible
 from pipelines.retraining.verdicts import FAIL, PASS, SKIPPED, Verdict
 
 if TYPE_CHECKING:  # printing alone does not load TensorFlow
@@ -32,17 +32,18 @@ _LABEL_FIGURES = {
     "calibration_error": "ECE",
 }
 _SCORE_FIGURES = {"mse": "MSE", "spearman": "Spearman", "rouge_l": "ROUGE-L"}
-_MARKS = {PASS: "[green]pass[/]", FAIL: "[red]fail[/]", SKIPPED: "[dim]-[/]"}
+_MARKS = {PASS: Text("pass", "green"), FAIL: Text("fail", "red"), SKIPPED: Text("-", "dim")}
 _STYLES = ("cyan", "green", "magenta", "yellow", "blue", "red")
 
 
 def show_inspection(inspection: Inspection) -> None:
     """Prints what is in corpora: a row for each source and one for all; rejects, duplicates and a few documents."""
-    console = _console()
+    console = VisibleConsole()
     total = inspection.total
     rows = [*inspection.sources, total] if len(inspection.sources) > 1 else [total]
     for number, source in enumerate(inspection.sources, start=1):
-        console.print(Text(f"{number}. {source.source}" if len(rows) > 1 else str(source.source)))
+        name = _one_line(str(source.source))
+        console.print(f"{number}. {name}" if len(rows) > 1 else name)
 
     table = Table("", "records", "rejected", "documents", "labelled", "partly", "unlabelled")
     _add_summaries(table, rows, _document_cells)
@@ -51,7 +52,7 @@ def show_inspection(inspection: Inspection) -> None:
     shown = list(total.labels)[:_SHOWN_LABELS]
     others = [f"{len(total.labels) - len(shown):,} others"] if len(shown) < len(total.labels) else []
     title = "sentences, and those of labelled documents by label" if shown else None
-    table = Table("", "sentences", *(escape(_one_line(label)) for label in shown), *others, title=title)
+    table = Table("", "sentences", *(_one_line(label) for label in shown), *others, title=title)
     _add_summaries(table, rows, lambda summary: [f"{count:,}" for count in _sentence_counts(summary, shown, others)])
     if shown:
         _, *by_label = _sentence_counts(total, shown, others)
@@ -65,11 +66,11 @@ def show_inspection(inspection: Inspection) -> None:
 
     for reason, reject in total.rejects.items():
         where = f"{reject.source}, record {reject.record_index:,}"
-        console.print(Text(_one_line(f"rejected, {reason}: {reject.count:,}; the first: {where}: {reject.message}")))
+        console.print(_one_line(f"rejected, {reason}: {reject.count:,}; the first: {where}: {reject.message}"))
     for what, duplicates in (("id", total.duplicate_ids), ("text", total.duplicate_texts)):
         if duplicates.count:
             first = f"{duplicates.count:,}; the first: {duplicates.example}"
-            console.print(Text(_one_line(f"documents that repeat an earlier one's {what}: {first}")))
+            console.print(_one_line(f"documents that repeat an earlier one's {what}: {first}"))
     for sample in inspection.samples:
         _show_sample(console, sample)
 
@@ -100,13 +101,13 @@ def _length_cells(summary: Summary) -> list[str]:
 
 def _show_table(table: Table) -> None:
     """Prints a table at full width: on a narrow terminal its lines wrap, but no figure is cut off."""
-    console = _console()
+    console = VisibleConsole()
     table.width = console.measure(table, options=console.options.update(width=10_000)).maximum
     console.print(table)
 
 
-def _show_sample(console: Console, sample: Sample) -> None:
-    console.print(Text(f"\ndocument {_one_line(sample.doc_id)}", style="bold"))
+def _show_sample(console: VisibleConsole, sample: Sample) -> None:
+    console.print(f"\ndocument {_one_line(sample.doc_id)}", style="bold")
     width = max(len(_one_line(label or "")) for _, label in sample.beginning)
     for sentence, label in sample.beginning:
         line = Text(f"{_one_line(label or ''):{width}} " if width else "").append(_one_line(sentence))
@@ -118,7 +119,7 @@ def _show_sample(console: Console, sample: Sample) -> None:
 
 def show_training_data(stats: Mapping[str, Any], folder: str) -> None:
     """Prints what preprocessing made, from `stats.json`: counts by split and label, and the rejects by reason."""
-    console = _console()
+    console = VisibleConsole()
     counts, labels = stats["counts"], stats["label_counts"]
     splits = [split for split in SPLITS if split in counts["documents"]]
     table = Table("", *splits, title="training records")
@@ -157,14 +158,14 @@ def show_encoder(encoder: EncoderDescription) -> None:
         "fingerprint": encoder.fingerprint,
         "files": encoder.folder,
     }
-    console = _console()
+    console = VisibleConsole()
     for name, fact in facts.items():
-        console.print(Text(f"{name:12} {'not recorded' if fact is None else fact}"))
+        console.print(f"{name:12} {'not recorded' if fact is None else fact}")
 
 
 def show_bundle(bundle: Bundle) -> None:
     """Prints where the bundle is, and the dev figures of its best epoch."""
-    console = _console()
+    console = VisibleConsole()
     dev = bundle.description["dev"]
     if dev:
         figures = (
@@ -181,7 +182,7 @@ def show_bundle(bundle: Bundle) -> None:
 
 def show_evaluation(results: Mapping[str, Metrics | ScoreMetrics], *, split: str) -> None:
     """Prints the model next to the baselines; for labels also a row for each label and the model's confusion matrix."""
-    console = _console()
+    console = VisibleConsole()
     model = results["sepline"]
     by_labels = isinstance(model, Metrics)
     names = {"sepline": "sepline", "position": "position alone"}
@@ -212,7 +213,7 @@ def show_evaluation(results: Mapping[str, Metrics | ScoreMetrics], *, split: str
 
 def show_scored(manifest: Mapping[str, Any], output: str) -> None:
     """Prints the counts of a scored folder and its path."""
-    console = _console()
+    console = VisibleConsole()
     counts = manifest["counts"]
     sampled = f" + {counts['sampled_out']:,} sampled out" if counts["sampled_out"] else ""
     console.print(
@@ -224,7 +225,7 @@ def show_scored(manifest: Mapping[str, Any], output: str) -> None:
 
 def show_estimate(estimate: Estimate) -> None:
     """Prints what a scoring job would do."""
-    console = _console()
+    console = VisibleConsole()
     about = "" if estimate.exact else "about "
     done = f", {estimate.finished_sources:,} of them finished" if estimate.finished_sources else ""
     console.print(f"{estimate.sources:,} files of {show_bytes(estimate.input_bytes)}{done}")
@@ -239,7 +240,7 @@ def show_estimate(estimate: Estimate) -> None:
 
 def show_outcome(outcome: str, reason: str) -> None:
     """Prints how a retraining has ended, in one line."""
-    _console().print(Text(f"{outcome.replace('_', ' ')}: {reason}"))
+    VisibleConsole().print(f"{outcome.replace('_', ' ')}: {reason}")
 
 
 def show_decision(run: Run) -> None:
@@ -256,7 +257,7 @@ def show_versions(versions: Sequence[PublishedVersion]) -> None:
     for one in versions:
         metrics = one.evaluation.candidate.metrics if one.evaluation else None
         figures = [f"{metrics.accuracy:.4f}", f"{metrics.macro_f1:.4f}"] if metrics else ["", ""]
-        added = [(change.when, escape(change.why)) for change in one.changes if change.change == "add"] or [("", "")]
+        added = [(change.when, change.why) for change in one.changes if change.change == "add"] or [("", "")]
         champion = "champion" if one.champion else ""
         table.add_row(f"{one.version}", champion, *figures, *added[0], one.fingerprint[:12])
     _show_table(table)
@@ -264,12 +265,12 @@ def show_versions(versions: Sequence[PublishedVersion]) -> None:
 
 def show_version(one: PublishedVersion) -> None:
     """Prints what is known about a version: its folder, its changes, and the checks and gates that it has passed."""
-    console = _console()
-    console.print(f"version {one.version}{', the champion' if one.champion else ''}: {escape(str(one.path))}")
-    console.print(f"fingerprint {one.fingerprint}, labels {escape(', '.join(one.labels))}")
+    console = VisibleConsole()
+    console.print(f"version {one.version}{', the champion' if one.champion else ''}: {one.path}")
+    console.print(f"fingerprint {one.fingerprint}, labels {', '.join(one.labels)}")
     table = Table("when", "change", "who", "why", title="changes")
     for change in one.changes:
-        table.add_row(change.when, change.change, escape(change.who), escape(change.why))
+        table.add_row(change.when, change.change, change.who, change.why)
     _show_table(table)
     if one.checks:
         _show_verdicts(one.checks.verdicts, title="checks of the data")
@@ -292,18 +293,18 @@ def show_predictions(rows: list[dict[str, Any]], *, labels: list[str]) -> None:
         rows: rows of the predictions, in order.
         labels: the model's, which fix the colours.
     """
-    console = _console()
+    console = VisibleConsole()
     styles = {label: _STYLES[index % len(_STYLES)] for index, label in enumerate(labels)}
     width = max(len(label) for label in labels)
     for row in rows:
         if row["sentence_index"] == 0:
-            console.print(Text(f"\ndocument {row['doc_id']}", style="bold"))
+            console.print(f"\ndocument {row['doc_id']}", style="bold")
         table = Table.grid(padding=(0, 1))
         table.add_column(width=width)
         table.add_column(width=4)
         table.add_column()
-        label = Text(row["label"], style=styles[row["label"]])
-        table.add_row(label, f"{row['probability']:.2f}", Text(row["sentence"]))
+        label = Text(visible(row["label"]), style=styles[row["label"]])
+        table.add_row(label, f"{row['probability']:.2f}", row["sentence"])
         console.print(table)
 
 
@@ -312,7 +313,7 @@ def _show_verdicts(verdicts: Sequence[Verdict], *, title: str) -> None:
     _align_right(table, columns=2)
     for one in verdicts:
         numbers = (_number(one.measured), _number(one.limit))
-        table.add_row(escape(one.name), *numbers, _MARKS[one.verdict], escape(one.words))
+        table.add_row(one.name, *numbers, _MARKS[one.verdict], one.words)
     _show_table(table)
 
 
@@ -324,13 +325,9 @@ def _number(value: float | None) -> str:
     return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
 
 
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
-
-
 def _one_line(text: str) -> str:
-    """Returns text from a corpus without characters that would move the cursor or break the line."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    """Returns text from a corpus in one line, with its control characters made visible."""
+    return visible(" ".join(text.split()))
 
 
 def _align_right(table: Table, columns: int | None = None) -> None:

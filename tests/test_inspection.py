@@ -222,7 +222,7 @@ def test_the_terminal_shows_figures_rejects_and_samples(
     assert "documents that repeat an earlier one's id: 2; the first: a" in lines
     assert "documents that repeat an earlier one's text: 2; the first: a" in lines
     place = lines.index("document [b]x")
-    assert lines[place + 1].startswith("[bold] We [2J found the drug We ")
+    assert lines[place + 1].startswith(r"[bold] We \x1b[2J found the drug We ")
     assert len(lines[place + 1]) == 60 and lines[place + 1].endswith("…")
     assert "\x1b" not in captured.out
     assert captured.err == ""
