@@ -2,7 +2,8 @@
 
 When a store does not answer, Beam's S3 client retries reads and lists for ten minutes, without an option for less, but
 never retries a write; and its errors are no `OSError`. Here a call to a remote filesystem is given up after a minute,
-a write is retried for about half a minute, and a call that fails raises
+a listing after a minute without a further object, a write is retried for about half a minute, and a call that fails
+raises
 
 - `OSError` if the filesystem refuses it: there is no such object, or no permission;
 - `JobFailure` if a retry may help: the filesystem does not answer, or has an error of its own;
@@ -16,8 +17,9 @@ from __future__ import annotations
 import io
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar, cast
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
@@ -54,8 +56,15 @@ def has_folders(path: str) -> bool:
 
 
 def match(pattern: str) -> list[tuple[str, int]]:
-    """Returns path and size in bytes of every object that a glob matches."""
-    (result,) = _ask(pattern, lambda: _FILESYSTEMS.match([pattern]))
+    """Returns path and size in bytes of every object that a glob matches.
+
+    Stores list page by page. However many pages there are, each of them has the whole patience.
+    """
+    progress = _Progress()
+    filesystem = _FILESYSTEMS.get_filesystem(pattern)
+    list_objects = filesystem._list
+    filesystem._list = lambda place: progress.through(list_objects(place))  # what Beam's `match` filters
+    (result,) = _ask(pattern, lambda: filesystem.match([pattern]), progress)
     return [(metadata.path, metadata.size_in_bytes) for metadata in result.metadata_list]
 
 
@@ -135,10 +144,28 @@ class _RemoteStream(io.RawIOBase):
         super().close()
 
 
-def _ask(path: str, call: Callable[[], T]) -> T:
+class _Progress:
+    """Knows when a call that takes many steps has made the last one."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def through(self, items: Iterable[T]) -> Iterator[T]:
+        """Yields the items; each is a step."""
+        for item in items:
+            self.last = time.monotonic()
+            yield item
+
+
+def _ask(path: str, call: Callable[[], T], progress: _Progress | None = None) -> T:
     """Returns the result of a call; see the module for the errors that it raises.
 
     The call runs in a thread of its own, which is abandoned when the time is up.
+
+    Args:
+        path: what the call is about.
+        call: to a filesystem.
+        progress: of a call that may take longer than the patience, as long as each of its steps does not.
     """
     if scheme(path) is None:
         return call()
@@ -154,9 +181,12 @@ def _ask(path: str, call: Callable[[], T]) -> T:
         except BaseException as error:
             answer.set_exception(error)
 
+    progress = progress or _Progress()
     threading.Thread(target=run, name=_THREAD, daemon=True).start()
+    while not answer.done() and (left := progress.last + PATIENCE - time.monotonic()) > 0:
+        wait([answer], left)
     try:
-        return answer.result(PATIENCE)
+        return answer.result(0)
     except TimeoutError:
         message = f"no answer in {PATIENCE:.0f} seconds; check endpoint, credentials and network"
         raise JobFailure(f"{path}: {message}") from None
