@@ -3,36 +3,46 @@
 #   docker build -f runner_configs/worker.Dockerfile -t IMAGE:cpu .
 #   docker build -f runner_configs/worker.Dockerfile -t IMAGE:gpu --build-arg VARIANT=gpu .
 #
-# Versions are those of constraints.txt; a test compares the ones given here. PYTHON_VERSION is 3.11, 3.12 or 3.13: workers
-# need the Python that starts the job. The launcher's image is for 3.11; only its program is copied, which runs this
-# image's Python. TensorFlow chooses CUDA's libraries.
+# Packages are those of requirements.txt and cuda.txt, by their hashes; a test compares the versions given here.
+# PYTHON_VERSION is 3.11, 3.12 or 3.13: workers need the Python that starts the job. The launcher's image is for 3.11;
+# only its program is copied, which runs this image's Python. TensorFlow chooses CUDA's libraries.
+#
+# A tag of an image can be moved. For a build that stays the same, give the digests of the images that you have checked:
+# --build-arg PYTHON_DIGEST=@sha256:..., BEAM_DIGEST, LAUNCHER_DIGEST.
+#
+# Workers run as the user sepline. Where a service needs another, give it: --build-arg RUN_AS=root.
 ARG PYTHON_VERSION=3.11
+ARG PYTHON_DIGEST=
 ARG BEAM_VERSION=2.77.0
+ARG BEAM_DIGEST=
 ARG LAUNCHER_VERSION=20230622_RC00
+ARG LAUNCHER_DIGEST=
 
-FROM apache/beam_python${PYTHON_VERSION}_sdk:${BEAM_VERSION} AS beam
-FROM gcr.io/dataflow-templates-base/python311-template-launcher-base:${LAUNCHER_VERSION} AS launcher
+FROM apache/beam_python${PYTHON_VERSION}_sdk:${BEAM_VERSION}${BEAM_DIGEST} AS beam
+FROM gcr.io/dataflow-templates-base/python311-template-launcher-base:${LAUNCHER_VERSION}${LAUNCHER_DIGEST} AS launcher
 
-FROM python:${PYTHON_VERSION}-slim-bookworm
+FROM python:${PYTHON_VERSION}-slim-bookworm${PYTHON_DIGEST}
 ARG VARIANT=cpu
+ARG RUN_AS=sepline
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+RUN useradd --create-home --uid 10001 sepline
 WORKDIR /opt/sepline
 
 # Dependencies are a layer of their own: the code changes more often.
-COPY constraints.txt setup.py pyproject.toml README.md ./
-COPY model/__init__.py model/
-RUN mkdir pipelines && touch pipelines/__init__.py \
-    && pip install --constraint constraints.txt '.[s3]' \
+COPY requirements.txt runner_configs/cuda.txt ./
+RUN pip install --no-deps --require-hashes --requirement requirements.txt \
     && if [ "$VARIANT" = gpu ]; then \
-         pip install --constraint constraints.txt "tensorflow[and-cuda]"; \
+         pip install --no-deps --require-hashes --requirement cuda.txt; \
        fi
+COPY setup.py pyproject.toml README.md ./
 COPY model model
 COPY pipelines pipelines
-RUN pip install --no-deps --force-reinstall --no-build-isolation . && pip check
+RUN pip install --no-deps --no-build-isolation . && pip check
 
 # Dataflow puts the GPU's driver here.
 ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64
 ENV FLEX_TEMPLATE_PYTHON_PY_FILE=/opt/sepline/pipelines/flex_launcher.py
 COPY --from=launcher /opt/google/dataflow/python_template_launcher /opt/google/dataflow/python_template_launcher
 COPY --from=beam /opt/apache/beam /opt/apache/beam
+USER ${RUN_AS}
 ENTRYPOINT ["/opt/apache/beam/boot"]

@@ -1,6 +1,7 @@
 """What is installed: names, versions, and files that must travel with the code."""
 
 import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from conftest import PROJECT
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
-from support.constraints import PYTHONS, pinned_versions
+from support.constraints import PYTHONS, pinned_versions, read_pins
 
 
 def installed() -> importlib.metadata.Distribution:
@@ -37,6 +38,20 @@ def test_every_pinned_version_is_within_its_range() -> None:
             if requirement.name != "pip":  # comes with the virtual environment
                 name = canonicalize_name(requirement.name)
                 assert requirement.specifier.contains(pinned[name]), (python, requirement)
+
+
+def test_every_file_of_pins_has_the_same_versions_and_their_hashes() -> None:
+    for name in ("constraints.txt", "requirements.txt", "runner_configs/cuda.txt"):
+        for line, hashes in read_pins(name).items():
+            assert hashes and all(re.fullmatch("sha256:[0-9a-f]{64}", value) for value in hashes), (name, line)
+        for python in PYTHONS:
+            everything, pinned = pinned_versions(python), pinned_versions(python, name=name)
+            others = pinned.items() - everything.items()
+            assert all(package.startswith("nvidia-") for package, _ in others), others
+    needed = {Requirement(text) for text in installed().requires or []}
+    for requirement in needed:
+        if requirement.name != "pip" and (requirement.marker is None or requirement.marker.evaluate({"extra": "all"})):
+            assert canonicalize_name(requirement.name) in pinned_versions(name="requirements.txt"), requirement
 
 
 def test_the_pythons_are_the_same_everywhere() -> None:

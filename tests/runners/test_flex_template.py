@@ -83,8 +83,12 @@ def test_the_images_versions_are_those_of_the_constraints() -> None:
     installs = [line for line in re.split(r"\n|&&|;", text) if "pip install" in line]
     assert len(installs) == 3
     for command in installs:
-        assert "--constraint constraints.txt" in command or "--no-deps" in command, command
-    assert "'.[s3]'" in installs[0]  # workers read and write s3:// paths
+        assert "--require-hashes" in command or "--no-deps" in command, command
+    assert "boto3" in pinned_versions(name="requirements.txt")  # workers read and write s3:// paths
+    bases = re.findall(r"^FROM (\S+)", text, re.M)
+    assert len(bases) == 3 and all(re.search(r":\$\{\w+_VERSION\}[\w-]*\$\{\w+_DIGEST\}$", base) for base in bases)
+    assert re.findall(r"^USER (\S+)$", text, re.M) == ["${RUN_AS}"] and arguments["RUN_AS"] == "sepline"
+    assert text.index("USER ") > text.rindex("RUN ")
     launcher = Path(re.findall(r"^ENV FLEX_TEMPLATE_PYTHON_PY_FILE=/opt/sepline/(\S+)$", text, re.M)[0])
     assert (PROJECT / launcher).is_file()
     for source in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.M):

@@ -1,4 +1,4 @@
-"""The exact versions in constraints.txt, which differ between Pythons."""
+"""The exact versions in constraints.txt and files like it, which differ between Pythons."""
 
 from __future__ import annotations
 
@@ -12,11 +12,23 @@ PYTHONS = ("3.11", "3.12", "3.13")
 """What setup.py allows."""
 
 
-def pinned_versions(python: str | None = None) -> dict[str, str]:
+def read_pins(name: str) -> dict[str, list[str]]:
+    """Returns the lines of a file of pins, each with the hashes below it."""
+    pins: dict[str, list[str]] = {}
+    for line in (PROJECT / name).read_text(encoding="utf-8").replace(" \\\n", "\n").splitlines():
+        if line.startswith("    --hash="):
+            pins[next(reversed(pins))].append(line.strip().removeprefix("--hash="))
+        elif line and not line.startswith("#"):
+            pins[line] = []
+    return pins
+
+
+def pinned_versions(python: str | None = None, *, name: str = "constraints.txt") -> dict[str, str]:
     """Returns the pinned version of every package on Linux, by its normalized name.
 
     Args:
         python: such as 3.12; this one where none is given.
+        name: of the file.
     """
     python = python or ".".join(platform.python_version_tuple()[:2])
     here = {
@@ -28,12 +40,11 @@ def pinned_versions(python: str | None = None) -> dict[str, str]:
         "sys_platform": "linux",
     }
     versions: dict[str, str] = {}
-    for line in (PROJECT / "constraints.txt").read_text(encoding="utf-8").splitlines():
-        if line and not line.startswith("#"):
-            requirement = Requirement(line)
-            if requirement.marker is None or requirement.marker.evaluate(here):
-                (exact,) = requirement.specifier
-                name = canonicalize_name(requirement.name)
-                assert exact.operator == "==" and name not in versions, line
-                versions[name] = exact.version
+    for line in read_pins(name):
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate(here):
+            (exact,) = requirement.specifier
+            package = canonicalize_name(requirement.name)
+            assert exact.operator == "==" and package not in versions, line
+            versions[package] = exact.version
     return versions
