@@ -165,7 +165,7 @@ def test_settings_that_are_named_exist() -> None:
 
 def test_examples_of_corpora_and_label_maps_are_read() -> None:
     kinds = set()
-    for block in all_blocks("json", "yaml"):
+    for block in (block for block in all_blocks("json", "yaml") if block.run_by is None):
         kinds.add(block.language)
         if block.language == "yaml":
             assert LabelMap.parse(block.text, block.place).targets

@@ -1,6 +1,6 @@
 """A trained model as one folder: a SavedModel, its vocabulary, and `bundle.json`, which describes it.
 
-    saved_model.pb, variables/, ...   signatures `tokenize`, `classify`, `serving_default` (model/inference/serving.py)
+    saved_model.pb, variables/, ...   the signatures in model/inference/serving.py
     vocab.txt                         the encoder's wordpieces
     bundle.json                       labels, windows, encoder, data and code versions, metrics, files, fingerprint
 

@@ -1,11 +1,13 @@
-"""The three signatures of a bundle's SavedModel.
+"""The signatures of a bundle's SavedModel.
 
 - `tokenize`: string `[sentences]` -> `token_ids` int32 `[tokens]` and `row_lengths` int64 `[sentences]`;
 - `classify`: a padded batch of windows (`schema.classify_signature`) -> `probabilities` `[batch, sentences, labels]`
   and `label_ids` int32 `[batch, sentences]`;
 - `serving_default`: string `sentences` `[documents, sentences]`, with empty strings at the end of shorter documents ->
   `probabilities` `[documents, sentences, labels]` and `labels` `[documents, sentences]`. Documents over the budget are
-  cut into windows in the graph, exactly as by `windowing.plan_windows`.
+  cut into windows in the graph, exactly as by `windowing.plan_windows`;
+- `serving_lines`: string `documents` `[documents]`, a sentence a line -> the same, as wide as the longest document.
+  Requests of any length can be concatenated, as TensorFlow Serving does when it batches; not for models of features.
 
 A model of scores returns `scores` instead, `[batch, sentences]` or `[documents, sentences]`. A model with additional
 features also takes `features`, float32 `[documents, sentences, features]`; the graph standardizes them.
@@ -62,15 +64,15 @@ class ServingModule(tf.Module):
         documents = {"sentences": tf.TensorSpec([None, None], tf.string, name="sentences")}
         if width:
             documents["features"] = tf.TensorSpec([None, None, width], tf.float32, name="features")
-        tf.saved_model.save(
-            self,
-            str(folder),
-            signatures={
-                "tokenize": tf.function(self.tokenize).get_concrete_function(strings),
-                "classify": tf.function(self.classify).get_concrete_function(**classify_signature(width)),
-                "serving_default": tf.function(self.serve).get_concrete_function(**documents),
-            },
-        )
+        serve = tf.function(self.serve).get_concrete_function(**documents)
+        signatures = {
+            "tokenize": tf.function(self.tokenize).get_concrete_function(strings),
+            "classify": tf.function(self.classify).get_concrete_function(**classify_signature(width)),
+            "serving_default": serve,
+        }
+        if not width:
+            signatures["serving_lines"] = _serve_lines(serve)
+        tf.saved_model.save(self, str(folder), signatures=signatures)
 
     def tokenize(self, sentences: tf.Tensor) -> dict[str, tf.Tensor]:
         tokens = self._tokenizer.tokenize(sentences)
@@ -149,6 +151,13 @@ class ServingModule(tf.Module):
             standardized = tf.cast(tf.math.divide_no_nan(table - mean, deviation), tf.float32)
             inputs["features"] = tf.gather(standardized, shown).to_tensor(0.0)
         return self.classify(**inputs)
+
+
+def _serve_lines(serve: Any) -> Any:
+    """Returns the signature `serving_lines`, made of `serving_default`, so that the encoder's graph is there once."""
+    lines = tf.TensorSpec([None], tf.string, name="documents")
+    split = tf.function(lambda documents: serve(sentences=tf.strings.split(documents, "\n").to_tensor("")))
+    return split.get_concrete_function(lines)
 
 
 def _plan_windows(lengths: tf.Tensor, settings: WindowSettings) -> tf.Tensor:

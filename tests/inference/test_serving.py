@@ -119,7 +119,7 @@ def test_export_and_reload(tiny_encoder: Path, tmp_path: Path) -> None:
     write_bundle(tmp_path / "b", module.export, labels=LABELS, window=window, vocabulary=vocabulary, facts={})
     bundle = load_bundle(tmp_path / "b")
     loaded = tf.saved_model.load(str(bundle.path))
-    assert sorted(loaded.signatures) == ["classify", "serving_default", "tokenize"]
+    assert sorted(loaded.signatures) == ["classify", "serving_default", "serving_lines", "tokenize"]
     documents = random_documents(10, most_sentences=15, seed=9)
     serve = loaded.signatures["serving_default"]
     tokenizer, predictor = Tokenizer(bundle.vocabulary), Predictor.load(bundle)
