@@ -17,6 +17,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from model.bundles.registry import open_model
 from model.errors import UserError
+from model.screen import controls_made_visible
 from pipelines.cli import build_parser
 from pipelines.scoring.failed_sources import report_failures
 from pipelines.scoring.pipeline import ScoringContext, submit_units
@@ -30,6 +31,11 @@ NOT_PARAMETERS = ("allow_broken_sources", "dry_run", "help", "json", "runner_con
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Submits the job that the flags describe and returns an exit code."""
+    with controls_made_visible():  # logs are read on terminals too
+        return _launch(argv)
+
+
+def _launch(argv: Sequence[str] | None) -> int:
     line, flags = command_line(sys.argv[1:] if argv is None else argv)
     options = build_parser().parse_args(["score", *line])
     try:

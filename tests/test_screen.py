@@ -43,14 +43,14 @@ def hostile_characters(text: str) -> set[str]:
 
 
 @pytest.fixture
-def check(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Check:
-    """Runs a command, checks all that it prints, and returns that: standard output, then standard error."""
+def check(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Check:
+    """Runs a command, checks all that it and its processes print, and returns that, standard error last."""
 
     monkeypatch.setenv("COLUMNS", "400")  # so that tables don't break words
 
     def run(*arguments: str, code: int = 0, shows: str = SHOWN) -> str:
         assert main(arguments) == code
-        captured = capsys.readouterr()
+        captured = capfd.readouterr()
         printed = captured.out + captured.err
         assert hostile_characters(printed) == set()
         assert shows in printed

@@ -54,8 +54,8 @@ def test_the_launcher_leaves_the_job_and_the_verb_publishes_it(
     assert main([*command, "--chunk-records", "20"]) == 0
     assert (out / "_SUCCESS").exists()
     assert {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")} == written
-    assert launch(["--model=nowhere", f"--input={tiny_corpus}", f"--output={out}"]) == 2
-    assert "nowhere" in capsys.readouterr().err
+    assert launch(["--model=no\x1bwhere", f"--input={tiny_corpus}", f"--output={out}"]) == 2
+    assert r"no\x1bwhere" in capsys.readouterr().err
 
 
 def test_the_launcher_builds_the_job_that_the_service_asks_for(
