@@ -33,5 +33,9 @@ class Terminated(Interrupted):
     exit_code = 143
 
 
+class DamagedFileError(UserError):
+    """A file of sepline's own is empty, cut off or changed: a bad disk, a crash of the machine, an editor."""
+
+
 class DataError(UserError):
     """The data can't be used, although paths and settings are right."""

@@ -9,12 +9,13 @@ import errno
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from model.errors import UserError
+from model.errors import DamagedFileError, UserError
 
 
 def claim_folder(folder: Path, mark_file: str, mark: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -53,12 +54,12 @@ def read_json(path: Path, *, hint: str) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: it is not JSON: a bad disk, or an editor; the message ends with the hint.
+        DamagedFileError: it is not JSON; the message ends with the hint.
     """
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise UserError(f"{path}: is damaged ({error}); {hint}") from error
+        raise DamagedFileError(f"{path}: is damaged ({error}); {hint}") from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -66,22 +67,29 @@ def write_json(path: Path, content: Any) -> None:
     write_bytes(path, (json.dumps(content, indent=1) + "\n").encode("utf-8"))
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, shared: bool = False) -> None:
     """Writes a file so that readers, and the machine after a crash, see all of it or what was there before.
 
+    Args:
+        path: the file.
+        content: all of it.
+        shared: True if several processes may write it at once.
+
     Raises:
-        OSError: it can't be written; what was there before is unchanged.
+        OSError: it can't be written; the error names the file, and what was there before is unchanged.
     """
-    fresh = _unfinished(path)
+    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.writing") if shared else _unfinished(path)
     try:
         with open(fresh, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         fresh.replace(path)
-    except BaseException:  # also if the user interrupts it
+    except BaseException as error:  # also if the user interrupts it
         with suppress(OSError):
             fresh.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno:  # of a write, it names no file
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     sync(path.parent)
 

@@ -188,6 +188,7 @@ def _add_retrain(parsers: Parsers) -> None:
     _add_override(verb)
     verb.add_argument("--explain", action="store_true", help="print the decision table: every check and gate")
     verb.add_argument("--take-over-lock", action="store_true", help="take over the lock of a run that has died")
+    verb.add_argument("--exit-zero", action="store_true", help="end with 0 where the code would be 10, 11 or 12")
     _add_json(verb)
     verb.epilog = (
         "Exit codes: 0 published; 10 the champion was kept; 11 nothing new; 12 invalid data; 13 another run holds the "

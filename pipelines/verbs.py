@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -180,23 +179,19 @@ def run_retrain(options: argparse.Namespace) -> int:
     _check_local("retrain.workspace", settings.retrain.workspace)
     _check_local("retrain.registry", settings.retrain.registry)
     from pipelines.retraining.retrain import retrain
+    from pipelines.retraining.workspace import Outcome
     from pipelines.terminal import show_decision, show_outcome
 
     beam_options = _beam_options(options)
-    # An exception gives the lock back; the default handler would leave it behind.
-    default = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        with redirect_stdout(sys.stderr):
-            result = retrain(settings, beam_options=beam_options, take_over_lock=options.take_over_lock)
-    finally:
-        signal.signal(signal.SIGTERM, default)
+    with redirect_stdout(sys.stderr):
+        result = retrain(settings, beam_options=beam_options, take_over_lock=options.take_over_lock)
     if options.json:
         _print_json({"outcome": result.outcome, "reason": result.reason, "record": result.record})
     else:
         show_outcome(result.outcome, result.reason)
         if options.explain and result.run:
             show_decision(result.run)
-    return result.exit_code
+    return 0 if options.exit_zero and result.outcome is not Outcome.LOCKED else result.exit_code
 
 
 def run_models_list(options: argparse.Namespace) -> None:

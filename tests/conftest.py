@@ -11,6 +11,7 @@ import json
 import os
 import random
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -349,3 +350,34 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     with serving(tmp_path_factory.mktemp("store"), free_port()) as store:
         yield store
+
+
+_MOUNT = 'mount -t tmpfs -o size=2m none "$0" && echo mounted && exec cat'
+_SEE_WHAT_IT_SEES = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+for space in [os.open("/proc/{pid}/ns/" + name, os.O_RDONLY) for name in ("user", "mnt")]:
+    if libc.setns(space, 0):
+        raise OSError(ctypes.get_errno(), "setns")
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[tuple[Path, int]]:
+    """A disk of 2 MiB: its path, and the process for which it is mounted there."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if shutil.which("unshare") is None:
+        skip_unless_required("mount", "there is no unshare to mount a small disk with")
+    command = ["unshare", "-rm", "sh", "-c", _MOUNT, str(disk)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdin is not None and holder.stdout is not None
+        if holder.stdout.readline() != "mounted\n":
+            skip_unless_required("mount", "this system lets no user mount a small disk")
+        yield disk, holder.pid
+        holder.stdin.close()
+
+
+def see_mounts(holder: int) -> str:
+    """Returns code that makes a process see what is mounted for the process `holder`."""
+    return _SEE_WHAT_IT_SEES.format(pid=holder)

@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from model.config import WindowSettings
-from model.errors import UserError
+from model.errors import DamagedFileError, UserError
 from model.folders import publish_folder
 from model.graphs import check_graph
 from model.text.vocabulary import Vocabulary
@@ -83,7 +83,8 @@ def load_bundle(path: str | Path, *, trusted: bool = False) -> Bundle:
         trusted: see `Bundle`.
 
     Raises:
-        UserError: the folder is not a bundle or has another format, or its files were changed or lost.
+        DamagedFileError: the folder is not a bundle, or its files were changed or lost.
+        UserError: it has another format.
     """
     folder = Path(path)
     try:
@@ -92,7 +93,7 @@ def load_bundle(path: str | Path, *, trusted: bool = False) -> Bundle:
         description = None
     if not isinstance(description, dict) or "format" not in description:
         hint = "give the `bundle` folder that `sepline train` wrote, or the REGISTRY/NAME of a model"
-        raise UserError(f"{folder}: not a bundle ({_DESCRIPTION} is missing or unreadable); {hint}")
+        raise DamagedFileError(f"{folder}: not a bundle ({_DESCRIPTION} is missing or unreadable); {hint}")
     if description["format"] != BUNDLE_FORMAT:
         raise UserError(
             f"{folder}: bundle format {description['format']}, this sepline reads {BUNDLE_FORMAT}; export it again"
@@ -100,7 +101,8 @@ def load_bundle(path: str | Path, *, trusted: bool = False) -> Bundle:
     files, listed = _hash_files(folder), description.get("files", {})
     if files != listed or _fingerprint(description) != description.get("fingerprint"):
         changed = sorted(name for name in files | listed if files.get(name) != listed.get(name))
-        raise UserError(f"{folder}: {', '.join(changed) or _DESCRIPTION} changed since the export; export it again")
+        what = ", ".join(changed) or _DESCRIPTION
+        raise DamagedFileError(f"{folder}: {what} changed since the export; export it again")
     try:
         window = WindowSettings.model_validate(description["window"])
     except ValidationError as error:

@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from model.errors import DamagedFileError
+from model.folders import sync
+
 
 @dataclass(frozen=True)
 class Change:
@@ -46,22 +49,36 @@ class ChangeLog:
         self._file = file
 
     def read(self) -> list[Change]:
-        """Returns the changes, oldest first."""
+        """Returns the changes, oldest first.
+
+        Raises:
+            DamagedFileError: a whole line is not a change.
+        """
         if not self._file.exists():
             return []
-        lines = self._file.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [Change(**json.loads(line)) for line in lines if line.endswith("\n")]
+        lines = self._file.read_bytes().split(b"\n")[:-1]
+        return [self._parse(number, line) for number, line in enumerate(lines, 1)]
 
     def append(self, change: str, version: int, who: str | None, why: str) -> None:
         """Appends a change and flushes it to disk; `who` defaults to the current user."""
         line = Change(change, version, who or whoami(), datetime.now(UTC).isoformat(timespec="seconds"), why)
+        is_new = not self._file.exists()
         with open(self._file, "a", encoding="utf-8") as log:
             log.write(json.dumps(asdict(line)) + "\n")
             log.flush()
             os.fsync(log.fileno())
+        if is_new:
+            sync(self._file.parent)
 
     def repair(self) -> None:
         """Removes a last line that was cut short, so that the next change begins on a new line."""
         if self._file.exists() and (content := self._file.read_bytes()) and not content.endswith(b"\n"):
             with open(self._file, "r+b") as log:
                 log.truncate(content.rfind(b"\n") + 1)
+
+    def _parse(self, number: int, line: bytes) -> Change:
+        try:
+            return Change(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            hint = "restore the file, or remove that line"
+            raise DamagedFileError(f"{self._file}: line {number} is damaged; {hint}") from error

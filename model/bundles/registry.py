@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from model.bundles.bundle import Bundle, load_bundle
 from model.bundles.changes import Change, ChangeLog
-from model.errors import UserError
-from model.folders import write_json
+from model.errors import DamagedFileError, UserError
+from model.folders import make_folder, publish_folder, read_json, sync, write_json
 
 _VERSIONS, _RECORDS, _PINS = "versions", "records", "pins"
 _POINTER, _CHANGES, _LOCK = "champion.json", "changes.jsonl", ".lock"
@@ -52,6 +52,14 @@ def open_model(path: str | Path, *, trusted: bool = False) -> Bundle:
     return load_bundle(folder, trusted=trusted)
 
 
+@dataclass(frozen=True)
+class _Pointer:
+    """The champion, and how many changes the log had when it was written."""
+
+    version: int
+    changes: int
+
+
 class Registry:
     """One model's folder, `REGISTRY/NAME`."""
 
@@ -72,14 +80,19 @@ class Registry:
         return _numbered(self.folder / _VERSIONS)
 
     def champion(self) -> int | None:
-        """Returns the version in use, or None if there is none yet."""
-        try:
-            return int(json.loads((self.folder / _POINTER).read_text(encoding="utf-8"))["version"])
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        """Returns the version in use, or None if there is none yet; a lost or damaged pointer is taken from the log.
+
+        Raises:
+            UserError: the pointer is damaged, and the log doesn't tell either.
+        """
+        pointer = self.folder / _POINTER
+        if there := _read_pointer(pointer):
+            return there.version
+        succession = self._succession()
+        if not succession and pointer.exists():
             hint = f"promote a version with `sepline models promote {self.folder} N`"
-            raise UserError(f"{self.folder / _POINTER}: can't be read ({error}); {hint}") from error
+            raise UserError(f"{pointer}: is damaged; {hint}")
+        return succession[-1] if succession else None
 
     def changes(self) -> list[Change]:
         """Returns the log, oldest first."""
@@ -93,9 +106,10 @@ class Registry:
     def find(self, fingerprint: str) -> int | None:
         """Returns the version whose bundle has a fingerprint, or None."""
         for version in self.versions():
-            description = json.loads((self.version_path(version) / "bundle.json").read_text(encoding="utf-8"))
-            if description["fingerprint"] == fingerprint:
-                return version
+            with suppress(FileNotFoundError, DamagedFileError):  # then it is another one
+                description = read_json(self.version_path(version) / "bundle.json", hint="prune it")
+                if description["fingerprint"] == fingerprint:
+                    return version
         return None
 
     def add(self, bundle: Bundle, *, why: str, who: str | None = None, records: Sequence[Path] = ()) -> int:
@@ -177,7 +191,7 @@ class Registry:
         """Keeps a version from being pruned until `holder` unpins it; a holder pins one version at a time."""
         with self._changing():
             self._check(version)
-            (self.folder / _PINS).mkdir(exist_ok=True)
+            make_folder(self.folder / _PINS)
             write_json(self.folder / _PINS / f"{holder}.json", {"version": version})
 
     def unpin(self, holder: str) -> None:
@@ -187,17 +201,25 @@ class Registry:
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """Holds the registry's lock, and first completes a change that was interrupted."""
-        (self.folder / _VERSIONS).mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder / _VERSIONS)
         with open(self.folder / _LOCK, "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._log.repair()
-            succession = self._succession()
-            if succession and succession[-1] != _pointed_to(self.folder / _POINTER):
-                self._point(succession[-1])
+            self._complete()
             for change in self.changes():
                 if change.change == "prune":
                     self._remove(change.version)
             yield
+
+    def _complete(self) -> None:
+        """Makes log and pointer agree: the log is first, unless it has lost lines that the pointer knows of."""
+        pointer, succession = _read_pointer(self.folder / _POINTER), self._succession()
+        if pointer and len(self.changes()) < pointer.changes and pointer.version in self.versions():
+            if succession[-1:] != [pointer.version]:
+                self._log.append("promote", pointer.version, None, f"{_POINTER} has it; lines of this log were lost")
+            self._point(pointer.version)
+        elif succession and (pointer is None or succession[-1] != pointer.version):
+            self._point(succession[-1])
 
     def _succession(self) -> list[int]:
         """Returns the champions that rollbacks can restore, oldest first; the last one is the present champion."""
@@ -213,7 +235,8 @@ class Registry:
 
     def _pinned(self) -> set[int]:
         files = (self.folder / _PINS).glob("*.json")
-        return {int(json.loads(file.read_text(encoding="utf-8"))["version"]) for file in files}
+        hint = "remove it if no retraining is unfinished"
+        return {int(read_json(file, hint=hint)["version"]) for file in files}
 
     def _promote(self, version: int, who: str | None, why: str) -> None:
         self._check(version)
@@ -227,13 +250,7 @@ class Registry:
             raise UserError(f"{self.folder}: has no version {version}; there are: {there}")
 
     def _point(self, version: int) -> None:
-        fresh = self.folder / f".{_POINTER}.writing"
-        with open(fresh, "w", encoding="utf-8") as file:
-            file.write(json.dumps({"version": version}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self.folder / _POINTER)
-        _sync_folder(self.folder)
+        write_json(self.folder / _POINTER, {"version": version, "changes": len(self.changes())})
 
     def _remove(self, version: int) -> None:
         """Renames a version away before its files are removed, so that no reader finds half of one."""
@@ -242,6 +259,7 @@ class Registry:
         if path.exists():
             shutil.rmtree(going, ignore_errors=True)
             path.rename(going)
+            sync(path.parent)
         if going.exists():
             shutil.rmtree(going)
 
@@ -250,10 +268,12 @@ def _numbered(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit())
 
 
-def _pointed_to(pointer: Path) -> int | None:
+def _read_pointer(file: Path) -> _Pointer | None:
+    """Returns the pointer; None if there is none, or a damaged one."""
     try:
-        return int(json.loads(pointer.read_text(encoding="utf-8"))["version"])
-    except (OSError, ValueError, KeyError, TypeError):
+        content = json.loads(file.read_bytes())
+        return _Pointer(int(content["version"]), int(content.get("changes", 0)))
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -261,29 +281,14 @@ def _copy_into(target: Path, items: Sequence[Path]) -> None:
     """Copies files and folders into a new, read-only folder; it gets its name once everything is on disk."""
     fresh = target.with_name(f".{target.name}.writing")
     shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    make_folder(target.parent)
+    fresh.mkdir()
     for item in items:
         if item.is_dir():
             shutil.copytree(item, fresh / item.name)
         else:
             shutil.copy(item, fresh / item.name)
-    for path in sorted(fresh.rglob("*"), reverse=True):
-        if path.is_dir():
-            _sync_folder(path)
-        else:
+    for path in fresh.rglob("*"):
+        if path.is_file():
             path.chmod(0o444)
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-    _sync_folder(fresh)
-    if target.exists():  # records of a version that was never completed
-        shutil.rmtree(target)
-    fresh.rename(target)
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    publish_folder(fresh, target)  # in place of records of a version that was never completed

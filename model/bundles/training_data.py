@@ -13,7 +13,6 @@ COMPLETED                         written last; a folder without it is refused
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 from model.config import Settings, settings_from_dict
 from model.errors import UserError
+from model.folders import read_json
 
 DATA_FORMAT = 2
 STATS = "stats.json"
@@ -68,6 +68,7 @@ def open_training_data(path: str | Path) -> TrainingData:
     """Returns the folder's description.
 
     Raises:
+        DamagedFileError: its description is not JSON.
         UserError: there is no such folder, or it has no finished training records.
     """
     folder = Path(path)
@@ -75,7 +76,7 @@ def open_training_data(path: str | Path) -> TrainingData:
         raise UserError(f"{folder}: no such folder; give the --output of `sepline preprocess`")
     if not (folder / COMPLETED).exists() or not (folder / STATS).exists():
         raise UserError(f"{folder}: no finished training records ({COMPLETED} is missing); run `sepline preprocess`")
-    stats = json.loads((folder / STATS).read_text(encoding="utf-8"))
+    stats = read_json(folder / STATS, hint="remove the folder and preprocess again")
     check_format(stats, str(folder))
     return TrainingData(
         path=folder,

@@ -27,4 +27,6 @@ def run_hook(command: str, *, outcome: str, reason: str, record: Path | None) ->
         )
     except subprocess.TimeoutExpired:
         return f"the hook {command!r} was stopped after {_SECONDS} s"
+    except OSError as error:
+        return f"the hook {command!r} could not be started: {error}"
     return f"the hook {command!r} ended with exit code {done.returncode}" if done.returncode else None

@@ -8,6 +8,7 @@ a call after a crash, whenever it happened, ends like an uninterrupted run. The 
 
 from __future__ import annotations
 
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import model
 from model.bundles.bundle import Bundle, load_bundle
 from model.bundles.registry import Registry
 from model.bundles.training_data import STATS, VOCABULARY, TrainingData, open_training_data
-from model.errors import DataError
+from model.errors import DamagedFileError, DataError, UserError
 from model.folders import write_json
 from pipelines.corpora.labels import LabelMap
 from pipelines.corpora.options import ReadOptions
@@ -43,6 +44,7 @@ class _Json(Protocol):
 
 
 T = TypeVar("T", bound=_Json)
+M = TypeVar("M")
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def retrain(settings: RetrainSettings, *, beam_options: PipelineOptions, take_ov
             workspace.folder / "lock.json",
             expiry=60 * settings.lock.expiry_minutes,
             take_over=take_over_lock or settings.lock.take_over_stale,
+            holder=settings.lock.holder,
             report=_say,
         ) as lock:
             result = _run_to_its_end(settings, beam_options, workspace, lock)
@@ -118,7 +121,8 @@ def retrain(settings: RetrainSettings, *, beam_options: PipelineOptions, take_ov
     except LockHeldError as error:
         result = Result(Outcome.LOCKED, str(error), None)
     except Exception as error:
-        _finish(settings, workspace, Outcome.ERROR, f"{type(error).__name__}: {error}", record=_keep_error(workspace))
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        _finish(settings, workspace, Outcome.ERROR, reason, record=_keep_error(workspace))
         raise
     _finish(
         settings,
@@ -204,16 +208,20 @@ def _preprocess(job: _Job) -> TrainingData:
 
     _say("preprocessing")
     folder = job.workspace.data_folder(job.run.facts.data)
-    stats = preprocess(
-        job.settings.retrain.input,
-        str(folder),
-        settings=job.settings.for_training(),
-        options=job.options,
-        beam_options=job.beam_options,
-    )
-    for note in notes_on_ids(stats):
-        _say(note)
-    return open_training_data(folder)
+
+    def make() -> TrainingData:
+        stats = preprocess(
+            job.settings.retrain.input,
+            str(folder),
+            settings=job.settings.for_training(),
+            options=job.options,
+            beam_options=job.beam_options,
+        )
+        for note in notes_on_ids(stats):
+            _say(note)
+        return open_training_data(folder)
+
+    return _mending(folder, make)
 
 
 def _check(job: _Job, data: TrainingData) -> Checks:
@@ -233,7 +241,24 @@ def _train(job: _Job, data: TrainingData) -> Bundle:
         settings = settings.model_copy(update={"training": training})
     _say(f"training from {settings.training.warm_start or 'the pretrained encoder'}")
     job.lock.check()
-    return train_and_evaluate(settings, str(data.path), str(job.run.folder / "training"))
+    folder = job.run.folder / "training"
+
+    def make() -> Bundle:
+        return train_and_evaluate(settings, str(data.path), str(folder), before_epoch=job.lock.check)
+
+    return _mending(folder, make)
+
+
+def _mending(folder: Path, make: Callable[[], M]) -> M:
+    """Returns what a step makes in a folder; the step starts over if a file that it has left there is damaged."""
+    try:
+        return make()
+    except DamagedFileError as error:
+        if not str(error).startswith(f"{folder}"):
+            raise
+        _say(f"{error}; this run makes it again")
+        shutil.rmtree(folder)
+        return make()
 
 
 def _evaluate(job: _Job, data: TrainingData, bundle: Bundle) -> Evaluation:
@@ -272,6 +297,7 @@ def _publish(job: _Job, data: TrainingData, bundle: Bundle) -> int:
         return files.AddedVersion(job.registry.add(bundle, why=why, records=records))
 
     version = job.step(files.VERSION, files.AddedVersion, add).version
+    job.lock.check()
     job.registry.publish(version, champion=job.champion, why=why)
     return version
 
@@ -283,13 +309,17 @@ def _read_options(settings: RetrainSettings) -> ReadOptions:
 
 
 def _keep_error(workspace: Workspace) -> Path | None:
-    """Writes the exception being handled into the unfinished run's folder, and returns the file."""
-    run = workspace.unfinished()
-    if run is None:
+    """Writes the exception being handled into the unfinished run's folder; returns the file, None without one."""
+    content = {"error": str(sys.exception()), "traceback": traceback.format_exc()}
+    try:
+        run = workspace.unfinished()
+        if run is None:
+            return None
+        write_json(run.folder / files.ERROR, {"run": run.name, **content})
+        return run.folder / files.ERROR
+    except (OSError, UserError) as problem:  # which must not hide the error
+        print(f"sepline: the error can't be kept: {problem}", file=sys.stderr)
         return None
-    file = run.folder / files.ERROR
-    write_json(file, {"run": run.name, "error": str(sys.exception()), "traceback": traceback.format_exc()})
-    return file
 
 
 def _finish(
@@ -298,7 +328,11 @@ def _finish(
     """Runs the outcome's hook and writes a line into the log."""
     hook = getattr(settings.hooks, outcome)
     problem = run_hook(hook, outcome=outcome, reason=reason, record=record) if hook else None
-    workspace.log(outcome=outcome, reason=reason, record=None if record is None else str(record), hook_problem=problem)
+    told = None if record is None else str(record)
+    try:
+        workspace.log(outcome=outcome, reason=reason, record=told, hook_problem=problem)
+    except OSError as error:  # which must not hide the outcome
+        print(f"sepline: this call is missing in the log: {error}; the outcome is {outcome}", file=sys.stderr)
     if problem:
         print(f"sepline: {problem}; the outcome is still {outcome}", file=sys.stderr)
 

@@ -153,10 +153,13 @@ class LockSection(Section):
     Attributes:
         expiry_minutes: how long it is valid without being refreshed; a run refreshes it four times in that time.
         take_over_stale: True to take over an expired lock, or one whose process on the same machine is gone.
+        holder: a name of which only one run is ever alive, such as that of a Kubernetes job; a run takes a lock of its
+            own name for that of its dead predecessor, unless it sees that process live.
     """
 
     expiry_minutes: float = Field(default=60, gt=0)
     take_over_stale: bool = False
+    holder: str = ""
 
 
 class HooksSection(Section):

@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -30,8 +32,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from model.errors import UserError
-from model.folders import write_json
+from model.errors import DamagedFileError, UserError
+from model.folders import make_folder, publish_folder, read_json, write_json
 from pipelines.retraining.verdicts import Checks, Decision
 
 T = TypeVar("T")
@@ -39,6 +41,7 @@ T = TypeVar("T")
 RUN, CHECKS, EVALUATION, DECISION = "run.json", "checks.json", "evaluation.json", "decision.json"
 VERSION, ERROR, RECORD = "version.json", "error.json", "record.json"
 _LOG = "log.jsonl"
+_PARTS_OF_RECORD = {"checks": CHECKS, "evaluation": EVALUATION, "gates": DECISION}
 
 
 class Outcome(StrEnum):
@@ -130,7 +133,7 @@ class Run:
 
     @property
     def ending(self) -> Ending | None:
-        """How the run has ended; None while it is unfinished."""
+        """How the run has ended; None while it is unfinished, or if its record is damaged: it is written again."""
         return self.read(RECORD, Ending)
 
     @property
@@ -144,8 +147,10 @@ class Run:
         return self.read(DECISION, Decision)
 
     def read(self, name: str, kind: type[T]) -> T | None:
-        """Returns the dataclass in one of the run's JSON files; None if the file is not written yet."""
-        return read_json_as(kind, self.folder / name)
+        """Returns the dataclass in one of the run's JSON files; None if it is not written yet, or damaged."""
+        with suppress(DamagedFileError):  # it can be made again
+            return read_json_as(kind, self.folder / name)
+        return None
 
     def record(self) -> dict[str, Any]:
         """Returns the record of a run that has ended, as JSON values."""
@@ -159,9 +164,7 @@ class Run:
             "reason": reason,
             "ended": now(),
             **asdict(self.facts),
-            "checks": _read_json(self.folder / CHECKS),
-            "evaluation": _read_json(self.folder / EVALUATION),
-            "gates": _read_json(self.folder / DECISION),
+            **{part: self.read(name, dict) for part, name in _PARTS_OF_RECORD.items()},
             **more,
         }
         write_json(self.record_file, record)
@@ -197,17 +200,18 @@ class Workspace:
                 if run.facts.key == facts.key and facts.champion in champions:
                     return run
                 run.end(Outcome.ABANDONED, "inputs, settings or champion have changed since it began")
-        folder = self.folder / "runs" / f"{int(runs[-1].name) + 1 if runs else 1:06d}"
+        taken = [int(folder.name) for folder in self._run_folders()]
+        folder = self.folder / "runs" / f"{max(taken, default=0) + 1:06d}"
         fresh = folder.with_name(f".{folder.name}.writing")
         shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
+        make_folder(fresh)
         write_json(fresh / RUN, asdict(facts))
-        fresh.rename(folder)
+        publish_folder(fresh, folder)
         return Run(folder, facts)
 
     def unfinished(self) -> Run | None:
         """Returns the run that has not ended yet, if there is one."""
-        return next((run for run in self._runs() if not run.record_file.exists()), None)
+        return next((run for run in self._runs() if run.ending is None), None)
 
     def data_folder(self, digest: str) -> Path:
         """Returns the folder of the training records with this digest."""
@@ -215,33 +219,48 @@ class Workspace:
 
     def log(self, **line: Any) -> None:
         """Adds a line to the log."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / _LOG, "a", encoding="utf-8") as log:
-            log.write(json.dumps({"when": now(), **line}) + "\n")
+        make_folder(self.folder)
+        with open(self.folder / _LOG, "a+b") as log:
+            log.seek(max(0, log.tell() - 1))
+            begun = log.read() not in (b"", b"\n")  # a crash has cut the last line short
+            log.write(b"\n" * begun + json.dumps({"when": now(), **line}).encode() + b"\n")
+            log.flush()
+            os.fsync(log.fileno())
 
     def tidy(self, *, keep: int) -> None:
         """Removes the data and training of runs that have ended, except the latest `keep`."""
         runs = self._runs()
-        kept = [run for run in runs if not run.record_file.exists()] + runs[-keep:]
-        for run in runs:
-            if run not in kept:
-                shutil.rmtree(run.folder / "training", ignore_errors=True)
+        kept = [run for run in runs if run.ending is None] + runs[-keep:]
+        used_folders = {run.folder for run in kept}
+        for folder in self._run_folders():
+            if folder not in used_folders:
+                shutil.rmtree(folder / "training", ignore_errors=True)
         used = {run.facts.data for run in kept}
         for folder in (self.folder / "data").glob("*"):
             if folder.name not in used:
                 shutil.rmtree(folder, ignore_errors=True)
 
+    def _run_folders(self) -> list[Path]:
+        return sorted(path for path in (self.folder / "runs").glob("[0-9]*") if path.name.isdigit())
+
     def _runs(self) -> list[Run]:
-        folders = sorted(path for path in (self.folder / "runs").glob("[0-9]*") if path.name.isdigit())
-        facts = [read_json_as(RunFacts, folder / RUN) for folder in folders]
-        return [Run(folder, fact) for folder, fact in zip(folders, facts, strict=True) if fact is not None]
+        """Returns the runs, oldest first, except those of which nobody knows any more what they started with."""
+        runs = []
+        for folder in self._run_folders():
+            for name in (RUN, RECORD):  # the record has what run.json had
+                with suppress(DamagedFileError):
+                    if facts := read_json_as(RunFacts, folder / name):
+                        runs.append(Run(folder, facts))
+                        break
+        return runs
 
 
 def read_json_as(kind: type[T], file: Path) -> T | None:
     """Returns a dataclass from a JSON file; None if there is no such file. Keys that it has no field for are ignored.
 
     Raises:
-        UserError: the file has other content.
+        DamagedFileError: it is not JSON.
+        UserError: it is another version's.
     """
     content = _read_json(file)
     try:
@@ -263,4 +282,4 @@ def now() -> str:
 
 
 def _read_json(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    return read_json(file, hint="restore it from a backup") if file.exists() else None

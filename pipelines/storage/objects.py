@@ -22,7 +22,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from model.errors import JobFailure, UserError
+from model import folders
+from model.errors import DamagedFileError, JobFailure, UserError
 from pipelines.storage import filesystems
 
 _TEMPORARY = ".writing"
@@ -70,8 +71,17 @@ def write_json(path: str, content: Any) -> None:
 
 
 def read_json(path: str) -> Any:
-    """Returns the JSON values of an object."""
-    return json.loads(read_bytes(path))
+    """Returns the JSON values of an object.
+
+    Raises:
+        DamagedFileError: it is not JSON.
+        OSError: it doesn't exist or can't be read.
+    """
+    content = read_bytes(path)
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise DamagedFileError(f"{path}: is damaged ({error}); remove its folder, or name another one") from error
 
 
 def open_object(path: str) -> BinaryIO:
@@ -251,17 +261,8 @@ def _list_remote_tree(folder: str) -> set[str]:
 
 
 def _write_local(target: Path, content: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex}{_TEMPORARY}")
-    try:
-        with open(fresh, "xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())  # else a crash of the machine may leave an empty file with that name
-        fresh.replace(target)
-    except BaseException:  # also if the user interrupts it
-        fresh.unlink(missing_ok=True)
-        raise
+    folders.make_folder(target.parent)
+    folders.write_bytes(target, content, shared=True)
 
 
 def _write_and_rename(path: str, content: bytes) -> None:

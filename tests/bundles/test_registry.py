@@ -47,6 +47,14 @@ def bundles(tmp_path: Path) -> list[Bundle]:
     return [make(number) for number in range(5)]
 
 
+def damage(file: Path, size: str) -> None:
+    """Removes a file, or makes it empty, or half as long."""
+    content = file.read_bytes()
+    file.unlink()
+    if size != "gone":
+        file.write_bytes(content[: len(content) // 2] if size == "half" else b"")
+
+
 def registry_of(folder: Path, bundles: list[Bundle]) -> Registry:
     registry = Registry(folder / "registry" / "medline")
     for bundle in bundles:
@@ -158,10 +166,39 @@ def test_a_change_that_was_cut_short_is_completed(bundles: list[Bundle], tmp_pat
     assert [change.change for change in registry.changes()] == ["add", "promote"] * 3 + ["add"]
     assert json.loads(log.read_text().splitlines()[-1])["why"] == "next"
     (registry.folder / "champion.json").write_text("not JSON")
-    with pytest.raises(UserError, match=r"champion\.json: can't be read"):
-        open_model(registry.folder)
-    registry.promote(1, why="mend it")
-    assert open_model(registry.folder).fingerprint == bundles[0].fingerprint
+    assert open_model(registry.folder).fingerprint == bundles[2].fingerprint  # the log tells
+
+
+@pytest.mark.parametrize("size", ["gone", "empty", "half"])
+@pytest.mark.parametrize("name", ["champion.json", "changes.jsonl", "pins/run.json", "versions/000001/bundle.json"])
+def test_a_damaged_file_of_a_registry(bundles: list[Bundle], tmp_path: Path, name: str, size: str) -> None:
+    """The champion is still the champion, also after the next change."""
+    registry = registry_of(tmp_path, bundles[:3])
+    registry.rollback(why="test")
+    registry.pin(1, "run")
+    damage(registry.folder / name, size)
+    assert registry.champion() == 2
+    assert open_model(registry.folder).fingerprint == bundles[1].fingerprint
+    assert registry.add(bundles[3], why="next") == 4
+    assert registry.champion() == 2
+    if name.startswith("pins") and size != "gone":
+        with pytest.raises(UserError, match=r"run\.json: is damaged .*; remove it if no retraining"):
+            registry.prune(keep=1, why="test")
+        (registry.folder / name).unlink()
+    registry.unpin("run")
+    registry.prune(keep=1, why="test")
+    assert {2, 4} <= set(registry.versions())
+    assert registry.champion() == 2
+
+
+def test_a_damaged_line_of_the_log_is_named(bundles: list[Bundle], tmp_path: Path) -> None:
+    registry = registry_of(tmp_path, bundles[:2])
+    log = registry.folder / "changes.jsonl"
+    lines = log.read_bytes().split(b"\n")
+    log.write_bytes(b"\n".join([lines[0], lines[1][:20], *lines[2:]]))
+    with pytest.raises(UserError, match=r"changes\.jsonl: line 2 is damaged; restore the file, or remove that line"):
+        registry.promote(1, why="test")
+    assert registry.champion() == 2
 
 
 CHANGE_FOREVER = """

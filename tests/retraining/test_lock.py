@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from conftest import PROJECT
 
-from model.errors import UserError
+from model.errors import JobFailure, UserError
 from pipelines.retraining.lock import LockHeldError, RunLock
 
 HOLD = """
@@ -131,7 +133,85 @@ def test_of_many_that_take_over_one_does(tmp_path: Path) -> None:
     assert len(winners) == 1
 
 
-def test_a_file_that_is_not_a_lock_is_named(tmp_path: Path) -> None:
-    (tmp_path / "lock.json").write_text("{}")
+@pytest.mark.parametrize("content", ["", "{}", '{"token": "a", "ho'])
+def test_a_damaged_lock_expires(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "lock.json"
+    file.write_text(content)
+    for take_over in (False, True):
+        with pytest.raises(UserError, match=r"is not a lock.*, or after .* give"), lock(tmp_path, take_over=take_over):
+            pass
+    os.utime(file, (time.time() - 3601,) * 2)
     with pytest.raises(UserError, match="is not a lock"), lock(tmp_path):
         pass
+    with lock(tmp_path, take_over=True) as held:
+        held.check()
+    assert not file.exists()
+
+
+def test_a_process_that_lives_keeps_its_lock_when_the_clock_jumps(tmp_path: Path) -> None:
+    with lock(tmp_path) as held:
+        later = RunLock(tmp_path / "lock.json", expiry=3600, take_over=True, clock=lambda: time.time() + 1e7)
+        with pytest.raises(LockHeldError, match="is running"), later:
+            pass
+        held.check()
+
+
+def test_a_lock_from_before_the_machine_started_anew_is_stale(tmp_path: Path) -> None:
+    with lock(tmp_path):
+        there = json.loads((tmp_path / "lock.json").read_text())
+    if not there["boot"]:
+        pytest.skip("this system does not tell one start from another")
+    (tmp_path / "lock.json").write_text(json.dumps({**there, "boot": "another", "unknown": "of a later version"}))
+    with pytest.raises(LockHeldError, match=r"no longer exists.*--take-over-lock"), lock(tmp_path):
+        pass
+    with lock(tmp_path, take_over=True) as held:
+        held.check()
+
+
+def test_a_successor_of_the_same_name_takes_the_lock_before_it_expires(tmp_path: Path) -> None:
+    """As the next pod of a Kubernetes job does; not while it sees the holder live."""
+    file = tmp_path / "lock.json"
+
+    def as_holder(name: str, *, take_over: bool = True) -> RunLock:
+        return RunLock(file, expiry=3600, take_over=take_over, holder=name)
+
+    with as_holder("nightly-1"):
+        there = file.read_text()
+        with pytest.raises(LockHeldError, match="is running"), as_holder("nightly-1"):
+            pass
+    file.write_text(json.dumps({**json.loads(there), "host": "pod-1"}))
+    for name in ("", "nightly-2"):
+        with pytest.raises(LockHeldError, match="is running"), as_holder(name):
+            pass
+    with (
+        pytest.raises(LockHeldError, match="predecessor of this one as nightly-1"),
+        as_holder("nightly-1", take_over=False),
+    ):
+        pass
+    with as_holder("nightly-1") as held:
+        held.check()
+    file.write_text(json.dumps({**json.loads(there), "host": "pod-1", "holder": ""}))
+    with pytest.raises(LockHeldError, match="is running"), as_holder(""):
+        pass
+
+
+def test_a_lock_that_can_not_be_refreshed_is_tried_again_and_expires(tmp_path: Path) -> None:
+    """Its folder is away for a while, as a share may be."""
+    folder, away = tmp_path / "work", tmp_path / "away"
+    reports: list[str] = []
+    with RunLock(folder / "lock.json", expiry=0.2, take_over=False, report=reports.append) as held:
+        folder.rename(away)
+        while not reports:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        with pytest.raises(JobFailure, match=r"can't be refreshed and has expired .*No such file.*repeat the command"):
+            held.check()
+        away.rename(folder)
+        while True:
+            with suppress(JobFailure):
+                held.check()
+                break
+            time.sleep(0.01)
+        assert len(reports) == 1
+        shutil.rmtree(folder)
+    assert len(reports) >= 2 and "can't be removed" in reports[-1]

@@ -20,13 +20,13 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 import yaml
-from conftest import PROJECT, MakeOnce, tiny_documents, write_corpus
+from conftest import PROJECT, MakeOnce, see_mounts, tiny_documents, write_corpus
 from support.warm_jobs import WarmJobs, stop_before
 
 from model.bundles.bundle import Bundle, load_bundle
 from model.bundles.registry import Registry, open_model
-from pipelines.cli import main
-from pipelines.retraining.settings import HooksSection
+from pipelines.cli import build_parser, main
+from pipelines.retraining.settings import HooksSection, load_retrain_settings
 from pipelines.retraining.workspace import Outcome, RunFacts, Workspace
 
 FIRST, SECOND, THIRD = 160, 240, 300
@@ -41,6 +41,14 @@ def deliver(folder: Path, number: int) -> None:
     """Adds a file of new documents to the pool, 1 to 3."""
     bounds = (0, FIRST, SECOND, THIRD)
     write_delivery(folder, number, tiny_documents(THIRD, seed=11)[bounds[number - 1] : bounds[number]])
+
+
+def damage(file: Path, size: str) -> None:
+    """Removes a file, or makes it empty, or half as long."""
+    content = file.read_bytes()
+    file.unlink()
+    if size != "gone":
+        file.write_bytes(content[: len(content) // 2] if size == "half" else b"")
 
 
 TELL = """printf '%s\\n' "$SEPLINE_OUTCOME" "$SEPLINE_REASON" "$SEPLINE_RECORD" >> {}"""
@@ -340,11 +348,81 @@ def test_a_failure_is_recorded_and_the_next_call_goes_on(trained: Schedule) -> N
     assert trained() == 2
     error = json.loads(Path(trained.record_file(2, "error.json")).read_text(encoding="utf-8"))
     assert "vocab.txt changed since the export" in error["error"]
-    assert trained.told() == [("error", f"UserError: {error['error']}", trained.record_file(2, "error.json"))]
+    assert trained.told() == [("error", f"DamagedFileError: {error['error']}", trained.record_file(2, "error.json"))]
     vocabulary.write_text(text, encoding="utf-8")
     assert trained() == 0
     assert not (trained.workspace / "runs" / "000002" / "error.json").exists()
     assert (trained.record(2)["outcome"], trained.registry.champion()) == ("published", 2)
+
+
+DAMAGES = ["gone", "empty", "half"]
+
+
+@pytest.mark.parametrize("size", DAMAGES)
+@pytest.mark.parametrize("name", ["run.json", "record.json", "both", "checks.json", "version.json"])
+def test_a_damaged_file_of_a_run_that_has_ended(
+    schedule: Schedule, name: str, size: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The record is written again from what is left, or has what `run.json` had; nothing is published twice."""
+    record = without_times(schedule.record(1))
+    for one in {"both": ("run.json", "record.json")}.get(name, (name,)):
+        damage(Path(schedule.record_file(1, one)), size)
+    if name == "both":
+        workspace = Workspace(schedule.workspace)
+        assert workspace.ended_with("any") is None and workspace.unfinished() is None
+        assert workspace.open(facts("any")).name == "000002"
+        return
+    assert schedule() == (0 if name == "record.json" else 11)
+    assert "Traceback" not in capsys.readouterr().err
+    assert without_times(schedule.record(1)) == record
+    assert schedule.registry.versions() == [1] and schedule.registry.champion() == 1
+
+
+@pytest.mark.parametrize("size", DAMAGES)
+def test_damaged_results_of_steps_are_made_again(
+    schedule: Schedule, published: Path, size: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = schedule.record(1)
+    for name in ("checks.json", "decision.json", "version.json", "record.json"):
+        damage(Path(schedule.record_file(1, name)), size)
+    damage(schedule.workspace / "log.jsonl", "half")
+    assert schedule() == 0
+    assert "Traceback" not in capsys.readouterr().err
+    assert without_times(schedule.record(1)) == without_times(record)
+    assert json.loads((schedule.workspace / "log.jsonl").read_text().splitlines()[-1])["outcome"] == "published"
+
+
+@pytest.mark.parametrize("name", ["training/bundle/vocab.txt", "training/run.json", "stats.json"])
+def test_damaged_records_and_training_are_made_again(schedule: Schedule, name: str) -> None:
+    """Of a run that was killed before its evaluation."""
+    record = schedule.record(1)
+    for one in ("evaluation.json", "decision.json", "version.json", "record.json"):
+        Path(schedule.record_file(1, one)).unlink()
+    (data,) = (schedule.workspace / "data").iterdir()
+    file = data / name if name == "stats.json" else Path(schedule.record_file(1, name))
+    if name == "training/run.json":  # a finished bundle beside it is found first otherwise
+        shutil.rmtree(file.parent / "bundle")
+    damage(file, "half")
+    shutil.rmtree(schedule.registry.folder)
+    assert schedule("--set", "training.epochs=4") == 0
+    assert schedule.record(1)["outcome"] == record["outcome"]
+
+
+def test_a_full_disk_is_told_to_the_hook(
+    delivered: Schedule, warm_jobs: WarmJobs, small_disk: tuple[Path, int]
+) -> None:
+    """It is full before the records are made: neither the error nor the log have a place."""
+    disk, holder = small_disk
+    seen = Path(f"/proc/{holder}/root{disk}")
+    (seen / "ballast").write_bytes(bytes((2 << 20) - (40 << 10)))
+    said = warm_jobs.errors.stat().st_size
+    command = ["retrain", "--config", str(delivered.config), "--set", f"retrain.workspace={disk / 'work'}"]
+    assert warm_jobs.run(command, before=see_mounts(holder)) == 1
+    message = warm_jobs.errors.read_bytes()[said:].decode()
+    assert "Traceback" not in message and "No space left on device" in message.splitlines()[-1], message
+    outcome, reason, _ = delivered.told()[-1]
+    assert outcome == "error" and "No space left on device" in reason
+    assert not (seen / "work" / "lock.json").exists()
 
 
 def test_old_runs_leave_their_records(delivered: Schedule) -> None:
@@ -527,7 +605,19 @@ def test_the_shipped_schedules_parse() -> None:
     folder = PROJECT / "runner_configs"
     (job,) = yaml.safe_load_all((folder / "retrain_cronjob.yaml").read_text(encoding="utf-8"))
     assert job["kind"] == "CronJob" and job["spec"]["concurrencyPolicy"] == "Forbid"
-    assert "sepline retrain" in job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["command"][-1]
+    pods = job["spec"]["jobTemplate"]["spec"]
+    assert pods["podReplacementPolicy"] == "Failed" and pods["template"]["spec"]["restartPolicy"] == "Never"
+    (container,) = pods["template"]["spec"]["containers"]
+    assert [one["name"] for one in container["env"]] == ["JOB"]
+    program, *arguments = [*container["command"], *container["args"]]
+    options = build_parser().parse_args(arguments)
+    assert (program, options.exit_zero) == ("sepline", True)
+    config = str(folder / options.config)
+    assert load_retrain_settings(config, options.set).lock.model_dump() == {
+        "expiry_minutes": 60,
+        "take_over_stale": True,
+        "holder": "$(JOB)",
+    }
     lines = (folder / "retrain.crontab").read_text(encoding="utf-8").splitlines()
     (entry,) = [line for line in lines if line[0].isdigit()]
     assert len(entry.split(maxsplit=5)) == 6

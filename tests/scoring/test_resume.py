@@ -14,14 +14,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import FILLERS, PROJECT, tiny_documents
-from support.requirements import skip_unless_required
+from conftest import FILLERS, PROJECT, see_mounts, tiny_documents
 from support.warm_jobs import WarmJobs, stop_before
 
 from model.bundles.bundle import Bundle
@@ -189,38 +187,12 @@ def test_a_second_job_in_the_same_folder_is_refused_while_the_first_runs(
     assert tree(output) == whole
 
 
-_MOUNT = 'mount -t tmpfs -o size=2m none "$0" && echo mounted && exec cat'
-_SEE_WHAT_IT_SEES = """
-import ctypes, os
-libc = ctypes.CDLL(None, use_errno=True)
-for space in [os.open("/proc/{pid}/ns/" + name, os.O_RDONLY) for name in ("user", "mnt")]:
-    if libc.setns(space, 0):
-        raise OSError(ctypes.get_errno(), "setns")
-"""
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[tuple[Path, int]]:
-    """A disk of 2 MiB: its path, and the process for which it is mounted there."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if shutil.which("unshare") is None:
-        skip_unless_required("mount", "there is no unshare to mount a small disk with")
-    command = ["unshare", "-rm", "sh", "-c", _MOUNT, str(disk)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdin is not None and holder.stdout is not None
-        if holder.stdout.readline() != "mounted\n":
-            skip_unless_required("mount", "this system lets no user mount a small disk")
-        yield disk, holder.pid
-        holder.stdin.close()
-
-
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(
     tiny_bundle: Bundle, corpus: Path, warm_jobs: WarmJobs, whole: dict[str, str], small_disk: tuple[Path, int]
 ) -> None:
     disk, holder = small_disk
     seen = Path(f"/proc/{holder}/root{disk}")
-    see = _SEE_WHAT_IT_SEES.format(pid=holder)
+    see = see_mounts(holder)
     (seen / "ballast").write_bytes(bytes(1_700_000))
     said = warm_jobs.errors.stat().st_size
     assert warm_jobs.run(command(tiny_bundle, corpus, disk / "out"), before=see) == 1
