@@ -17,7 +17,7 @@ from model.errors import Interrupted, JobFailure, UserError
 from model.screen import controls_made_visible
 from pipelines import verbs
 from pipelines.corpora.formats import FORMATS, QUOTINGS
-from pipelines.runners.failures import ending_at_sigterm
+from pipelines.runners.failures import ending_at_sigterm, system_failure
 from pipelines.runners.quiet_imports import keep_imports_quiet
 
 Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
@@ -52,12 +52,15 @@ def _run_verb(arguments: list[str]) -> int:
     except JobFailure as error:
         print(f"sepline: {error}", file=sys.stderr)
         return 1
-    except Interrupted as interruption:
-        print(f"sepline: {interruption}", file=sys.stderr)
-        return interruption.exit_code
-    except KeyboardInterrupt:
-        print("sepline: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interruption:
+        print(f"sepline: {str(interruption) or 'interrupted'}", file=sys.stderr)
+        return getattr(interruption, "exit_code", Interrupted.exit_code)
+    except Exception as error:
+        reason = system_failure(error)
+        if reason is None:
+            raise
+        print(f"sepline: {reason}; what is finished is kept, repeat the command to continue", file=sys.stderr)
+        return 1
     return code or 0
 
 

@@ -16,6 +16,9 @@ from model.evaluation.evaluate import predict
 from model.inference.labelled_windows import read_windows
 from model.inference.predictor import Predictor
 from pipelines.cli import main
+from pipelines.runners.failures import system_failure
+
+KEPT = "what is finished is kept, repeat the command to continue"
 
 
 def test_help_answers_at_once_because_nothing_heavy_is_imported() -> None:
@@ -67,6 +70,28 @@ def test_a_wrong_path_is_one_line(tiny_bundle: Bundle, tmp_path: Path, capsys: p
     command = ["score", "--model", str(tiny_bundle.path), "--input", "nowhere.csv", "--output", str(tmp_path / "out")]
     assert "nowhere.csv" in _fails(command, capsys)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "versions" / "000001").mkdir(parents=True)
+    (tmp_path / ".lock").mkdir()  # where a file is written
+    assert main(["models", "promote", str(tmp_path), "1"]) == 1
+    said = capsys.readouterr().err
+    assert said == f"sepline: {tmp_path / '.lock'}: Is a directory; {KEPT}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Traceback:\n  x\nOSError: [Errno 28] No space left on device: '/d/f' [while running 'Map']", "'/d/f'"),
+        ("x.so: cannot open shared object file: Too many open files", "x.so: cannot open shared object file: Too"),
+        ("{{node Write}} /d/f; Input/output error [Op:Write]\nmore", "/d/f; Input/output error [Op:Write]"),
+    ],
+)
+def test_a_reason_that_libraries_pass_on_as_text_is_found(text: str, reason: str) -> None:
+    said = system_failure(RuntimeError(text))
+    assert said is not None and reason in said and "\n" not in said and "while running" not in said
+    assert system_failure(RuntimeError("a mistake in the program")) is None
 
 
 def test_an_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -187,7 +187,8 @@ class Workspace:
     def open(self, facts: RunFacts) -> Run:
         """Returns the run to continue, or a new one.
 
-        An unfinished run with another key, or whose champion is no longer the champion, is recorded as abandoned.
+        An unfinished run with another key or other data, or whose champion is no longer the champion, is recorded as
+        abandoned.
 
         Args:
             facts: what a new run starts with.
@@ -197,7 +198,8 @@ class Workspace:
             if run.ending is None:
                 added = run.read(VERSION, AddedVersion)
                 champions = {run.facts.champion} | ({added.version} if added else set())
-                if run.facts.key == facts.key and facts.champion in champions:
+                same = (run.facts.key, run.facts.data) == (facts.key, facts.data)
+                if same and facts.champion in champions:
                     return run
                 run.end(Outcome.ABANDONED, "inputs, settings or champion have changed since it began")
         taken = [int(folder.name) for folder in self._run_folders()]

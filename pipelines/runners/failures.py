@@ -1,8 +1,10 @@
-"""Reports in one line why a job ended early: Ctrl-C, SIGTERM, a full disk, a worker that died."""
+"""Reports in one line why a job ended early: Ctrl-C, SIGTERM, a full or bad disk, a worker that died."""
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import re
 import signal
 import threading
@@ -13,6 +15,11 @@ from types import FrameType
 from model.errors import Interrupted, JobFailure, Terminated
 
 _SHOW_THREAD_ERROR = threading.excepthook
+_LONGEST_LINE = 500
+_SYSTEM_REASONS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
+_SYSTEM_ERROR = re.compile(
+    r"\w+Error: \[Errno \d+\] (?P<errno>.+?)(?: \[while running|$)|" + "|".join(map(os.strerror, _SYSTEM_REASONS))
+)
 
 
 @contextmanager
@@ -91,6 +98,32 @@ def _find_failure(error: BaseException) -> str | None:
     if not said and "Traceback" not in str(error):
         said = re.match(r"(Pipeline \S+ failed in state .+)", str(error))
     return said[1] if said else None
+
+
+def system_failure(error: BaseException) -> str | None:
+    """Returns in one line what the system refused, if that is why an error was raised: a full disk, a bad one.
+
+    TensorFlow, HDF5, the dynamic linker and Beam's runners pass on the system's reason as text alone.
+    """
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, OSError):
+            reason = cause.strerror or " ".join(str(cause).split())
+            return f"{os.fsdecode(cause.filename)}: {reason}" if isinstance(cause.filename, str | bytes) else reason
+    for cause in causes:
+        for line in str(cause).splitlines():
+            if match := _SYSTEM_ERROR.search(line):
+                return match["errno"] or line.strip()[:_LONGEST_LINE]
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        yield cause
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
 
 
 def quiet_expected_errors() -> None:

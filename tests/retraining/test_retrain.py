@@ -151,6 +151,12 @@ def schedule(published: Path, tiny_encoder: Path, tmp_path: Path) -> Schedule:
 
 
 @pytest.fixture
+def finished(schedule: Schedule, published: Path) -> Schedule:
+    """`schedule` with the pool of its first run, and nothing new in it."""
+    return Schedule(schedule.folder, schedule.encoder, published / "pool")
+
+
+@pytest.fixture
 def delivered(schedule: Schedule, republished: Path) -> Schedule:
     """`schedule` with the second delivery in its pool."""
     return second_delivery(schedule, republished)
@@ -361,51 +367,51 @@ DAMAGES = ["gone", "empty", "half"]
 @pytest.mark.parametrize("size", DAMAGES)
 @pytest.mark.parametrize("name", ["run.json", "record.json", "both", "checks.json", "version.json"])
 def test_a_damaged_file_of_a_run_that_has_ended(
-    schedule: Schedule, name: str, size: str, capsys: pytest.CaptureFixture[str]
+    finished: Schedule, name: str, size: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The record is written again from what is left, or has what `run.json` had; nothing is published twice."""
-    record = without_times(schedule.record(1))
+    record = without_times(finished.record(1))
     for one in {"both": ("run.json", "record.json")}.get(name, (name,)):
-        damage(Path(schedule.record_file(1, one)), size)
+        damage(Path(finished.record_file(1, one)), size)
     if name == "both":
-        workspace = Workspace(schedule.workspace)
+        workspace = Workspace(finished.workspace)
         assert workspace.ended_with("any") is None and workspace.unfinished() is None
         assert workspace.open(facts("any")).name == "000002"
         return
-    assert schedule() == (0 if name == "record.json" else 11)
+    assert finished() == (0 if name == "record.json" else 11)
     assert "Traceback" not in capsys.readouterr().err
-    assert without_times(schedule.record(1)) == record
-    assert schedule.registry.versions() == [1] and schedule.registry.champion() == 1
+    assert without_times(finished.record(1)) == record
+    assert finished.registry.versions() == [1] and finished.registry.champion() == 1
 
 
 @pytest.mark.parametrize("size", DAMAGES)
 def test_damaged_results_of_steps_are_made_again(
-    schedule: Schedule, published: Path, size: str, capsys: pytest.CaptureFixture[str]
+    finished: Schedule, size: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = schedule.record(1)
-    for name in ("checks.json", "decision.json", "version.json", "record.json"):
-        damage(Path(schedule.record_file(1, name)), size)
-    damage(schedule.workspace / "log.jsonl", "half")
-    assert schedule() == 0
+    record = finished.record(1)
+    for name in ("checks.json", "decision.json", "record.json"):
+        damage(Path(finished.record_file(1, name)), size)
+    damage(finished.workspace / "log.jsonl", "half")
+    assert finished() == 0
     assert "Traceback" not in capsys.readouterr().err
-    assert without_times(schedule.record(1)) == without_times(record)
-    assert json.loads((schedule.workspace / "log.jsonl").read_text().splitlines()[-1])["outcome"] == "published"
+    assert without_times(finished.record(1)) == without_times(record)
+    assert json.loads((finished.workspace / "log.jsonl").read_text().splitlines()[-1])["outcome"] == "published"
 
 
 @pytest.mark.parametrize("name", ["training/bundle/vocab.txt", "training/run.json", "stats.json"])
-def test_damaged_records_and_training_are_made_again(schedule: Schedule, name: str) -> None:
+def test_damaged_records_and_training_are_made_again(finished: Schedule, name: str) -> None:
     """Of a run that was killed before its evaluation."""
-    record = schedule.record(1)
+    record = finished.record(1)
     for one in ("evaluation.json", "decision.json", "version.json", "record.json"):
-        Path(schedule.record_file(1, one)).unlink()
-    (data,) = (schedule.workspace / "data").iterdir()
-    file = data / name if name == "stats.json" else Path(schedule.record_file(1, name))
+        Path(finished.record_file(1, one)).unlink()
+    (data,) = (finished.workspace / "data").iterdir()
+    file = data / name if name == "stats.json" else Path(finished.record_file(1, name))
     if name == "training/run.json":  # a finished bundle beside it is found first otherwise
         shutil.rmtree(file.parent / "bundle")
     damage(file, "half")
-    shutil.rmtree(schedule.registry.folder)
-    assert schedule("--set", "training.epochs=4") == 0
-    assert schedule.record(1)["outcome"] == record["outcome"]
+    shutil.rmtree(finished.registry.folder)
+    assert finished("--set", "training.epochs=4") == 0
+    assert finished.record(1)["outcome"] == record["outcome"]
 
 
 def test_a_full_disk_is_told_to_the_hook(
