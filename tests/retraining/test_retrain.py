@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 import yaml
-from conftest import PROJECT, MakeOnce, see_mounts, tiny_documents, write_corpus
+from conftest import PROJECT, MakeOnce, tiny_documents, write_corpus
 from support.warm_jobs import WarmJobs, stop_before
 
 from model.bundles.bundle import Bundle, load_bundle
@@ -398,7 +398,7 @@ def test_damaged_results_of_steps_are_made_again(
     assert json.loads((finished.workspace / "log.jsonl").read_text().splitlines()[-1])["outcome"] == "published"
 
 
-@pytest.mark.parametrize("name", ["training/bundle/vocab.txt", "stats.json"])
+@pytest.mark.parametrize("name", ["training/bundle/vocab.txt"])
 def test_damaged_records_and_training_are_made_again(finished: Schedule, name: str) -> None:
     """Of a run that was killed before its evaluation."""
     record = finished.record(1)
@@ -410,23 +410,6 @@ def test_damaged_records_and_training_are_made_again(finished: Schedule, name: s
     shutil.rmtree(finished.registry.folder)
     assert finished("--set", "training.epochs=4") == 0
     assert finished.record(1)["outcome"] == record["outcome"]
-
-
-def test_a_full_disk_is_told_to_the_hook(
-    delivered: Schedule, warm_jobs: WarmJobs, small_disk: tuple[Path, int]
-) -> None:
-    """It is full before the records are made: neither the error nor the log have a place."""
-    disk, holder = small_disk
-    seen = Path(f"/proc/{holder}/root{disk}")
-    (seen / "ballast").write_bytes(bytes((2 << 20) - (40 << 10)))
-    said = warm_jobs.errors.stat().st_size
-    command = ["retrain", "--config", str(delivered.config), "--set", f"retrain.workspace={disk / 'work'}"]
-    assert warm_jobs.run(command, before=see_mounts(holder)) == 1
-    message = warm_jobs.errors.read_bytes()[said:].decode()
-    assert "Traceback" not in message and "No space left on device" in message.splitlines()[-1], message
-    outcome, reason, _ = delivered.told()[-1]
-    assert outcome == "error" and "No space left on device" in reason
-    assert not (seen / "work" / "lock.json").exists()
 
 
 def test_old_runs_leave_their_records(delivered: Schedule) -> None:
