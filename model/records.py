@@ -79,6 +79,7 @@ class Reason(StrEnum):
     UNKNOWN_LABEL = "unknown_label"
     LABELLED = "labelled"
     FAILED_WINDOW = "failed_window"
+    KILLED_WORKER = "killed_worker"
     DELETION = "deletion"
 
 

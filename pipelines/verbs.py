@@ -120,13 +120,14 @@ def run_score(options: argparse.Namespace) -> int:
     _check_local("--model", options.model)
     from model.records import Reason
     from pipelines.corpora.chunks import ids_are_shared
-    from pipelines.scoring.dry_run import estimate
     from pipelines.scoring.score import score
     from pipelines.terminal import show_estimate, show_scored
 
     settings = score_settings(options)
     reading = read_options(options)
     if options.dry_run:
+        from pipelines.scoring.dry_run import estimate  # which loads TensorFlow
+
         found = estimate(
             options.model,
             options.input,
@@ -164,11 +165,14 @@ def run_score(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     rejects = f"{options.output}/_rejects"
-    failed = manifest["counts"]["rejects"].get(Reason.FAILED_WINDOW, 0)
+    by_reason = manifest["counts"]["rejects"]
+    failed, killed = by_reason.get(Reason.FAILED_WINDOW, 0), by_reason.get(Reason.KILLED_WORKER, 0)
     if failed:
         print(f"sepline: the model failed on {failed} documents; {rejects} says why", file=sys.stderr)
+    if killed:
+        print(f"sepline: {killed} records killed the process that reads them; {rejects} says how", file=sys.stderr)
     lost = _report_lost_records(manifest["counts"], rejects, allow_broken=options.allow_broken_sources)
-    return lost or int(failed > 0)
+    return lost or int(failed + killed > 0)
 
 
 def run_retrain(options: argparse.Namespace) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
-from model.bundles.bundle import Bundle
+from model.bundles.bundle import Bundle, load_bundle
+from model.errors import JobFailure, UserError
 from model.records import EncodedWindow
 
 _TOKEN_STEP = 16  # padded widths are multiples of this, so that the kernels see few shapes
@@ -67,16 +69,23 @@ class Predictor:
 
     @classmethod
     def load(cls, bundle: Bundle, *, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> Predictor:
-        """Loads the bundle's SavedModel into this process.
+        """Loads the bundle's SavedModel into this process, which may be a worker far from where `bundle` was read.
 
         Raises:
+            JobFailure: the folder holds another bundle here, or a damaged one, or none.
             UserError: its graph can do more than compute, and it is not trusted.
         """
         import tensorflow as tf
         import tensorflow_text  # noqa: F401  registers the operations of the tokenizer in the SavedModel
 
-        bundle.check_graph()
-        loaded = tf.saved_model.load(str(bundle.path))
+        for gpu in tf.config.list_physical_devices("GPU"):
+            with suppress(RuntimeError):  # TensorFlow has run already
+                tf.config.experimental.set_memory_growth(gpu, True)
+        try:
+            bundle.check_graph()
+            loaded = tf.saved_model.load(str(bundle.path))
+        finally:
+            _check_is_there(bundle)  # after it was loaded, so that what was loaded is what was checked
         signature = loaded.signatures["classify"]
 
         def classify(batch: Mapping[str, np.ndarray]) -> Outputs:
@@ -189,6 +198,18 @@ def pad_batch(windows: Sequence[EncodedWindow], *, pad_id: int) -> dict[str, np.
 
 def _round_up(value: int, step: int) -> int:
     return -(-value // step) * step
+
+
+def _check_is_there(bundle: Bundle) -> None:
+    try:
+        found = load_bundle(bundle.path).fingerprint
+    except UserError as error:
+        raise JobFailure(f"the model can't be used where a worker runs: {error}") from error
+    if found != bundle.fingerprint:
+        raise JobFailure(
+            f"{bundle.path}: a worker found the bundle {found[:12]} there, but the job is one of bundle "
+            f"{bundle.fingerprint[:12]}; give all workers the same folder"
+        )
 
 
 def _reason(message: str) -> str:

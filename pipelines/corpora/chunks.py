@@ -17,8 +17,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import PurePosixPath
 
@@ -26,7 +26,14 @@ from model.records import Document, Reason, Reject
 from pipelines.corpora.lines import START, RecordPosition
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.reader import find_positions
-from pipelines.corpora.sources import FileState, SourceFailure, describe_other_than_file, open_source, shown_path
+from pipelines.corpora.sources import (
+    FileState,
+    SourceFailure,
+    SourceReader,
+    describe_other_than_file,
+    open_source,
+    shown_path,
+)
 
 _HASHES = 1 << 64
 _PART_NAME = re.compile(
@@ -35,6 +42,21 @@ _PART_NAME = re.compile(
 _MOST_CHARS = 16 * 1024 * 1024  # in a piece of several records
 _CHARS_PER_SENTENCE = 100  # what a sentence takes besides its text
 _CHARS_PER_NUMBER = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Killer:
+    """A record that kills the process that reads or scores it.
+
+    Attributes:
+        record_index: its position among the records of its source, from 0.
+        message: how the process ended, and what it was doing.
+        unread: whether it ends already when it reads the record.
+    """
+
+    record_index: int
+    message: str
+    unread: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +72,7 @@ class Unit:
         ends: whether it ends with the file.
         done: the numbers of its finished chunks, which are skipped.
         state: what the file has to look like when it is read; None for anything.
+        killers: records of its source that are not to be scored.
     """
 
     source: str
@@ -60,6 +83,12 @@ class Unit:
     ends: bool = True
     done: frozenset[int] = frozenset()
     state: FileState | None = None
+    killers: tuple[Killer, ...] = ()
+
+    def chunks(self, size: int) -> range:
+        """Returns the numbers of its chunks of `size` records, if it knows its records."""
+        assert self.records is not None
+        return range(self.start.record_index // size, -(-(self.start.record_index + self.records) // size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +229,35 @@ def cut_source(
     return units
 
 
-def read_chunks(unit: Unit, options: ReadOptions, *, size: int, limit: int | None = None) -> Iterator[Chunk]:
+def unfinished(units: Iterable[Unit], finished: Mapping[str, Finished], *, size: int) -> list[Unit]:
+    """Returns the units that are left when more chunks have been finished.
+
+    Args:
+        units: as they were.
+        finished: the finished chunks of each source, by the prefix of its parts.
+        size: records per chunk.
+    """
+    left = []
+    for unit in units:
+        of_source = finished.get(unit.prefix, Finished(set()))
+        done = frozenset(of_source.chunks)
+        if not (of_source.whole if unit.records is None else done.issuperset(unit.chunks(size))):
+            left.append(replace(unit, done=done))
+    return left
+
+
+def _read(source: SourceReader, unit: Unit, options: ReadOptions) -> Iterator[Document | Reject]:
+    return source.records(options, unit.start)
+
+
+def read_chunks(
+    unit: Unit,
+    options: ReadOptions,
+    *,
+    size: int,
+    limit: int | None = None,
+    read: Callable[[SourceReader, Unit, ReadOptions], Iterator[Document | Reject]] = _read,
+) -> Iterator[Chunk]:
     """Yields the chunks of a unit that are not done, in order, piece by piece.
 
     Every source has a last chunk, an empty one if it has no records. A unit yields all of its chunks even if the
@@ -211,6 +268,7 @@ def read_chunks(unit: Unit, options: ReadOptions, *, size: int, limit: int | Non
         options: how to read it.
         size: records per chunk.
         limit: use only this many records of the source, from the first on.
+        read: yields a document or a reject for each record from the unit's start on.
 
     Raises:
         SourceFailure: the source can't be read, or has changed; no chunk from after the change was yielded.
@@ -220,7 +278,7 @@ def read_chunks(unit: Unit, options: ReadOptions, *, size: int, limit: int | Non
         yield from _cut(unit, iter([reject]), size=size, limit=limit)
         return
     with open_source(unit.source, unit.state) as source:
-        for chunk in _cut(unit, source.records(options, unit.start), size=size, limit=limit):
+        for chunk in _cut(unit, read(source, unit, options), size=size, limit=limit):
             source.check_unchanged()
             yield chunk
 

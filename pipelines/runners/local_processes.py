@@ -1,25 +1,20 @@
-"""Local worker processes: each runs the same pipeline over its share of the units, with its share of the cores.
-
-They are spawned, not forked, since TensorFlow does not survive a fork. They end with the process that started them,
-however it ends, so that a killed job writes nothing more.
-"""
+"""Local worker processes: how many suit this machine, how they share it, and how they end."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import pickle
 import signal
-import threading
-import traceback
-from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
+from pkgutil import resolve_name
+from types import TracebackType
 from typing import Any, TypeVar
 
-from model.errors import JobFailure
-from pipelines.runners.quiet_imports import keep_imports_quiet
+from pipelines.runners.fork_server import ForkServer, Worker
+from pipelines.runners.machine import free_memory, usable_cores
 
 T = TypeVar("T")
 
@@ -28,24 +23,18 @@ _MODEL_COPIES = 3  # memory for a model and its activations, in model sizes on d
 _CORES_A_WORKER = 4
 
 
-def default_workers(model: Path) -> int:
-    """Returns the default number of processes: one for every four cores, if there is memory for them.
+def default_workers(model: Path, *, gpus: int = 0) -> int:
+    """Returns the default number of processes: one a GPU, else one for every four cores if there is memory for them.
 
     Args:
         model: folder of the model that each process loads.
+        gpus: how many GPUs TensorFlow can use.
     """
+    if gpus:
+        return gpus
     model_bytes = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores // _CORES_A_WORKER, _free_bytes() // (_BYTES_A_WORKER + _MODEL_COPIES * model_bytes)))
-
-
-def _free_bytes() -> int:
-    """Returns the available memory, reclaimable caches included; 0 if the system does not report it."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    in_memory = free_memory() // (_BYTES_A_WORKER + _MODEL_COPIES * model_bytes)
+    return max(1, min(usable_cores() // _CORES_A_WORKER, in_memory))
 
 
 def share_out(items: Sequence[T], workers: int) -> list[list[T]]:
@@ -53,76 +42,159 @@ def share_out(items: Sequence[T], workers: int) -> list[list[T]]:
     return [list(items[start::workers]) for start in range(min(workers, len(items)))]
 
 
-def run_in_processes(function: Callable[..., object], calls: Sequence[Sequence[Any]]) -> None:
-    """Runs a function in several processes at once, one for each of `calls`, and waits for all.
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a worker ended.
 
-    TensorFlow's threads are divided among them. If one fails, or on Ctrl-C, all are killed.
-
-    Args:
-        function: at the top level of a module; it and its arguments are pickled.
-        calls: the arguments of each call.
-
-    Raises:
-        JobFailure: a process was killed.
-        RuntimeError: the function raised in a process; the message has its traceback.
+    Attributes:
+        key: which worker it was, as `LocalWorkers.start` was told.
+        died: what ended it, such as `signal 9`; None if it did its work.
+        told: the last thing that it told, see `fork_server.tell`.
+        returned: what its function returned.
     """
-    context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // len(calls))
-    running: dict[Any, tuple[SpawnProcess, Connection]] = {}
-    # Ctrl-C in the terminal signals every process of the group; only this one must react.
-    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+
+    key: Any
+    died: str | None
+    told: Any
+    returned: Any
+
+
+@dataclass(slots=True)
+class _Running:
+    key: Hashable
+    worker: Worker
+    told: Any = None
+    returned: Any = None
+    raised: str | None = None
+
+
+class LocalWorkers:
+    """Worker processes of this machine. A context manager, which kills those that are left when it ends."""
+
+    def __init__(self, server: ForkServer, workers: int, *, gpus: Sequence[str] = ()) -> None:
+        """Sets it up.
+
+        Args:
+            server: which starts them.
+            workers: among how many TensorFlow's threads are divided.
+            gpus: the names of the GPUs, dealt out in turn.
+        """
+        self._server, self._gpus = server, gpus
+        self._threads = max(1, usable_cores() // workers)
+        self._running: dict[int, _Running] = {}
+        self._ended: deque[End] = deque()
+        self._started = 0
+
+    def __enter__(self) -> LocalWorkers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for pid in self._running:
+            os.kill(pid, signal.SIGKILL)
+        while self._running:
+            self._reap()
+
+    def start(self, key: Hashable, function: str, *arguments: Any, gpu: int = 0) -> None:
+        """Starts a worker.
+
+        Args:
+            key: what its `End` is to carry.
+            function: its name, as `module:name`.
+            arguments: of the function; they are pickled.
+            gpu: the number of its GPU, counted on from the first again after the last.
+
+        Raises:
+            JobFailure: no process can be started.
+        """
+        own = self._gpus[gpu % len(self._gpus)] if self._gpus else None
+        worker = self._server.fork(f"{__name__}:run_with_share", self._threads, own, function, arguments)
+        self._running[worker.pid] = _Running(key, worker)
+
+    def next_end(self, key: Hashable = None) -> End | None:
+        """Waits for the next end of a worker, or of the one with the given key; None if none is left.
+
+        Raises:
+            JobFailure: the process that starts the workers died, and they with it.
+            RuntimeError: a worker's function raised; the message has its traceback.
+        """
+        while True:
+            for end in self._ended:
+                if key is None or end.key == key:
+                    self._ended.remove(end)
+                    return end
+            if not self._running:
+                return None
+            self._watch()
+
+    def run(self, function: str, *arguments: Any) -> End:
+        """Runs a function in one more worker and returns its end.
+
+        Raises:
+            JobFailure, RuntimeError: as `start` and `next_end`.
+        """
+        key = object()
+        self.start(key, function, *arguments)
+        end = self.next_end(key)
+        assert end is not None
+        return end
+
+    def _watch(self) -> None:
+        """Takes what the workers send, and waits for it; then takes the end of one of them, if there is one."""
+        if not self._server.has_end():
+            channels = {running.worker.channel: running for running in self._running.values()}
+            ready = wait([self._server.control, *channels])
+            for channel in ready:
+                if channel in channels and not _take(channels[channel]):
+                    return self._reap_into_ended()
+            if self._server.control not in ready:
+                return
+        self._reap_into_ended()
+
+    def _reap_into_ended(self) -> None:
+        running, code = self._reap()
+        if running.raised is not None:
+            raise RuntimeError(f"in a worker process: {running.raised}")
+        died = None if code == 0 else f"signal {-code}" if code < 0 else f"exit code {code}"
+        self._ended.append(End(running.key, died, running.told, running.returned))
+
+    def _reap(self) -> tuple[_Running, int]:
+        pid, code = self._server.next_end()
+        running = self._running.pop(pid)
+        while _take(running):
+            pass
+        running.worker.channel.close()
+        return running, code
+
+
+def _take(running: _Running) -> bool:
+    """Takes a message of a worker; returns False if there can be none any more."""
     try:
-        for arguments in calls:
-            receiver, sender = context.Pipe(duplex=False)
-            work = pickle.dumps((function, arguments))
-            process = context.Process(target=_work, args=(work, threads, sender), daemon=True)
-            process.start()
-            sender.close()
-            running[process.sentinel] = (process, receiver)
-        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-        while running:
-            for sentinel in wait(list(running)):
-                process, receiver = running.pop(sentinel)
-                process.join()
-                _check_end(process, receiver)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-        for process, _ in running.values():
-            process.kill()
-        for process, _ in running.values():
-            process.join()
+        kind, content = running.worker.channel.recv()
+    except (EOFError, OSError):
+        return False
+    if kind == "told":
+        running.told = content
+    elif kind == "returned":
+        running.returned = content
+    else:
+        running.raised = content
+    return True
 
 
-def _check_end(process: SpawnProcess, receiver: Connection) -> None:
-    if process.exitcode == 0:
-        return
-    try:
-        raised = receiver.recv()
-    except EOFError:
-        code = process.exitcode or 0
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        hint = "; if memory ran out, take fewer --workers or a smaller --batch-tokens" if how == "signal 9" else ""
-        raise JobFailure(f"a worker process ended with {how}{hint}") from None
-    raise RuntimeError(f"in a worker process: {raised}")
+def run_with_share(threads: int, gpu: str | None, function: str, arguments: Sequence[Any]) -> Any:
+    """Runs a function in a worker, with its share of the machine's cores and GPUs."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # which CUDA reads when TensorFlow first runs
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    return resolve_name(function)(*arguments)
 
 
-def _work(work: bytes, threads: int, sender: Connection) -> None:
-    """The main function of a process: watches its parent, imports quietly, and does the work."""
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    try:
-        keep_imports_quiet()
-        import tensorflow as tf
+def count_gpus() -> int:
+    """Returns the number of GPUs that TensorFlow can use; call it in a worker."""
+    import tensorflow as tf
 
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        function, arguments = pickle.loads(work)
-        function(*arguments)
-    except BaseException:
-        sender.send(traceback.format_exc())
-        raise SystemExit(1) from None
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGKILL)
+    return len(tf.config.list_physical_devices("GPU"))

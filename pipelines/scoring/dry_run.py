@@ -14,12 +14,12 @@ from model.schema import prediction_schema
 from pipelines.corpora.chunks import Chunk, Unit, read_chunks
 from pipelines.corpora.options import ReadOptions
 from pipelines.scoring.failed_sources import report_failures
-from pipelines.scoring.pipeline import ScoringContext, SplitAndTokenize
+from pipelines.scoring.pipeline import SplitAndTokenize
 from pipelines.scoring.predictions import ChunkInference, assemble_documents, prediction_table
 from pipelines.scoring.progress import estimate_records
 from pipelines.scoring.score import describe_job, plan_units
 from pipelines.scoring.scored_folder import finished_sources
-from pipelines.scoring.settings import ScoreSettings
+from pipelines.scoring.settings import ScoreSettings, ScoringContext
 from pipelines.storage.parquet import parquet_bytes
 
 _SAMPLE_SECONDS = 5.0

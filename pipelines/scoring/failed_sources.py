@@ -12,6 +12,7 @@ from model.errors import JobFailure
 from pipelines.corpora.chunks import Chunk, Unit, read_chunks
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sources import SourceFailure, shown_path
+from pipelines.scoring.quarantine import read_around
 from pipelines.storage import objects
 
 FAILED = "_failed"
@@ -22,7 +23,7 @@ def read_or_note(
 ) -> Iterator[Chunk]:
     """Yields the chunks of a unit as `read_chunks` does; if the source fails, leaves a note in the folder instead."""
     try:
-        yield from read_chunks(unit, options, size=size, limit=limit)
+        yield from read_chunks(unit, options, size=size, limit=limit, read=read_around)
     except SourceFailure as failure:
         note = {"source": shown_path(unit.source), "failure": str(failure)}
         objects.write_json(f"{folder}/{FAILED}/{unit.prefix}.json", note)

@@ -12,46 +12,33 @@ import pickle
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from model.bundles.bundle import Bundle
 from model.inference.document_windows import encode_documents
 from model.inference.predictor import Predictor, PredictorCounts
 from model.records import Document, Reason, Reject
 from model.text.tokenization import Tokenizer
 from pipelines.corpora.checks import reject_document, wrong_features
 from pipelines.corpora.chunks import Chunk, Unit, hash_share, ids_are_shared, position_id
-from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sentences import SentenceSplitter, split_document
 from pipelines.runners.failures import quiet_expected_errors
 from pipelines.scoring.failed_sources import read_or_note
 from pipelines.scoring.predictions import ChunkInference, TokenizedChunk, write_part
-from pipelines.scoring.settings import ScoreSettings
+from pipelines.scoring.quarantine import place_in, read_one_by_one, tell_place
+from pipelines.scoring.settings import ScoringContext
 
 _PACKET_UNITS = 1000
 
 
-@dataclass(frozen=True)
-class ScoringContext:
-    """Everything that a worker needs to score chunks; it is sent to the workers.
-
-    Attributes:
-        bundle: the trained model.
-        folder: where the parts go.
-        settings: chunks, batches and the like.
-        options: how the inputs are read.
-    """
-
-    bundle: Bundle
-    folder: str
-    settings: ScoreSettings
-    options: ReadOptions
+def score_share(units: Sequence[Unit], context: ScoringContext, beam_options: PipelineOptions) -> None:
+    """Runs the pipeline over units in a local worker, which tells where it is."""
+    score_units(units, context, beam_options)
 
 
 def score_units(units: Sequence[Unit], context: ScoringContext, beam_options: PipelineOptions) -> Any:
@@ -118,6 +105,7 @@ class SplitAndTokenize(beam.DoFn):
         shared_ids = sum(count for count in ids.values() if count > 1)
         by_position = ids_are_shared(shared_ids, ids.total())
         for item in chunk.items:
+            tell_place(place_in(chunk.unit, item.record_index), "splitting")
             if isinstance(item, Document):
                 key = position_id(item) if by_position else item.doc_id
                 if hash_share(f"sample/{key}") >= self._settings.sample:
@@ -137,6 +125,7 @@ class SplitAndTokenize(beam.DoFn):
             documents=tuple(documents),
             windows=tuple(map(tuple, encode_documents(sentences, self._bundle, self._tokenizer))),
             rejects=tuple(rejects),
+            place=place_in(chunk.unit, chunk.items[-1].record_index) if chunk.items else None,
         )
 
     def _split(self, document: Document) -> Document | Reject:
@@ -164,6 +153,7 @@ class ClassifierHandler(ModelHandler[TokenizedChunk, PredictionResult, Predictor
         self, batch: Sequence[TokenizedChunk], model: Predictor, inference_args: dict[str, Any] | None = None
     ) -> Iterator[PredictionResult]:
         for chunk in batch:
+            tell_place(chunk.place, "predicting")
             counts = PredictorCounts()
             results = model.results([window for windows in chunk.windows for window in windows], counts)
             yield PredictionResult(
@@ -183,11 +173,33 @@ class WriteParts(beam.DoFn):
 
     def process(self, result: PredictionResult) -> None:
         context = self._context
+        tell_place(result.example.place, "writing")
         counts = write_part(
             result.example, result.inference, context.folder, bundle=context.bundle, format=context.settings.format
         )
         for name, count in counts.by_name().items():
             Metrics.counter("sepline", name).inc(count)
+
+
+def try_records(unit: Unit, index: int, first: int, context: ScoringContext, beam_options: PipelineOptions) -> None:
+    """Scores the records of one chunk, from a number on, one at a time, and writes nothing.
+
+    In a local worker, what the last of them did is known when it has died.
+    """
+    quiet_expected_errors()
+    FileSystems.set_options(beam_options)
+    settings = context.settings
+    split_and_tokenize = SplitAndTokenize(context)
+    split_and_tokenize.setup()
+    handler = ClassifierHandler(context)
+    predictor: Predictor | None = None
+    for chunk in read_one_by_one(
+        unit, context.options, index, size=settings.chunk_records, limit=settings.limit, first=first
+    ):
+        for tokenized in split_and_tokenize.process(chunk):
+            predictor = predictor or handler.load_model()
+            for _ in handler.run_inference([tokenized], predictor):
+                pass
 
 
 def is_labelled(document: Document) -> bool:

@@ -18,6 +18,7 @@ from model.records import Document, EncodedWindow, Reason, Reject
 from model.schema import STATUSES, prediction_schema
 from pipelines.corpora.checks import reject_document
 from pipelines.scoring.counts import PartCounts, count_metadata
+from pipelines.scoring.quarantine import Place
 from pipelines.scoring.settings import PartFormat
 from pipelines.storage.parquet import write_rejects, write_table
 
@@ -38,6 +39,7 @@ class TokenizedChunk:
         windows: for each document, its windows.
         rejects: the other records.
         shared_ids: how many of its documents, sampled or not, have the id of another one.
+        place: where it comes from; None if that is of no interest.
     """
 
     name: str
@@ -47,6 +49,7 @@ class TokenizedChunk:
     windows: tuple[tuple[EncodedWindow, ...], ...]
     rejects: tuple[Reject, ...]
     shared_ids: int = 0
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,13 +57,16 @@ class ScoreProgress:
         limit: int | None,
         folder: str,
         counts: PartCountsReader,
+        estimates: bool,
     ) -> None:
+        """Sets it up; `estimates` is False if `expect` will be told what `estimate_records` returns."""
         self._job, self._units, self._options, self._limit = job, units, options, limit
         self._folder, self._counts = folder, counts
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._prefixes = job.prefixes()
         self._exact = {unit.source for unit in units if unit.records is not None}
+        self._estimates = estimates
         self._expected: dict[str, int] | None = None
         self._done, self._guessed = 0, True
         self._total: int | None = None
@@ -78,6 +81,10 @@ class ScoreProgress:
         self._stopped.set()
         self._thread.join(None if error is None else _LAST_LOOK_SECONDS)
 
+    def expect(self, records: dict[str, int]) -> None:
+        """Takes the number of records of each source with units, by path."""
+        self._expected = records
+
     def describe(self) -> str:
         """Returns the current progress as text, such as `500 of about 2,000 records are done`."""
         self._look()
@@ -90,7 +97,8 @@ class ScoreProgress:
         first, started = self._done, time.monotonic()
         with ProgressReporter("scoring", total=None, unit="records", done=first) as progress:
             with suppress(JobFailure):
-                self._expected = estimate_records(self._job.sources, self._units, self._options, limit=self._limit)
+                if self._estimates:
+                    self._expected = estimate_records(self._job.sources, self._units, self._options, limit=self._limit)
             pause, ended = 0.0, False
             while not ended:
                 ended = self._stopped.wait(pause)

@@ -26,14 +26,13 @@ from pipelines.corpora.chunks import Finished, Unit, cut_source, finished_chunks
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sources import FingerprintedSource, SourceFailure, fingerprint_sources
 from pipelines.runners.failures import one_line_failures
-from pipelines.runners.local_processes import default_workers, run_in_processes, share_out
 from pipelines.runners.options import check_paths
 from pipelines.scoring.counts import PartCounts, PartCountsReader
 from pipelines.scoring.failed_sources import read_notes, report_failures
-from pipelines.scoring.pipeline import ScoringContext, score_units
+from pipelines.scoring.local import check_model, score_locally, scoring_server
 from pipelines.scoring.progress import ScoreProgress
 from pipelines.scoring.scored_folder import MANIFEST, Claim, Job, claim_scored_folder, finished_parts, publish
-from pipelines.scoring.settings import ScoreSettings
+from pipelines.scoring.settings import ScoreSettings, ScoringContext
 from pipelines.storage import objects
 
 _ENGINE = "tensorflow"
@@ -79,14 +78,19 @@ def score(
         JobFailure: the job failed; a repeated job continues.
         Interrupted: the user stopped it; a repeated job continues.
     """
-    bundle, output = open_model(bundle_dir, trusted=trust_model), output.rstrip("/")
-    bundle.check_graph()  # before the workers do
-    check_paths(beam_options, [str(bundle.path), output, *inputs])
-    prediction_schema(bundle.labels, {}, **asdict(settings.format))  # raises for a column that there isn't
     local = beam_options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
     if workers is not None and not local:
         raise UserError("--workers are processes of this machine; leave it out and set the runner's own option")
+    if local:
+        scoring_server().start()  # it loads TensorFlow while the job is planned
+    bundle, output = open_model(bundle_dir, trusted=trust_model), output.rstrip("/")
+    check_paths(beam_options, [str(bundle.path), output, *inputs])
+    prediction_schema(bundle.labels, {}, **asdict(settings.format))  # raises for a column that there isn't
     job = describe_job(bundle, inputs, settings=settings, options=options)
+    if local:
+        check_model(bundle)
+    else:
+        bundle.check_graph()  # before the workers do
     context = ScoringContext(bundle, output, settings, options)
     with objects.lock_folder(output):
         claim = claim_scored_folder(output, job, overwrite=overwrite, resume=resume)
@@ -94,16 +98,21 @@ def score(
             report_failures(job.failures, len(job.sources))
             return dict(objects.read_json(f"{output}/{MANIFEST}"))
         units, failures = plan_units(job, claim.finished, context)
-        if workers is None:
-            workers = min(default_workers(bundle.path), len(units) // 2) if local else 1
         counts = PartCountsReader(output)
-        progress = ScoreProgress(job, units, options, limit=settings.limit, folder=output, counts=counts)
+        progress = ScoreProgress(
+            job, units, options, limit=settings.limit, folder=output, counts=counts, estimates=not local
+        )
         ending = one_line_failures(
             interrupted=lambda: f"{progress.describe()}. Repeat the command to continue",
             failed="what is finished is kept; repeat the command to continue",
         )
         with progress, ending:
-            _run(units, context, beam_options, workers=workers)
+            if units and local:
+                score_locally(units, context, beam_options, job=job, expect=progress.expect, workers=workers)
+            elif units:
+                from pipelines.scoring.pipeline import score_units  # which loads TensorFlow
+
+                score_units(units, context, beam_options)
         report_failures({**failures, **read_notes(output)}, len(job.sources))
         manifest = _manifest(bundle_dir, bundle, job, claim, _count_all(job, output, counts))
         publish(output, manifest)
@@ -165,14 +174,6 @@ def plan_units(
             else:
                 units += found
     return units, failures
-
-
-def _run(units: Sequence[Unit], context: ScoringContext, beam_options: PipelineOptions, *, workers: int) -> None:
-    """Scores the units, in this process or in several."""
-    if workers > 1 and len(units) > 1:
-        run_in_processes(score_units, [(share, context, beam_options) for share in share_out(units, workers)])
-    elif units:
-        score_units(units, context, beam_options)
 
 
 def _count_all(job: Job, folder: str, counts: PartCountsReader) -> PartCounts:

@@ -1,10 +1,12 @@
-"""The settings of a scoring job."""
+"""The settings of a scoring job, and what its workers need besides the input."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from model.bundles.bundle import Bundle
 from model.inference.predictor import DEFAULT_BATCH_TOKENS
+from pipelines.corpora.options import ReadOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +46,20 @@ class ScoreSettings:
     sample: float = 1.0
     unlabelled_only: bool = False
     format: PartFormat = field(default_factory=PartFormat)
+
+
+@dataclass(frozen=True)
+class ScoringContext:
+    """Everything that a worker needs to score chunks; it is sent to the workers.
+
+    Attributes:
+        bundle: the trained model.
+        folder: where the parts go.
+        settings: chunks, batches and the like.
+        options: how the inputs are read.
+    """
+
+    bundle: Bundle
+    folder: str
+    settings: ScoreSettings
+    options: ReadOptions

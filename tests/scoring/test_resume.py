@@ -116,11 +116,11 @@ def test_several_processes_give_the_same_bytes_and_die_with_the_one_that_started
     arguments = command(tiny_bundle, corpus, tmp_path / "killed", "--workers", "2")
     job = warm_jobs.start(arguments, before=stop_before("_manifest.json"))  # there to be killed, however late
     job.wait_until(lambda: len(parts(tmp_path / "killed")) > 1)
-    children = job.children()
-    assert len(children) >= 2
+    family = job.family()
+    assert len(family) == 3  # the process that forks the workers, and two of them
     assert job.kill() == -signal.SIGKILL
     deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{child}").exists() for child in children):
+    while any(Path(f"/proc/{child}").exists() for child in family):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     left = tree(tmp_path / "killed")
@@ -130,46 +130,76 @@ def test_several_processes_give_the_same_bytes_and_die_with_the_one_that_started
     assert tree(tmp_path / "killed") == whole
 
 
-def test_a_worker_that_dies_is_one_line_and_takes_the_others_along(
+def test_a_worker_that_dies_is_replaced(
+    tiny_bundle: Bundle, corpus: Path, warm_jobs: WarmJobs, whole: dict[str, str], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    job = warm_jobs.start(command(tiny_bundle, corpus, output), before=stop_before(f"{output}/part-", times=3))
+    job.wait_until_stopped()
+    (worker,) = job.workers()
+    os.kill(worker, signal.SIGKILL)
+    job.wait_until(lambda: job.workers() not in ([worker], []))
+    job.wait_until_stopped()  # the next one is at its third part
+    assert len(parts(output)) == 4
+    (worker,) = job.workers()
+    os.kill(worker, signal.SIGTERM)  # only the process that the user has started ends by that
+    job.send(signal.SIGCONT)
+    assert job.wait() == 0
+    assert tree(output) == whole
+
+
+def test_workers_that_die_by_no_record_end_the_job_in_one_line(
     tiny_bundle: Bundle, corpus: Path, warm_jobs: WarmJobs, tmp_path: Path
 ) -> None:
     said = warm_jobs.errors.stat().st_size
-    job = warm_jobs.start(command(tiny_bundle, corpus, tmp_path / "out", "--workers", "2"))
-
-    def workers() -> list[int]:
-        """Without the process of Python's own that keeps track of what they share."""
-        return [pid for pid in job.children() if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-    job.wait_until(lambda: len(workers()) == 2)
-    killed, other = workers()
-    os.kill(killed, signal.SIGKILL)
+    output = tmp_path / "out"
+    job = warm_jobs.start(command(tiny_bundle, corpus, output, "--workers", "2"), before=stop_before(f"{output}/part-"))
+    job.wait_until(lambda: len(job.stopped()) == 2)
+    first, other = job.stopped()
+    os.kill(first, signal.SIGKILL)
+    job.wait_until(lambda: len(job.stopped()) == 2 and first not in job.stopped())
+    assert other in job.stopped()
+    (second,) = set(job.stopped()) - {other}
+    os.kill(second, signal.SIGKILL)
     assert job.wait() == 1
-    assert warm_jobs.errors.read_bytes()[said:].decode() == (
-        "sepline: a worker process ended with signal 9; if memory ran out, take fewer --workers or a smaller "
-        "--batch-tokens; what is finished is kept; repeat the command to continue\n"
-    )
+    message = warm_jobs.errors.read_bytes()[said:].decode()
+    assert message.count("\n") == 1
+    assert re.match("sepline: 2 worker processes ended with signal 9 in the records [0-9]+ to [0-9]+ of ", message)
+    assert "none of these records alone ends one; if memory ran out, take fewer --workers" in message
+    assert message.endswith("; what is finished is kept; repeat the command to continue\n")
     assert not Path(f"/proc/{other}").exists()
-    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    assert not (output / "_SUCCESS").exists()
 
 
-def test_ctrl_c_says_how_far_it_is_and_how_to_go_on(
-    tiny_bundle: Bundle, corpus: Path, warm_jobs: WarmJobs, whole: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("sent", "code", "what"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_ctrl_c_and_a_preempting_machine_are_told_how_far_it_is_and_how_to_go_on(
+    sent: signal.Signals,
+    code: int,
+    what: str,
+    tiny_bundle: Bundle,
+    corpus: Path,
+    warm_jobs: WarmJobs,
+    whole: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     output = tmp_path / "out"
     said = warm_jobs.errors.stat().st_size
     job = warm_jobs.start(command(tiny_bundle, corpus, output), before=stop_before(f"{output}/part-", times=4))
     job.wait_until_stopped()
-    job.send(signal.SIGINT, signal.SIGCONT)
-    assert job.wait() == 130
+    workers = job.workers()
+    job.send(sent)
+    assert job.wait() == code
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
     message = warm_jobs.errors.read_bytes()[said:].decode()
     assert message.count("\n") == 1, message
     done = sum(
         json.loads(pq.read_schema(part).metadata[b"sepline.counts"])["records"] for part in output.glob("part-*")
     )
     # The total may not be known yet.
-    wanted = rf"sepline: interrupted; {done}( of about 1\d\d)? records are done\. Repeat the command to continue\n"
+    wanted = rf"sepline: {what}; {done}( of about 1\d\d)? records are done\. Repeat the command to continue\n"
     assert re.fullmatch(wanted, message)
-    assert not list(output.rglob(".*"))
     assert warm_jobs.run(command(tiny_bundle, corpus, output)) == 0
     assert tree(output) == whole
 

@@ -31,8 +31,8 @@ from model.text.windowing import encode_windows
 from pipelines.cli import main
 from pipelines.corpora.chunks import Unit
 from pipelines.corpora.options import ReadOptions
-from pipelines.scoring.pipeline import ScoringContext, score_units
-from pipelines.scoring.settings import ScoreSettings
+from pipelines.scoring.pipeline import score_units
+from pipelines.scoring.settings import ScoreSettings, ScoringContext
 
 CORPUS: list[dict[str, Any]] = [
     {"doc_id": "a", "text": "Little is known of cells. We measured the patients. The increase was significant."},

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -86,9 +87,13 @@ class Job:
         self.pid, self._reap = pid, reap
 
     def send(self, *signals: signal.Signals) -> None:
-        """Sends signals, which do nothing if it has ended."""
+        """Sends signals, which do nothing if it has ended; SIGCONT goes to the processes that it has started, too."""
         for number in signals:
             os.kill(self.pid, number)
+            if number == signal.SIGCONT:
+                for pid in self.family():
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, number)
 
     def kill(self) -> int:
         """Kills it, if it has not ended, and returns the exit code: -9 unless it was quicker."""
@@ -107,24 +112,42 @@ class Job:
             time.sleep(0.003)
 
     def wait_until_stopped(self) -> None:
-        """Waits until it has stopped itself, as `stop_before` makes it do."""
-        self.wait_until(lambda: self._state() == "T")
-        assert self._state() == "T", "the job has ended"
+        """Waits until it, or a process that it has started, has stopped itself, as `stop_before` makes it do."""
+        self.wait_until(lambda: bool(self.stopped()))
+        assert self.stopped(), "the job has ended"
 
-    def children(self) -> list[int]:
-        """Returns the ids of the processes that it has started."""
-        return [
-            int(stat.parent.name)
-            for stat in Path("/proc").glob("[0-9]*/stat")
-            if int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[1]) == self.pid
-        ]
+    def family(self) -> list[int]:
+        """Returns the ids of the processes that it has started, and of those that these have started."""
+        parents = {pid: int(stat[1]) for pid, stat in _stats().items()}
+        found = [self.pid]
+        for one in found:
+            found += [pid for pid, parent in parents.items() if parent == one]
+        return found[1:]
+
+    def workers(self) -> list[int]:
+        """Returns the ids of its local workers: its only child is the process that has started them."""
+        return self.family()[1:]
+
+    def stopped(self) -> list[int]:
+        """Returns the ids of those of its processes that have stopped themselves."""
+        stats = _stats()
+        return [pid for pid in (self.pid, *self.family()) if pid in stats and stats[pid][0] == "T"]
 
     def _state(self) -> str:
-        return Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        return _stats()[self.pid][0]
+
+
+def _stats() -> dict[int, list[str]]:
+    """Returns state, parent and more of every process, by its id."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            found[int(stat.parent.name)] = stat.read_text(encoding="utf-8").rpartition(")")[2].split()
+    return found
 
 
 def stop_before(pattern: str, *, times: int = 1, event: Literal["os.rename", "open"] = "os.rename") -> str:
-    """Returns code for `WarmJobs.start` that makes a certain moment last: the job stops itself there, as by Ctrl-Z.
+    """Returns code for `WarmJobs.start` that makes a certain moment last: the process stops itself there, as by Ctrl-Z.
 
     Args:
         pattern: a regular expression, found in the path to which a file is about to be renamed, or that is opened.
@@ -141,6 +164,38 @@ def stop(event, arguments, left=[{times}]):
             os.kill(os.getpid(), signal.SIGSTOP)
 
 sys.addaudithook(stop)
+"""
+
+
+def kill_at(words: Mapping[str, Literal["reading", "splitting", "predicting"]], *, vocabulary: Sequence[str]) -> str:
+    """Returns code for `WarmJobs.start` that makes documents kill the process that works on them, by SIGSEGV.
+
+    Args:
+        words: what is done with a document with a certain word when that happens.
+        vocabulary: the model's pieces; words for `predicting` are among them.
+    """
+    ids = [vocabulary.index(word) for word, stage in words.items() if stage == "predicting"]
+    return f"""
+import os, signal
+from pipelines.corpora import reader
+from pipelines.scoring import pipeline
+
+def deadly(function, is_deadly):
+    def run(*arguments, **named):
+        if is_deadly(arguments):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return function(*arguments, **named)
+    return run
+
+def has_word(stage):
+    return lambda arguments: any(word in str(arguments[0]) for word, at in {dict(words)!r}.items() if at == stage)
+
+reader.check_record = deadly(reader.check_record, has_word("reading"))
+pipeline.split_document = deadly(pipeline.split_document, has_word("splitting"))
+pipeline.Predictor.results = deadly(
+    pipeline.Predictor.results,
+    lambda arguments: any(set(window.token_ids) & set({ids!r}) for window in arguments[1]),
+)
 """
 
 

@@ -1,0 +1,188 @@
+"""Scoring in worker processes of this machine, which survives records that kill them.
+
+A worker that dies is started again with what is left. When a second one dies in the same chunk, the chunk's records
+are tried one at a time, in a worker that writes nothing. Those that kill it are rejected, and the job goes on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from model.bundles.bundle import Bundle
+from model.errors import JobFailure, UserError
+from pipelines.corpora.chunks import Killer, Unit, finished_chunks, unfinished
+from pipelines.runners.fork_server import ForkServer, fork_server
+from pipelines.runners.local_processes import LocalWorkers, count_gpus, default_workers, share_out
+from pipelines.runners.machine import visible_gpus
+from pipelines.scoring.progress import estimate_records
+from pipelines.scoring.quarantine import Stage, Told
+from pipelines.scoring.scored_folder import Job, finished_parts
+from pipelines.scoring.settings import ScoringContext
+
+_ESTIMATE = "estimate"
+_PIPELINE = "pipelines.scoring.pipeline"
+_MOST_KILLERS = 20  # of a chunk; a model that kills its process whatever it reads is no matter of single records
+_MEMORY = "if memory ran out, take fewer --workers, a smaller --batch-tokens or fewer --chunk-records"
+
+
+def scoring_server() -> ForkServer:
+    """Returns the process that starts the workers."""
+    return fork_server(_PIPELINE)
+
+
+def check_model(bundle: Bundle) -> None:
+    """Checks, in a worker, that the model's graph only computes; this process loads no TensorFlow.
+
+    Raises:
+        UserError: it can do more, and is not trusted.
+        JobFailure: the worker died.
+    """
+    with LocalWorkers(scoring_server(), 1) as workers:
+        end = workers.run(f"{__name__}:refusal", bundle)
+    if end.died is not None:
+        raise JobFailure(f"{bundle.path}: a worker process that looked at the model ended with {end.died}")
+    if end.returned is not None:
+        raise UserError(end.returned)
+
+
+def refusal(bundle: Bundle) -> str | None:
+    """Returns why a bundle's graph is refused, or None if it is not."""
+    try:
+        bundle.check_graph()
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def score_locally(
+    units: Sequence[Unit],
+    context: ScoringContext,
+    beam_options: PipelineOptions,
+    *,
+    job: Job,
+    expect: Callable[[dict[str, int]], None],
+    workers: int | None = None,
+) -> None:
+    """Scores the units.
+
+    Args:
+        units: what is to be scored, at least one.
+        context: of the job.
+        beam_options: of the pipeline that each worker runs.
+        job: whose units they are.
+        expect: is told the number of records of each source, which a worker estimates.
+        workers: number of processes; None for as many as suit the machine and the units.
+
+    Raises:
+        JobFailure: workers die, and not by single records.
+        RuntimeError: a worker raised; the message has its traceback.
+    """
+    server = scoring_server()
+    gpus = visible_gpus()
+    if gpus:
+        with LocalWorkers(server, 1) as counting:
+            gpus = gpus[: counting.run(f"{count_gpus.__module__}:{count_gpus.__name__}").returned or 0]
+    if workers is None:
+        workers = max(1, min(default_workers(context.bundle.path, gpus=len(gpus)), len(units) // 2))
+    shares = share_out(units, workers)
+    with LocalWorkers(server, len(shares), gpus=gpus) as running:
+        running.start(_ESTIMATE, f"{__name__}:estimate", job.sources, units, context)
+        _LocalJob(running, context, beam_options, expect).score(shares)
+
+
+def estimate(inputs: Sequence[Any], units: Sequence[Unit], context: ScoringContext) -> dict[str, int] | None:
+    """Returns what `estimate_records` does, None if a filesystem doesn't answer. It parses records, so in a worker."""
+    with suppress(JobFailure):
+        return estimate_records(inputs, units, context.options, limit=context.settings.limit)
+    return None
+
+
+class _LocalJob:
+    """Runs workers until all is scored, and mends what ends them."""
+
+    def __init__(
+        self,
+        workers: LocalWorkers,
+        context: ScoringContext,
+        beam_options: PipelineOptions,
+        expect: Callable[[dict[str, int]], None],
+    ) -> None:
+        self._workers, self._context, self._beam_options, self._expect = workers, context, beam_options, expect
+        self._size = context.settings.chunk_records
+        self._deaths: Counter[tuple[str, int] | None] = Counter()  # by prefix and chunk; None before the first chunk
+
+    def score(self, shares: Sequence[Sequence[Unit]]) -> None:
+        left = dict(enumerate(shares))
+        for number, units in left.items():
+            self._start(number, units)
+        while end := self._workers.next_end():
+            if end.key == _ESTIMATE:
+                if end.returned is not None:
+                    self._expect(end.returned)
+            elif end.died is not None:
+                left[end.key] = self._mend(left[end.key], end.died, end.told)
+                if left[end.key]:
+                    self._start(end.key, left[end.key])
+
+    def _start(self, number: int, units: Sequence[Unit]) -> None:
+        function = f"{_PIPELINE}:score_share"
+        self._workers.start(number, function, units, self._context, self._beam_options, gpu=number)
+
+    def _mend(self, share: Sequence[Unit], died: str, told: Told) -> list[Unit]:
+        """Returns what is left of the share of a worker that died; if need be, with the records that kill."""
+        left = unfinished(share, finished_chunks(finished_parts(self._context.folder)), size=self._size)
+        place = told[0] if told else None
+        chunk = (place.prefix, place.record_index // self._size) if place else None
+        self._deaths[chunk] += 1
+        if self._deaths[chunk] < 2:
+            return left
+        if place is None or chunk is None:
+            raise JobFailure(f"two worker processes ended with {died} before they had read anything; {_MEMORY}")
+        for number, unit in enumerate(left):
+            if (unit.prefix, unit.start.record_index) == (place.prefix, place.start) and chunk[1] not in unit.done:
+                killers = self._find_killers(unit, chunk[1]) if self._deaths[chunk] == 2 else []
+                if not killers:
+                    raise JobFailure(
+                        f"{self._deaths[chunk]} worker processes ended with {died} in {self._name(unit, chunk[1])}, "
+                        f"but none of these records alone ends one; {_MEMORY}"
+                    )
+                left[number] = replace(unit, killers=(*unit.killers, *killers))
+        return left
+
+    def _find_killers(self, unit: Unit, index: int) -> list[Killer]:
+        """Returns the records of a chunk that kill a worker that tries them one at a time."""
+        first, end = index * self._size, (index + 1) * self._size
+        found: list[Killer] = []
+        while True:
+            tried = replace(unit, killers=(*unit.killers, *found))
+            trial = self._workers.run(
+                f"{_PIPELINE}:try_records", tried, index, first, self._context, self._beam_options
+            )
+            if trial.died is None:
+                return found
+            told: Told = trial.told or (None, "reading")
+            place, stage = told
+            if place is None or not first <= place.record_index < end:
+                raise JobFailure(f"a worker process ended with {trial.died} in {self._name(unit, index)}; {_MEMORY}")
+            if len(found) == _MOST_KILLERS:
+                raise JobFailure(
+                    f"more than {_MOST_KILLERS} of {self._name(unit, index)} end the worker process, the last one "
+                    f"with {trial.died}; so it is not these records alone"
+                )
+            found.append(_killer(place.record_index, trial.died, stage))
+            first = place.record_index + 1
+
+    def _name(self, unit: Unit, index: int) -> str:
+        return f"the records {index * self._size} to {(index + 1) * self._size - 1} of {unit.source}"
+
+
+def _killer(record_index: int, died: str, stage: Stage) -> Killer:
+    doing = {"reading": "read", "splitting": "split into sentences and tokenized", "predicting": "put to the model"}
+    message = f"the worker process ended with {died} each time this record was {doing.get(stage, stage)}"
+    return Killer(record_index, message, unread=stage == "reading")
