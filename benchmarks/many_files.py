@@ -33,10 +33,10 @@ from model.bundles.bundle import Bundle
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sources import fingerprint_sources, match_sources
 from pipelines.scoring.counts import PartCounts, count_metadata
-from pipelines.scoring.pipeline import ScoringContext, create_units
+from pipelines.scoring.pipeline import create_units
 from pipelines.scoring.score import plan_units
 from pipelines.scoring.scored_folder import Job, claim_scored_folder, finished_parts
-from pipelines.scoring.settings import ScoreSettings
+from pipelines.scoring.settings import ScoreSettings, ScoringContext
 from pipelines.storage import objects
 
 MILLION = 1_000_000

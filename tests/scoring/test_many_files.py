@@ -14,10 +14,10 @@ from model.bundles.bundle import Bundle
 from pipelines.corpora.chunks import Finished, Unit, read_chunks
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sources import fingerprint_sources
-from pipelines.scoring.pipeline import ScoringContext, create_units
+from pipelines.scoring.pipeline import create_units
 from pipelines.scoring.score import plan_units
 from pipelines.scoring.scored_folder import Job
-from pipelines.scoring.settings import ScoreSettings
+from pipelines.scoring.settings import ScoreSettings, ScoringContext
 
 FILES = 1100
 SMALL, LARGE = 3, 1500
