@@ -118,6 +118,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
 def run_score(options: argparse.Namespace) -> int:
     """Scores documents, or prints an estimate for `--dry-run`; returns 1 if a document failed or records are lost."""
     _check_local("--model", options.model)
+    if not (options.dry_run or options.beam_flags or options.runner_config):
+        from pipelines.scoring.server import scoring_server
+
+        scoring_server().start()  # loads what the workers need while this process loads what it needs
     from model.records import Reason
     from pipelines.corpora.chunks import ids_are_shared
     from pipelines.scoring.score import score

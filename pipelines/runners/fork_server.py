@@ -138,7 +138,8 @@ class ForkServer:
         """Kills all workers and ends the server."""
         if self._control is not None:
             self._control.close()
-            with suppress(ChildProcessError):
+            with suppress(ProcessLookupError, ChildProcessError):
+                os.kill(self._pid, signal.SIGKILL)  # it may still be loading, and would notice only then
                 os.waitpid(self._pid, 0)
             self._control = None
             self._ends.clear()

@@ -17,23 +17,17 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from model.bundles.bundle import Bundle
 from model.errors import JobFailure, UserError
 from pipelines.corpora.chunks import Killer, Unit, finished_chunks, unfinished
-from pipelines.runners.fork_server import ForkServer, fork_server
 from pipelines.runners.local_processes import LocalWorkers, count_gpus, default_workers, share_out
 from pipelines.runners.machine import visible_gpus
 from pipelines.scoring.progress import estimate_records
 from pipelines.scoring.quarantine import Stage, Told
 from pipelines.scoring.scored_folder import Job, finished_parts
+from pipelines.scoring.server import PIPELINE, scoring_server
 from pipelines.scoring.settings import ScoringContext
 
 _ESTIMATE = "estimate"
-_PIPELINE = "pipelines.scoring.pipeline"
 _MOST_KILLERS = 20  # of a chunk; a model that kills its process whatever it reads is no matter of single records
 _MEMORY = "if memory ran out, take fewer --workers, a smaller --batch-tokens or fewer --chunk-records"
-
-
-def scoring_server() -> ForkServer:
-    """Returns the process that starts the workers."""
-    return fork_server(_PIPELINE)
 
 
 def check_model(bundle: Bundle) -> None:
@@ -131,7 +125,7 @@ class _LocalJob:
                     self._start(end.key, left[end.key])
 
     def _start(self, number: int, units: Sequence[Unit]) -> None:
-        function = f"{_PIPELINE}:score_share"
+        function = f"{PIPELINE}:score_share"
         self._workers.start(number, function, units, self._context, self._beam_options, gpu=number)
 
     def _mend(self, share: Sequence[Unit], died: str, told: Told) -> list[Unit]:
@@ -161,9 +155,7 @@ class _LocalJob:
         found: list[Killer] = []
         while True:
             tried = replace(unit, killers=(*unit.killers, *found))
-            trial = self._workers.run(
-                f"{_PIPELINE}:try_records", tried, index, first, self._context, self._beam_options
-            )
+            trial = self._workers.run(f"{PIPELINE}:try_records", tried, index, first, self._context, self._beam_options)
             if trial.died is None:
                 return found
             told: Told = trial.told or (None, "reading")

@@ -29,9 +29,10 @@ from pipelines.runners.failures import one_line_failures
 from pipelines.runners.options import check_paths
 from pipelines.scoring.counts import PartCounts, PartCountsReader
 from pipelines.scoring.failed_sources import read_notes, report_failures
-from pipelines.scoring.local import check_model, score_locally, scoring_server
+from pipelines.scoring.local import check_model, score_locally
 from pipelines.scoring.progress import ScoreProgress
 from pipelines.scoring.scored_folder import MANIFEST, Claim, Job, claim_scored_folder, finished_parts, publish
+from pipelines.scoring.server import scoring_server
 from pipelines.scoring.settings import ScoreSettings, ScoringContext
 from pipelines.storage import objects
 
