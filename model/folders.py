@@ -64,7 +64,12 @@ def read_json(path: Path, *, hint: str) -> Any:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file as `write_bytes` does."""
-    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode("utf-8"))
+    write_bytes(path, json_bytes(content))
+
+
+def json_bytes(content: Any) -> bytes:
+    """Returns JSON values as sepline writes them into files."""
+    return (json.dumps(content, indent=1) + "\n").encode("utf-8")
 
 
 def write_bytes(path: Path, content: bytes, *, shared: bool = False) -> None:

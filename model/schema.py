@@ -210,6 +210,16 @@ def reject_schema(metadata: Mapping[str, str]) -> pa.Schema:
     )
 
 
+def part_list_schema() -> pa.Schema:
+    """Returns the Arrow schema of the list of a scored folder's parts, one row per file."""
+    import pyarrow as pa
+
+    numbers = [pa.field(name, pa.int64(), nullable=False) for name in ("rows", "bytes")]
+    return pa.schema(
+        [pa.field("name", pa.string(), nullable=False), *numbers, pa.field("sha256", pa.string(), nullable=False)]
+    )
+
+
 def vocabulary_schema() -> pa.Schema:
     """Returns the Arrow schema of wordpiece counts: one row per wordpiece that occurs, one count per split."""
     import pyarrow as pa

@@ -90,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(parsers)
     _add_evaluate(parsers)
     _add_score(parsers)
+    _add_verify(parsers)
     _add_retrain(parsers)
     _add_models(parsers)
     _add_demo(parsers)
@@ -182,6 +183,14 @@ def _add_score(parsers: Parsers) -> None:
     _add_allow_broken(verb)
     _add_overwrite(verb)
     _add_json(verb)
+
+
+def _add_verify(parsers: Parsers) -> None:
+    summary = "is every file of an output folder as it was written?"
+    verb = _add_verb(parsers, "verify", verbs.run_verify, summary, beam=True)
+    verb.add_argument("folder", nargs="+", metavar="FOLDER", help="scored folders, records, bundles, REGISTRY/NAME")
+    _add_json(verb)
+    verb.epilog = "Exit codes: 0 all is as it was written; 1 something is missing, has changed or was added."
 
 
 def _add_retrain(parsers: Parsers) -> None:

@@ -179,6 +179,22 @@ def run_score(options: argparse.Namespace) -> int:
     return lost or int(failed + killed > 0)
 
 
+def run_verify(options: argparse.Namespace) -> int:
+    """Prints whether folders are as they were written; returns 1 if one is not."""
+    from pipelines.inspection.verify import verify
+
+    _beam_options(options)  # tells Beam's filesystems how to reach the folders
+    found = [verify(folder) for folder in options.folder]
+    if options.json:
+        _print_json([one.to_json() for one in found])
+    for one in [] if options.json else found:
+        state = f"{len(one.problems)} problems" if one.problems else "as it was written"
+        print(f"{one.folder}: {one.kind}, {one.files:,} files: {state}")
+        for line in [*one.problems, *([one.note] if one.note else [])]:
+            print(f"  {line}")
+    return int(any(one.problems for one in found))
+
+
 def run_retrain(options: argparse.Namespace) -> int:
     """Runs a scheduled retraining and prints its outcome; returns the exit code of the outcome."""
     from pipelines.retraining.settings import load_retrain_settings

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "preprocessing": "foundation text encoders bundles storage corpora runners",
     "scoring": "foundation text bundles inference storage corpora runners",
     "retraining": "foundation bundles evaluation training corpora preprocessing",
-    "inspection": "foundation text encoders corpora preprocessing",
+    "inspection": "foundation text encoders bundles storage corpora preprocessing scoring",
     "terminal": "foundation evaluation retraining",
     "demo": "foundation encoders retraining terminal",
     "verbs": "foundation encoders bundles evaluation training storage corpora runners preprocessing scoring retraining "

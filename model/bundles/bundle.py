@@ -22,12 +22,13 @@ from pydantic import ValidationError
 
 from model.config import WindowSettings
 from model.errors import DamagedFileError, UserError
-from model.folders import publish_folder
+from model.folders import json_bytes, publish_folder
 from model.graphs import check_graph
 from model.text.vocabulary import Vocabulary
 
 BUNDLE_FORMAT = 2
-_DESCRIPTION = "bundle.json"
+DESCRIPTION = "bundle.json"
+"""The file that describes a bundle."""
 _VOCABULARY = "vocab.txt"
 
 
@@ -88,12 +89,12 @@ def load_bundle(path: str | Path, *, trusted: bool = False) -> Bundle:
     """
     folder = Path(path)
     try:
-        description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         description = None
     if not isinstance(description, dict) or "format" not in description:
         hint = "give the `bundle` folder that `sepline train` wrote, or the REGISTRY/NAME of a model"
-        raise DamagedFileError(f"{folder}: not a bundle ({_DESCRIPTION} is missing or unreadable); {hint}")
+        raise DamagedFileError(f"{folder}: not a bundle ({DESCRIPTION} is missing or unreadable); {hint}")
     if description["format"] != BUNDLE_FORMAT:
         raise UserError(
             f"{folder}: bundle format {description['format']}, this sepline reads {BUNDLE_FORMAT}; export it again"
@@ -101,12 +102,12 @@ def load_bundle(path: str | Path, *, trusted: bool = False) -> Bundle:
     files, listed = _hash_files(folder), description.get("files", {})
     if files != listed or _fingerprint(description) != description.get("fingerprint"):
         changed = sorted(name for name in files | listed if files.get(name) != listed.get(name))
-        what = ", ".join(changed) or _DESCRIPTION
+        what = ", ".join(changed) or DESCRIPTION
         raise DamagedFileError(f"{folder}: {what} changed since the export; export it again")
     try:
         window = WindowSettings.model_validate(description["window"])
     except ValidationError as error:
-        raise UserError(f"{folder}: {_DESCRIPTION} has invalid window settings: {error}") from error
+        raise UserError(f"{folder}: {DESCRIPTION} has invalid window settings: {error}") from error
     text = (folder / _VOCABULARY).read_text(encoding="utf-8")
     return Bundle(
         path=folder,
@@ -157,7 +158,7 @@ def write_bundle(
         "files": _hash_files(fresh),
     }
     description["fingerprint"] = _fingerprint(description)
-    (fresh / _DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    (fresh / DESCRIPTION).write_bytes(json_bytes(description))
     publish_folder(fresh, folder)
     return load_bundle(folder)
 
@@ -165,7 +166,7 @@ def write_bundle(
 def _hash_files(folder: Path) -> dict[str, str]:
     hashes = {}
     for file in sorted(folder.rglob("*")):
-        if file.is_file() and file.name != _DESCRIPTION:
+        if file.is_file() and file.name != DESCRIPTION:
             with open(file, "rb") as stream:
                 hashes[file.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
     return hashes

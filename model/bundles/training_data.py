@@ -7,7 +7,8 @@ rejects/part-*.parquet            records that could not be used for training, a
 duplicates.parquet                documents that occur in several splits, and ids that appear more than once
 vocabulary.parquet                how often each wordpiece occurs in each split
 stats.json                        labels, lengths, counts, settings, fingerprints
-COMPLETED                         written last; a folder without it is refused
+files.json                        the SHA-256 of every file
+COMPLETED                         that of files.json; written last; a folder without it is refused
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from model.config import Settings, settings_from_dict
 from model.errors import UserError
 from model.folders import read_json
 
-DATA_FORMAT = 2
+DATA_FORMAT = 3
+READABLE_FORMATS = (2, 3)
+"""Format 2 had no list of files."""
 STATS = "stats.json"
 VOCABULARY = "vocabulary.parquet"
 COMPLETED = "COMPLETED"
@@ -98,8 +101,9 @@ def check_format(stats: Mapping[str, Any], folder: str) -> None:
     Raises:
         UserError: the records have another format.
     """
-    if stats["format"] != DATA_FORMAT:
-        raise UserError(f"{folder}: format {stats['format']}, this sepline reads {DATA_FORMAT}; preprocess it again")
+    if stats["format"] not in READABLE_FORMATS:
+        known = " and ".join(map(str, READABLE_FORMATS))
+        raise UserError(f"{folder}: format {stats['format']}, this sepline reads {known}; preprocess it again")
 
 
 def _by_number(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[int, int]]:

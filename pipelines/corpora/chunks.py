@@ -37,7 +37,7 @@ from pipelines.corpora.sources import (
 
 _HASHES = 1 << 64
 _PART_NAME = re.compile(
-    r"(?P<prefix>part-.+-[0-9a-f]{12})-(?P<index>\d{6,})(-p(?P<piece>\d{3,})(?P<end>-end)?)?(?P<last>-last)?"
+    r"(?P<prefix>part-.+-[0-9a-f]{16})-(?P<index>\d{6,})(-p(?P<piece>\d{3,})(?P<end>-end)?)?(?P<last>-last)?"
 )
 _MOST_CHARS = 16 * 1024 * 1024  # in a piece of several records
 _CHARS_PER_SENTENCE = 100  # what a sentence takes besides its text
@@ -144,7 +144,7 @@ def part_prefix(source: str, *identity: str) -> str:
         identity: what else distinguishes its parts, such as fingerprints of its content and of the job.
     """
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(source).name.split(".")[0])[:40] or "input"
-    digest = hashlib.sha256("\n".join((source, *identity)).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    digest = hashlib.sha256("\n".join((source, *identity)).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return f"part-{stem}-{digest}"
 
 

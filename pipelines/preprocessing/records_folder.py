@@ -8,7 +8,8 @@ duplicates.parquet        documents with the text or the id of another
 vocabulary.parquet        how often each wordpiece occurs
 transform/                the graph of tf.Transform
 stats.json                counts and lengths
-COMPLETED                 written last
+files.json                the SHA-256 of every file
+COMPLETED                 that of files.json; written last
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import model
 from model.bundles.training_data import COMPLETED, DATA_FORMAT, STATS, check_format
 from model.config import Settings
 from model.errors import JobFailure, UserError
-from model.folders import difference
+from model.folders import difference, json_bytes
 from model.schema import SPLITS
 from model.text.vocabulary import Vocabulary
 from pipelines.corpora.chunks import ids_are_shared
@@ -32,8 +33,10 @@ from pipelines.preprocessing.counts import Count, Counts, by_split, by_value
 from pipelines.preprocessing.statistics import text_statistics
 from pipelines.preprocessing.transform import Statistics
 from pipelines.storage import objects
+from pipelines.storage.checksums import checksums
 
 MARK = "preprocess.json"
+FILES = "files.json"
 
 
 def records_mark(
@@ -101,7 +104,25 @@ def complete(folder: str, parts: Sequence[str]) -> None:
     if document_parts(folder) != parts or written != {part.removesuffix(".parquet") for part in parts}:
         raise JobFailure(f"{folder}: parts are missing, though the job has ended; repeat the command, alone")
     objects.remove_temporaries(folder)
-    objects.write_bytes(f"{folder}/{COMPLETED}", b"\n")
+    content = json_bytes(checksums(folder, objects.list_tree(folder)))
+    objects.write_bytes(f"{folder}/{FILES}", content)
+    objects.write_json(f"{folder}/{COMPLETED}", {FILES: hashlib.sha256(content).hexdigest()})
+
+
+def read_files(folder: str) -> dict[str, str]:
+    """Returns the SHA-256 of each file of a finished folder by name, of the list itself, too.
+
+    Raises:
+        ValueError: the list can't be read, or `COMPLETED` names another one.
+    """
+    try:
+        content = objects.read_bytes(f"{folder}/{FILES}")
+        digest = hashlib.sha256(content).hexdigest()
+        if json.loads(objects.read_bytes(f"{folder}/{COMPLETED}")) != {FILES: digest}:
+            raise ValueError(f"{FILES} is not the one that {COMPLETED} names")
+        return {**json.loads(content), FILES: digest}
+    except (OSError, TypeError) as error:
+        raise ValueError(f"{FILES} or {COMPLETED} can't be read: {' '.join(str(error).split())}") from error
 
 
 def records_stats(
@@ -146,9 +167,9 @@ def records_stats(
             "mean_sentences": statistics.mean_sentences,
         },
         "features": [{"mean": mean, "deviation": deviation} for mean, deviation in statistics.features],
-        "window_lengths": {split: _in_text_order(by_value(counts, "window_lengths", split)) for split in SPLITS},
+        "window_lengths": {split: by_value(counts, "window_lengths", split) for split in SPLITS},
         **text_statistics(counts, vocabulary),
-        "window_sentences": {split: _in_text_order(by_value(counts, "window_sentences", split)) for split in SPLITS},
+        "window_sentences": {split: by_value(counts, "window_sentences", split) for split in SPLITS},
     }
 
 
@@ -171,8 +192,3 @@ def notes_on_ids(stats: Mapping[str, Any]) -> list[str]:
             "versions of the same documents: all are used unless data.revisions is latest, each id in one split"
         )
     return notes
-
-
-def _in_text_order(histogram: Mapping[int, int]) -> dict[int, int]:
-    """Returns a histogram in the order of its values as text, 10 before 9: this format's bytes."""
-    return dict(sorted(histogram.items(), key=lambda item: str(item[0])))

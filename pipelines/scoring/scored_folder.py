@@ -3,8 +3,9 @@
     part-*.parquet            predictions; their names say which chunks are finished (`chunks.py`)
     _rejects/part-*.parquet   input records that could not be scored, and why
     _job.json                 bundle, settings, inputs and versions, from the start
-    _manifest.json            the same with counts, at the end
-    _SUCCESS                  written last
+    _parts.parquet            the parts with their sizes and checksums, at the end (`parts_list.py`)
+    _manifest.json            what is in _job.json, with counts and the checksum of the list
+    _SUCCESS                  the checksums of the manifest and of _job.json; written last
 
 Readers of Parquet folders (pandas, Arrow, Spark) ignore names that begin with an underscore, so the folder as a whole
 is a table. When a job ends, the folder has the same bytes as one that a fresh job over the same inputs would make.
@@ -14,23 +15,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Any
 
-from model.errors import UserError
-from model.folders import difference
+from model.errors import JobFailure, UserError
+from model.folders import difference, json_bytes
 from pipelines.corpora.chunks import Finished, finished_chunks, part_prefix, prefix_of
-from pipelines.corpora.sources import FingerprintedSource
+from pipelines.corpora.sources import FingerprintedSource, shown_path
 from pipelines.scoring.failed_sources import remove_notes
+from pipelines.scoring.parts_list import PARTS, SUFFIX, read_parts, read_parts_list, write_parts_list
 from pipelines.scoring.predictions import REJECTS
 from pipelines.storage import objects
 
 SUCCESS = "_SUCCESS"
 MANIFEST = "_manifest.json"
 JOB = "_job.json"
-JOB_FORMAT = 1
-_SUFFIX = ".parquet"
+JOB_FORMAT = 3
+"""Of the job, the manifest and the parts. Format 1 had no list of parts; `verify` reads it still."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,21 @@ class Job:
         return {source.path: source.failure for source in self.sources if source.failure is not None}
 
     def prefixes(self) -> dict[str, str]:
-        """Returns the prefix of the names of each source's parts, by its path."""
+        """Returns the prefix of the names of each source's parts, by its path.
+
+        Raises:
+            UserError: two sources have the same; by chance, or since their names differ only in bytes that are escaped.
+        """
         job = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
-        return {
+        prefixes = {
             source.path: part_prefix(source.fingerprint["path"], job, json.dumps(source.fingerprint, sort_keys=True))
             for source in self.sources
         }
+        if len(set(prefixes.values())) < len(prefixes):
+            (prefix, _), *_ = Counter(prefixes.values()).most_common(1)
+            twins = [shown_path(path) for path, one in prefixes.items() if one == prefix]
+            raise UserError(f"{' and '.join(twins)}: their parts would have the same names; rename one of them")
+        return prefixes
 
     def with_known(self, inputs: Sequence[Mapping[str, Any]]) -> Job:
         """Returns the job with the fingerprints that an earlier call took of the sources that can't be read now."""
@@ -87,11 +100,13 @@ class Claim:
         finished: the finished chunks of each source, by path.
         complete: whether the folder is finished.
         earlier_versions: other versions of the software than the job's that made some of the finished parts.
+        damaged: chunks of earlier calls that have to be scored again since their files are damaged, with the reason.
     """
 
     finished: Mapping[str, Finished]
     complete: bool
     earlier_versions: tuple[Mapping[str, str], ...] = ()
+    damaged: Mapping[str, str] = field(default_factory=dict)
 
 
 def claim_scored_folder(folder: str, job: Job, *, overwrite: bool = False, resume: bool = False) -> Claim:
@@ -118,14 +133,16 @@ def claim_scored_folder(folder: str, job: Job, *, overwrite: bool = False, resum
     if there is not None:
         job = job.with_known(there["inputs"])
     expected = set(job.prefixes().values())
-    parts = {prefix_of(part) for part in _parts(names)}
-    finished = finished_sources(folder, job, names)
+    damaged: dict[str, str] = {}
     earlier_versions: list[Mapping[str, str]] = []
     if there is not None:
         _check_identity(folder, there, job)
         _check_inputs(folder, there, job, resume=resume)
+        published, damaged = _find_damage(folder, names)
+        finished = finished_sources(folder, job, names - {f"{chunk}{SUFFIX}" for chunk in damaged})
         whole = all(each.whole for each in finished.values())
-        if whole and SUCCESS in names and parts == expected:
+        parts = _parts(names)
+        if whole and published and {prefix_of(part) for part in parts} == expected:
             return Claim(finished, complete=True)
         earlier_versions = there["earlier_versions"]
         if there["versions"] != job.versions and parts:
@@ -134,7 +151,7 @@ def claim_scored_folder(folder: str, job: Job, *, overwrite: bool = False, resum
     objects.remove_temporaries(folder)
     remove_notes(folder)
     # First, since they promise readers a finished folder.
-    objects.remove([f"{folder}/{name}" for name in (SUCCESS, MANIFEST) if name in names])
+    objects.remove([f"{folder}/{name}" for name in (SUCCESS, MANIFEST, PARTS) if name in names])
     mark = {
         "format": JOB_FORMAT,
         "identity": job.identity,
@@ -144,9 +161,66 @@ def claim_scored_folder(folder: str, job: Job, *, overwrite: bool = False, resum
     }
     objects.write_json(f"{folder}/{JOB}", mark)
     for place in (folder, f"{folder}/{REJECTS}"):
-        stale = [part for part in _parts(objects.list_names(place)) if prefix_of(part) not in expected]
-        objects.remove([f"{place}/{part}{_SUFFIX}" for part in stale])
-    return Claim(finished, complete=False, earlier_versions=tuple(earlier_versions))
+        there_now = _parts(objects.list_names(place))
+        stale = [part for part in there_now if prefix_of(part) not in expected or part in damaged]
+        objects.remove([f"{place}/{part}{SUFFIX}" for part in stale])
+    return Claim(
+        finished_sources(folder, job), complete=False, earlier_versions=tuple(earlier_versions), damaged=damaged
+    )
+
+
+def _find_damage(folder: str, names: Collection[str]) -> tuple[bool, dict[str, str]]:
+    """Returns whether the folder is published as it stands, and the chunks whose files are damaged, with the reason.
+
+    The files of a published folder are compared with the list of its parts by size; those of any other are read.
+    """
+    if SUCCESS in names:
+        try:
+            listed = read_parts_list(folder, read_manifest(folder))
+        except ValueError:
+            listed = None
+        if listed is not None:
+            there = objects.list_sizes(folder)
+            there |= {f"{REJECTS}/{name}": size for name, size in objects.list_sizes(f"{folder}/{REJECTS}").items()}
+            sizes = {name: size for name, size in there.items() if PurePosixPath(name).name.startswith("part-")}
+            wrong = sorted(
+                name for name in sizes.keys() | listed if name not in listed or sizes.get(name) != listed[name].bytes
+            )
+            damaged = {
+                PurePosixPath(name).name.removesuffix(SUFFIX): f"{name} is missing or has another size"
+                for name in wrong
+                if name in listed
+            }
+            return not wrong, damaged
+    return False, dict(read_parts(folder, _parts(names)).damaged)
+
+
+def read_marks(folder: str) -> dict[str, str]:
+    """Returns the SHA-256 of manifest and job, which `_SUCCESS` has.
+
+    Raises:
+        ValueError: it can't be read.
+    """
+    try:
+        marks = json.loads(objects.read_bytes(f"{folder}/{SUCCESS}"))
+        return {name: str(marks[name]) for name in (MANIFEST, JOB)}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{SUCCESS} can't be read: {' '.join(str(error).split())}") from error
+
+
+def read_manifest(folder: str) -> dict[str, Any]:
+    """Returns the manifest of a finished folder.
+
+    Raises:
+        ValueError: it can't be read, or `_SUCCESS` names another one.
+    """
+    try:
+        content = objects.read_bytes(f"{folder}/{MANIFEST}")
+    except OSError as error:
+        raise ValueError(f"{MANIFEST} can't be read: {' '.join(str(error).split())}") from error
+    if read_marks(folder)[MANIFEST] != hashlib.sha256(content).hexdigest():
+        raise ValueError(f"{MANIFEST} is not the one that {SUCCESS} names")
+    return dict(json.loads(content))
 
 
 def finished_sources(folder: str, job: Job, names: Collection[str] | None = None) -> dict[str, Finished]:
@@ -166,25 +240,68 @@ def finished_parts(folder: str) -> set[str]:
     return _parts(objects.list_names(folder))
 
 
-def publish(folder: str, manifest: Mapping[str, Any]) -> None:
-    """Writes the manifest, and then the mark that says that the folder is finished.
+def publish(folder: str, job: Job, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads every part, lists them, writes the manifest, and then the mark that says that the folder is finished.
 
-    Temporary files are removed first: the runner may have lost workers while they were writing.
+    What a late writer of an earlier job has added meanwhile is removed: it is not part of the table.
+
+    Args:
+        folder: of the parts.
+        job: whose folder it is.
+        manifest: without the counts and the list of parts, which are added here.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        JobFailure: parts are missing or damaged; the damaged ones are removed, and a repeated job makes them again.
     """
     objects.remove_temporaries(folder)
-    objects.write_json(f"{folder}/{MANIFEST}", manifest)
-    objects.write_bytes(f"{folder}/{SUCCESS}", b"\n")
+    _remove_surplus(folder, job, None)
+    names = finished_parts(folder)
+    found = finished_chunks(names)
+    for path, prefix in job.prefixes().items():
+        if prefix not in found or not found[prefix].whole:
+            raise JobFailure(f"{folder}: parts of {path} are missing, though the job has ended; repeat the command")
+    read = read_parts(folder, names)
+    if read.damaged:
+        for place in (folder, f"{folder}/{REJECTS}"):
+            objects.remove([f"{place}/{chunk}{SUFFIX}" for chunk in read.damaged])
+        chunk, reason = next(iter(read.damaged.items()))
+        raise JobFailure(
+            f"{folder}: {len(read.damaged)} parts are damaged ({chunk}: {reason}) and were removed; repeat the command"
+        )
+    listed = write_parts_list(folder, read.parts)
+    manifest = {"format": JOB_FORMAT, **manifest, "counts": read.counts.to_json(), "parts": listed}
+    content = json_bytes(manifest)
+    objects.write_bytes(f"{folder}/{MANIFEST}", content)
+    marks = {MANIFEST: content, JOB: objects.read_bytes(f"{folder}/{JOB}")}
+    objects.write_json(f"{folder}/{SUCCESS}", {name: hashlib.sha256(text).hexdigest() for name, text in marks.items()})
+    _remove_surplus(folder, job, {part.name for part in read.parts})
+    return manifest
+
+
+def _remove_surplus(folder: str, job: Job, listed: Collection[str] | None) -> None:
+    """Removes parts that are not the job's, or not in the list."""
+    expected = set(job.prefixes().values())
+    for place in ("", f"{REJECTS}/"):
+        surplus = [
+            f"{folder}/{place}{part}{SUFFIX}"
+            for part in _parts(objects.list_names(f"{folder}/{place}".rstrip("/")))
+            if prefix_of(part) not in expected or (listed is not None and f"{place}{part}{SUFFIX}" not in listed)
+        ]
+        objects.remove(surplus)
 
 
 def _parts(names: Iterable[str]) -> set[str]:
-    return {name.removesuffix(_SUFFIX) for name in names if name.startswith("part-")}
+    return {name.removesuffix(SUFFIX) for name in names if name.startswith("part-")}
 
 
 def _empty(folder: str, names: Collection[str]) -> None:
     """Removes a job's files: first the mark that it is finished, last the mark that says whose folder it is."""
-    objects.remove([f"{folder}/{name}" for name in (SUCCESS, MANIFEST) if name in names])
+    objects.remove([f"{folder}/{name}" for name in (SUCCESS, MANIFEST, PARTS) if name in names])
     for place in (folder, f"{folder}/{REJECTS}"):
-        objects.remove([f"{place}/{part}{_SUFFIX}" for part in _parts(objects.list_names(place))])
+        objects.remove([f"{place}/{part}{SUFFIX}" for part in _parts(objects.list_names(place))])
     objects.remove_folder(f"{folder}/{REJECTS}")
     remove_notes(folder)
     objects.remove([f"{folder}/{JOB}"])
@@ -195,9 +312,15 @@ def _read_job(folder: str, names: Collection[str]) -> dict[str, Any] | None:
         if not objects.is_empty(folder):
             raise UserError(f"{folder}: is not empty and has no {JOB}; name another --output")
         return None
-    job: dict[str, Any] = objects.read_json(f"{folder}/{JOB}")
+    try:
+        job: dict[str, Any] = objects.read_json(f"{folder}/{JOB}")
+    except ValueError as error:
+        raise UserError(f"{folder}/{JOB}: is damaged ({error}); --overwrite the folder") from error
     if job.get("format") != JOB_FORMAT:
-        raise UserError(f"{folder}: was made by another version of sepline; name another --output, or --overwrite it")
+        raise UserError(
+            f"{folder}: has format {job.get('format')}, and this sepline writes format {JOB_FORMAT}; its parts can be "
+            "read as they are; name another --output, or --overwrite it"
+        )
     return job
 
 

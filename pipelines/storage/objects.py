@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 
 from model import folders
 from model.errors import DamagedFileError, JobFailure, UserError
+from model.folders import json_bytes
 from pipelines.storage import filesystems
 
 _TEMPORARY = ".writing"
@@ -67,7 +68,7 @@ def read_bytes(path: str) -> bytes:
 
 def write_json(path: str, content: Any) -> None:
     """Writes JSON values as an object."""
-    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode("utf-8"))
+    write_bytes(path, json_bytes(content))
 
 
 def read_json(path: str) -> Any:
@@ -95,7 +96,12 @@ def open_object(path: str) -> BinaryIO:
 
 
 def list_names(folder: str) -> set[str]:
-    """Returns the names of the objects directly in a folder; none if the folder doesn't exist.
+    """Returns the names of the objects directly in a folder, as `list_sizes` lists them."""
+    return set(list_sizes(folder))
+
+
+def list_sizes(folder: str) -> dict[str, int]:
+    """Returns the sizes in bytes of the objects directly in a folder, by name; none if the folder doesn't exist.
 
     Unfinished objects, of running or dead writers, are not listed.
 
@@ -107,12 +113,12 @@ def list_names(folder: str) -> set[str]:
         if is_local(folder):
             try:
                 with os.scandir(folder) as entries:
-                    names = {entry.name for entry in entries if entry.is_file()}
+                    sizes = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
             except FileNotFoundError:
-                return set()
+                return {}
         else:
-            names = set(_list_remote(folder))
-    return {name for name in names if not name.endswith(_TEMPORARY)}
+            sizes = _list_remote(folder)
+    return {name: size for name, size in sizes.items() if not name.endswith(_TEMPORARY)}
 
 
 def list_tree(folder: str) -> set[str]:

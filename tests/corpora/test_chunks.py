@@ -391,8 +391,8 @@ def test_a_long_compressed_file_is_streamed(tmp_path: Path) -> None:
 
 def test_names_are_the_same_always() -> None:
     """They are what a repeated run finds its finished parts by."""
-    assert part_prefix("x/A.csv") == "part-A-53f27a786bc1"
-    assert part_prefix("x/A.csv", "file", "job") == "part-A-63d3cb759cb8"
+    assert part_prefix("x/A.csv") == "part-A-53f27a786bc12d46"
+    assert part_prefix("x/A.csv", "file", "job") == "part-A-63d3cb759cb8b601"
     assert part_prefix("\udc80.csv") == "part---4d9b92949705"  # a byte that is no UTF-8, as Python gives it in a name
     long = part_prefix("x/Long name_with 'odd' chars, 09 and more than forty.v2.xml.gz").rpartition("-")[0]
     assert long == "part-Long-name_with-odd-chars-09-and-more-tha"  # 40 characters of it
@@ -401,12 +401,17 @@ def test_names_are_the_same_always() -> None:
 
 
 def test_what_the_names_say_is_finished() -> None:
-    names = ["part-a-0123456789ab-000000", "part-a-0123456789ab-000002-last", "part-b-0123456789ab-1000000"]
-    others = ["part-a-0123456789ab-00003", "part-a-0123456789ag-000003", "part-a-0123456789ab-000003-lost", "other"]
+    names = ["part-a-0123456789abcdef-000000", "part-a-0123456789abcdef-000002-last", "part-b-0123456789abcdef-1000000"]
+    others = [
+        "part-a-0123456789abcdef-00003",
+        "part-a-0123456789ag-000003",
+        "part-a-0123456789abcdef-000003-lost",
+        "other",
+    ]
     found = finished_chunks([*names, *others])
     assert found == {
-        "part-a-0123456789ab": Finished({0, 2}, 2),
-        "part-b-0123456789ab": Finished({1_000_000}, None),
+        "part-a-0123456789abcdef": Finished({0, 2}, 2),
+        "part-b-0123456789abcdef": Finished({1_000_000}, None),
     }
     assert [of.whole for of in found.values()] == [False, False]
     assert Finished({0, 1, 2}, 2).whole
