@@ -207,8 +207,10 @@ def test_preprocessing_leaves_the_records_of_the_local_run(
     out = tmp_path / "records"
     code, output = finish(sepline([*tiny_command, str(out), "--", *engine.flags, *external(worker_pool)]))
     assert code == 0, output
-    expected = {name: content for name, content in parts(tiny_records).items() if not name.startswith("transform")}
-    assert {name: content for name, content in parts(out).items() if not name.startswith("transform")} == expected
+    # The graph is never written twice alike, and so its checksum is not the same.
+    others = ("transform", "files.json", "COMPLETED")
+    expected = {name: content for name, content in parts(tiny_records).items() if not name.startswith(others)}
+    assert {name: content for name, content in parts(out).items() if not name.startswith(others)} == expected
     stats = [json.loads((folder / "stats.json").read_text(encoding="utf-8")) for folder in (out, tiny_records)]
     assert stats[0] == stats[1]
 

