@@ -74,8 +74,19 @@ def folder(
 
 
 def without_checksum(folder: Path, file: Path) -> bool:
-    """Whether a file of a registry has no checksum: the log, the records of a version, the lock."""
-    return folder.joinpath("versions").is_dir() and file.suffix in (".jsonl", ".lock", "")  # variables have suffixes
+    """Whether a file of a registry has no checksum: the log, the records of a version, the lock, the pointer."""
+    return folder.joinpath("versions").is_dir() and file.parent == folder
+
+
+def test_the_champion_is_compared_with_the_log(registry: Path, tmp_path: Path) -> None:
+    shutil.copytree(registry, tmp_path / "copy")
+    pointer = tmp_path / "copy" / "champion.json"
+    written = pointer.read_text(encoding="utf-8")
+    for damage in (written.replace("1", "2", 1), written.replace(" ", "\t", 1), written[:-4], ""):
+        pointer.write_text(damage, encoding="utf-8")
+        assert [problem for problem in verify(str(tmp_path / "copy")).problems if "champion.json" in problem], damage
+    shutil.rmtree(tmp_path / "copy" / "versions" / "000001")
+    assert "version 1 is missing" in verify(str(tmp_path / "copy")).problems
 
 
 def test_what_is_as_it_was_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

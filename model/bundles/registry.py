@@ -24,10 +24,12 @@ from pathlib import Path
 from model.bundles.bundle import Bundle, load_bundle
 from model.bundles.changes import Change, ChangeLog
 from model.errors import DamagedFileError, UserError
-from model.folders import make_folder, publish_folder, read_json, sync, write_json
+from model.folders import json_bytes, make_folder, publish_folder, read_json, sync, write_json
 
 _VERSIONS, _RECORDS, _PINS = "versions", "records", "pins"
 _POINTER, _CHANGES, _LOCK = "champion.json", "changes.jsonl", ".lock"
+REGISTRY_FILES = (_POINTER, _CHANGES, _LOCK)
+"""The files directly in a model's folder."""
 
 
 def open_model(path: str | Path, *, trusted: bool = False) -> Bundle:
@@ -97,6 +99,24 @@ class Registry:
     def changes(self) -> list[Change]:
         """Returns the log, oldest first."""
         return self._log.read()
+
+    def missing_versions(self) -> list[int]:
+        """Returns the versions that were added and not pruned, and are not there."""
+        pruned = {change.version for change in self.changes() if change.change == "prune"}
+        added = {change.version for change in self.changes() if change.change == "add"}
+        return sorted(added - pruned - set(self.versions()))
+
+    def check_pointer(self) -> list[str]:
+        """Returns what is wrong with the pointer: it is not as it was written, or not what the log says."""
+        file, succession = self.folder / _POINTER, self._succession()
+        pointer = _read_pointer(file)
+        if pointer is None:
+            return [f"{_POINTER} is missing or damaged"] if succession or file.exists() else []
+        if file.read_bytes() != json_bytes({"version": pointer.version, "changes": pointer.changes}):
+            return [f"{_POINTER} has changed"]
+        if [pointer.version] != succession[-1:] or pointer.changes > len(self.changes()):
+            return [f"{_POINTER} says version {pointer.version}, and the log says otherwise"]
+        return []
 
     def fallback(self) -> int | None:
         """Returns the version that a rollback would restore: the previous champion."""

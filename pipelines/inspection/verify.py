@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.bundles.bundle import DESCRIPTION, load_bundle
-from model.bundles.registry import Registry
+from model.bundles.registry import REGISTRY_FILES, Registry
 from model.bundles.training_data import COMPLETED, DATA_FORMAT, STATS
 from model.errors import UserError
 from model.folders import json_bytes
@@ -105,7 +105,7 @@ def _verify_scored(folder: str, done: Callable[[int], None]) -> Verification:
 def _old_format(job: str) -> int | None:
     try:
         written = objects.read_json(job).get("format")
-    except (ValueError, AttributeError):  # the checksum says so
+    except (ValueError, AttributeError, UserError):  # the checksum says so
         return None
     return written if isinstance(written, int) and written < JOB_FORMAT else None
 
@@ -114,7 +114,7 @@ def _verify_old_scored(folder: str, found: Verification, written: int) -> Verifi
     try:
         manifest = objects.read_json(f"{folder}/{MANIFEST}")
         counts: Mapping[str, Any] = manifest["counts"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, UserError):
         return replace(found, problems=(f"{MANIFEST} is missing or damaged",))
     read = read_parts(folder, finished_parts(folder))
     problems = [reason for _, reason in sorted(read.damaged.items())]
@@ -132,7 +132,7 @@ def _verify_records(folder: str, done: Callable[[int], None]) -> Verification:
         if FILES not in there and (written := objects.read_json(f"{folder}/{STATS}")["format"]) < DATA_FORMAT:
             return replace(found, note=_no_checksums(written))
         listed = read_files(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
         return replace(found, problems=(f"{error}; the files can't be checked without it, preprocess again",))
     return replace(
         found, files=len(listed), problems=tuple(differences(folder, listed, there - {COMPLETED}, done=done))
@@ -164,16 +164,19 @@ def _verify_registry(folder: str) -> Verification:
         files += checked.files
         problems += [f"version {version}: {problem}" for problem in checked.problems]
     try:
-        champion = registry.champion()
-        if champion is not None and champion not in registry.versions():
-            problems.append(f"version {champion} is the champion, and is missing")
         changes = registry.changes()
         added = {change.version for change in changes if change.change == "add"}
         problems += [f"version {version} is not in the log" for version in registry.versions() if version not in added]
-        chosen = [change.version for change in changes if change.change in ("promote", "rollback")]
-        if chosen and champion != chosen[-1]:
-            problems.append(f"the champion is version {champion}, and the log says {chosen[-1]}")
+        problems += [f"version {version} is missing" for version in registry.missing_versions()]
+        problems += registry.check_pointer()
     except UserError as error:
         problems.append(str(error))
-    note = "the log and the records of versions have no checksums"
+    known = ("versions", "records", "pins")
+    names = {file.relative_to(folder).parts for file in Path(folder).rglob("*") if file.is_file()}
+    problems += [
+        f"{'/'.join(parts)} is not listed"
+        for parts in sorted(names)
+        if (len(parts) == 1 and parts[0] not in REGISTRY_FILES) or (len(parts) > 1 and parts[0] not in known)
+    ]
+    note = "the log, the number of its lines in champion.json and the records of versions have no checksums"
     return Verification(folder, "registry", files, tuple(problems), note)

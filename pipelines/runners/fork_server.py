@@ -119,7 +119,7 @@ class ForkServer:
                 raise JobFailure(f"no worker process can be started: {os.strerror(code)}")
             channel = Connection(ours.detach())
         with suppress(OSError):  # one that is killed by now is told by its end
-            channel.send_bytes(pickle.dumps((function, arguments)))
+            channel.send_bytes(pickle.dumps((function, arguments, os.getcwd())))
         return Worker(pid, channel)
 
     def next_end(self) -> tuple[int, int]:
@@ -259,7 +259,8 @@ def _work(channel: int, watched: int) -> None:
         to_starter = Connection(channel)
         _to_starter.append(to_starter)
         try:
-            name, arguments = pickle.loads(to_starter.recv_bytes())
+            name, arguments, place = pickle.loads(to_starter.recv_bytes())
+            os.chdir(place)  # the server may have been started elsewhere
             to_starter.send(("returned", resolve_name(name)(*arguments)))
             code = 0
         except BaseException:

@@ -238,8 +238,10 @@ def test_a_folder_is_scored_resumed_and_extended_in_a_store(
     (bucket / "in").mkdir(parents=True)
     (bucket / "in" / "a.jsonl").write_text("\n".join(lines[:12]) + "\n{broken\n", encoding="utf-8")
     command = ["score", "--model", str(tiny_bundle.path), "--input", f"{store}/in/*", "--output", f"{store}/out/"]
+    # The store is in this process, so the job has to run here, too.
+    beam = ["--", "--runner=BundleBasedDirectRunner"]
     command += ["--chunk-records", "5", "--json"]
-    assert main(command) == 0
+    assert main([*command, *beam]) == 0
     assert json.loads(capsys.readouterr().out)["counts"]["records"] == 13
     out = bucket / "out"
     first = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
@@ -249,7 +251,7 @@ def test_a_folder_is_scored_resumed_and_extended_in_a_store(
     (out / "_SUCCESS").unlink()
     sorted(out.glob("part-*"))[1].unlink()
     (bucket / "in" / "b.jsonl").write_text("\n".join(lines[12:]), encoding="utf-8")
-    assert main(command) == 0
+    assert main([*command, *beam]) == 0
     manifest = json.loads(capsys.readouterr().out)
     assert manifest["counts"]["records"] == 21 == manifest["counts"]["scored"] + 1
     assert {path.name: path.read_bytes() for path in out.glob("part-a-*")} == {
@@ -258,7 +260,7 @@ def test_a_folder_is_scored_resumed_and_extended_in_a_store(
     assert pq.read_table(out)["doc_id"].unique().to_pylist() == [f"tiny-{number:03}" for number in range(20)]
 
     (bucket / "in" / "a.jsonl").write_text(lines[0], encoding="utf-8")
-    assert main(command) == 2
+    assert main([*command, *beam]) == 2
     assert "1 is changed" in capsys.readouterr().err
-    assert main([*command, "--overwrite"]) == 0
+    assert main([*command, "--overwrite", *beam]) == 0
     assert json.loads(capsys.readouterr().out)["counts"]["records"] == 9
