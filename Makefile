@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	&& echo $$python && break; done)
 BIN := .venv/bin
 
-.PHONY: demo demo-full retrain-demo test test-engines mutants lint format clean
+.PHONY: demo demo-full retrain-demo test test-engines faults mutants lint format clean
 .DEFAULT_GOAL := test
 
 .venv/installed: setup.py constraints.txt
@@ -40,6 +40,12 @@ test: lint
 
 test-engines: .venv/installed
 	$(BIN)/python -m pytest -m engines
+
+# The short form of the campaigns in docs/reliability.md: about ten minutes.
+faults: .venv/installed
+	$(BIN)/python benchmarks/fuzz.py --minutes 1
+	$(BIN)/python benchmarks/faults.py kill --cases 12 --folder build/faults/short
+	$(BIN)/python benchmarks/faults.py fail --cases 20 --folder build/faults/short
 
 # docs/mutation-testing.md has its latest figures.
 mutants: .venv/installed

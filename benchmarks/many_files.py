@@ -3,10 +3,10 @@
     python benchmarks/many_files.py [--files 20000 200000] [--table FILE] [--folder DIR] [--at s3://BUCKET -- FLAGS]
 
 Makes that many files of one record, and plays a job over them without a model: it lists and fingerprints the files,
-claims a folder, plans the units and hands them to Beam, lists a part for each file, and claims the folder again, as a
-repeat does. Each size runs in a process of its own. The table has a line for each size that is done, and those are not
-done again. Prints for each step the seconds and the memory above that of the start, the slope between the smallest and
-the largest size, and what a million files would take by it.
+claims a folder, plans the units and hands them to Beam, lists a part for each file, claims the folder again, as a
+repeat does, publishes it, and claims it when it is finished. Each size runs in a process of its own. The table has a
+line for each size that is done, and those are not done again. Prints for each step the seconds and the memory above
+that of the start, the slope between the smallest and the largest size, and what a million files would take by it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pipelines.corpora.sources import fingerprint_sources, match_sources
 from pipelines.scoring.counts import PartCounts, count_metadata
 from pipelines.scoring.pipeline import create_units
 from pipelines.scoring.score import plan_units
-from pipelines.scoring.scored_folder import Job, claim_scored_folder, finished_parts
+from pipelines.scoring.scored_folder import Job, claim_scored_folder, finished_parts, publish
 from pipelines.scoring.settings import ScoreSettings, ScoringContext
 from pipelines.storage import objects
 
@@ -119,6 +119,10 @@ def run(files: int, place: str, flags: list[str], result: Any) -> None:
         assert len(finished_parts(output)) == files
     with step("claim at a repeat"):
         assert all(each.whole for each in claim_scored_folder(output, job).finished.values())
+    with step("publish"):
+        publish(output, job, {"inputs": list(job.inputs)})
+    with step("claim when finished"):
+        assert claim_scored_folder(output, job).complete
     result.send(steps)
 
 

@@ -321,6 +321,10 @@ def _report_lost_records(counts: Mapping[str, Any], rejects: str, *, allow_broke
         (Reason.SWALLOWED_RECORDS, "broken rows extend over several lines; rows may be lost in them; {} says which"),
     ):
         if count := counts["rejects"].get(reason, 0):
+            if reason is Reason.BROKEN_SOURCE:
+                from pipelines.storage.parquet import count_reject_sources
+
+                count = count_reject_sources(rejects, reason)  # one may break off in several places
             print(f"sepline: {count} {text.format(rejects)}", file=sys.stderr)
             lost += 0 if allow_broken and reason is Reason.BROKEN_SOURCE else count
     return int(lost > 0)

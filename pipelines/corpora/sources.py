@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -259,14 +260,42 @@ def _match(pattern: str) -> list[Source]:
     try:
         # A file's name may look like a glob, such as "a[1].xml". A link that leads nowhere exists, too.
         if filesystems.scheme(pattern) is None:
-            found = [(pattern, _size(pattern))] if os.path.lexists(pattern) else filesystems.match(pattern)
+            found = [(pattern, _size(pattern))] if os.path.lexists(pattern) else _match_local(pattern)
         elif set("*?[") & set(pattern) and filesystems.exists(pattern):
             found = [(pattern, filesystems.size(pattern))]
         else:
             found = filesystems.match(pattern)
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and filesystems.scheme(pattern) is None:  # a bad disk, not a wrong path
+            raise JobFailure(f"cannot look for {pattern!r}: {error}; repeat the command") from error
         raise UserError(f"cannot look for {pattern!r}: {error}") from error
     return [Source(path, size) for path, size in found]
+
+
+def _match_local(pattern: str) -> list[tuple[str, int]]:
+    """Returns path and size of the files that a local glob matches; `**` matches across folders, as Beam's globs do.
+
+    Beam's own search leaves out what it can't list or look at, such as a folder on a bad disk, without a word.
+
+    Raises:
+        OSError: a folder can't be listed.
+    """
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    top = re.match(r"[^*?\[]*", pattern).group().rpartition("/")[0] or ("/" if pattern.startswith("/") else ".")  # type: ignore[union-attr]
+    matches = re.compile(filesystems.translate_pattern(pattern)).fullmatch
+    deepest = None if "**" in pattern else pattern.count("/")
+    found = []
+    for folder, folders, files in os.walk(top, onerror=fail):
+        place = "" if folder == "." else f"{folder.rstrip('/')}/"
+        place = place.removeprefix("./") if not pattern.startswith("./") else place
+        found += [(f"{place}{name}", _size(f"{place}{name}")) for name in files if matches(f"{place}{name}")]
+        if deepest is not None and place.count("/") >= deepest:
+            folders.clear()
+    return found
 
 
 def _size(path: str) -> int:
@@ -282,6 +311,7 @@ class _SteadyStream(io.RawIOBase):
     def __init__(self, path: str, state: FileState | None) -> None:
         self._path, self._expected, self._offset = path, state, 0
         self._stream = _retrying(path, self._open)
+        self._expected = self._expected or self._state  # when it is opened again, it has to be the same file
 
     @property
     def state(self) -> FileState:
@@ -291,7 +321,7 @@ class _SteadyStream(io.RawIOBase):
     def check_unchanged(self) -> None:
         """Raises `SourceFailure` if the file is no longer as expected, or else as it was when it was opened."""
         state = _retrying(self._path, lambda: _look_at(self._path, self._stream))
-        if state != (self._expected or self._state):
+        if state != self._expected:
             raise SourceFailure(f"{shown_path(self._path)}: has changed since this command began")
 
     def readable(self) -> bool:

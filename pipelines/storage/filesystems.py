@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar, cast
 
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileSystem
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils.retry import retry_on_server_errors_and_timeout_filter, with_exponential_backoff
@@ -66,6 +66,11 @@ def match(pattern: str) -> list[tuple[str, int]]:
     filesystem._list = lambda place: progress.through(list_objects(place))  # what Beam's `match` filters
     (result,) = _ask(pattern, lambda: filesystem.match([pattern]), progress)
     return [(metadata.path, metadata.size_in_bytes) for metadata in result.metadata_list]
+
+
+def translate_pattern(pattern: str) -> str:
+    """Returns a glob as a regular expression; `*` stays within a folder, `**` does not."""
+    return str(FileSystem.translate_pattern(pattern))
 
 
 def exists(path: str) -> bool:

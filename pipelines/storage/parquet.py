@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model.records import Reject
 from model.schema import reject_schema
+from pipelines.storage import objects
 from pipelines.storage.objects import read_bytes, write_bytes
 
 
@@ -39,3 +41,12 @@ def write_rejects(path: str, rejects: Sequence[Reject], metadata: dict[str, str]
     columns: dict[str, list[Any]] = {name: [getattr(reject, name) for reject in rejects] for name in schema.names}
     columns["reason"] = [str(reason) for reason in columns["reason"]]
     write_table(path, pa.Table.from_pydict(columns, schema=schema))
+
+
+def count_reject_sources(folder: str, reason: str) -> int:
+    """Returns how many sources have rejects with a reason, in a folder of parts of rejects."""
+    sources: set[str] = set()
+    for name in objects.list_names(folder):
+        table = read_table(f"{folder}/{name}")
+        sources.update(table.filter(pc.equal(table["reason"].cast(pa.string()), reason))["source"].to_pylist())
+    return len(sources)

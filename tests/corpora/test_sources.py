@@ -151,6 +151,52 @@ def test_a_file_that_cannot_be_opened_fails(tmp_path: Path, name: str) -> None:
         read(path)
 
 
+def test_a_glob_leaves_nothing_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["a.jsonl", "b.jsonl", "deep/c.jsonl", "deep/er/d.jsonl", "other.csv"]
+    for name in names:
+        write(tmp_path / name)
+    (tmp_path / "b.jsonl").unlink()
+    (tmp_path / "b.jsonl").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+
+    def found(pattern: str) -> list[str]:
+        return [source.path for source in match_sources([pattern])]
+
+    here = str(tmp_path)
+    assert found(f"{here}/*.jsonl") == [f"{here}/{name}" for name in ("a.jsonl", "b.jsonl", "pipe.jsonl")]
+    assert found(f"{here}/**.jsonl") == [
+        f"{here}/{name}" for name in ("a.jsonl", "b.jsonl", "deep/c.jsonl", "deep/er/d.jsonl", "pipe.jsonl")
+    ]
+    assert found(f"{here}/*/*.jsonl") == [f"{here}/deep/c.jsonl"]
+    assert found(f"{here}/d?ep/[a-c].jsonl") == [f"{here}/deep/c.jsonl"]
+    assert found(f"{here}/deep/**/*.jsonl") == [f"{here}/deep/er/d.jsonl"]
+    monkeypatch.chdir(tmp_path)
+    assert (
+        found("a.j*") == ["a.jsonl"] and found("deep/*") == ["deep/c.jsonl"] and found("./deep/*") == ["./deep/c.jsonl"]
+    )
+    (source,) = fingerprint_sources([f"{here}/b.json*"])
+    assert source.failure == f"{here}/b.jsonl: cannot be read: No such file or directory"
+
+
+LIST = """
+import sys
+from pipelines.corpora.sources import match_sources
+print(len(match_sources([sys.argv[1]])))
+"""
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
+    if shutil.which("strace") is None:
+        skip_unless_required("strace", "strace is not here")
+    write(tmp_path / "a.jsonl")
+    write(tmp_path / "deep" / "b.jsonl")
+    place = str(tmp_path / "deep")
+    command = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", place, "-e", "inject=getdents64:error=EIO"]
+    command += [sys.executable, "-W", "ignore", "-c", LIST, f"{tmp_path}/**.jsonl"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 1 and "JobFailure: cannot look for" in run.stderr and "Input/output error" in run.stderr
+
+
 READ = """
 import sys
 from pipelines.corpora.options import ReadOptions

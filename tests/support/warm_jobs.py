@@ -111,6 +111,10 @@ class Job:
             assert time.monotonic() < deadline, "the moment never came"
             time.sleep(0.003)
 
+    def has_ended(self) -> bool:
+        """Returns whether it has ended, in whatever way."""
+        return self._state() == "Z"
+
     def wait_until_stopped(self) -> None:
         """Waits until it, or a process that it has started, has stopped itself, as `stop_before` makes it do."""
         self.wait_until(lambda: bool(self.stopped()))
