@@ -312,10 +312,7 @@ def _read_job(folder: str, names: Collection[str]) -> dict[str, Any] | None:
         if not objects.is_empty(folder):
             raise UserError(f"{folder}: is not empty and has no {JOB}; name another --output")
         return None
-    try:
-        job: dict[str, Any] = objects.read_json(f"{folder}/{JOB}")
-    except ValueError as error:
-        raise UserError(f"{folder}/{JOB}: is damaged ({error}); --overwrite the folder") from error
+    job: dict[str, Any] = objects.read_json(f"{folder}/{JOB}")
     if job.get("format") != JOB_FORMAT:
         raise UserError(
             f"{folder}: has format {job.get('format')}, and this sepline writes format {JOB_FORMAT}; its parts can be "
