@@ -186,7 +186,7 @@ def _add_score(parsers: Parsers) -> None:
 
 
 def _add_verify(parsers: Parsers) -> None:
-    summary = "is every file of an output folder as it was written?"
+    summary = "whether every file of an output folder is as it was written"
     verb = _add_verb(parsers, "verify", verbs.run_verify, summary, beam=True)
     verb.add_argument("folder", nargs="+", metavar="FOLDER", help="scored folders, records, bundles, REGISTRY/NAME")
     _add_json(verb)

@@ -188,7 +188,8 @@ def run_verify(options: argparse.Namespace) -> int:
     if options.json:
         _print_json([one.to_json() for one in found])
     for one in [] if options.json else found:
-        state = f"{len(one.problems)} problems" if one.problems else "as it was written"
+        count = len(one.problems)
+        state = f"{count} problem{'s' if count > 1 else ''}" if count else "as it was written"
         print(f"{one.folder}: {one.kind}, {one.files:,} files: {state}")
         for line in [*one.problems, *([one.note] if one.note else [])]:
             print(f"  {line}")
