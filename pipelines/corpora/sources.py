@@ -7,8 +7,6 @@ was fingerprinted. That is retried for a moment and then raises `SourceFailure`;
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import hashlib
 import io
 import os
@@ -16,12 +14,11 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from types import TracebackType
-from typing import Any, BinaryIO, TypeVar, cast
-
-import zstandard
+from typing import Any, TypeVar, cast
 
 from model.errors import JobFailure, UserError
 from model.records import Document, Reason, Reject
@@ -29,14 +26,13 @@ from pipelines.corpora.lines import START, RecordPosition
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.reader import read_records
 from pipelines.storage import filesystems
+from pipelines.storage.decompression import decompressed
+from pipelines.storage.packed import Packed
+from pipelines.storage.parallel import map_files
 
 T = TypeVar("T")
 
-_THREADS = 8
-_BLOCK_BYTES = 64 * 1024
 _READ_BYTES = 256 * 1024
-# A block of zstd input grows at most 32,768-fold, so this bounds what one call decompresses to 32 MiB.
-_ZSTD_INPUT_BYTES = 1024
 _WAITS = (0.1, 0.5, 2.0)
 """Seconds before the tries that follow a failed one."""
 _REFUSALS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -74,6 +70,9 @@ class FileState:
     inode: int | None = None
     checksum: str | None = None
 
+    def __reduce__(self) -> tuple[type[FileState], tuple[Any, ...]]:  # see `Unit`
+        return FileState, (self.size, self.modified_ns, self.inode, self.checksum)
+
 
 @dataclass(frozen=True, slots=True)
 class FingerprintedSource:
@@ -92,6 +91,9 @@ class FingerprintedSource:
     state: FileState | None = None
     failure: str | None = None
 
+    def __reduce__(self) -> tuple[type[FingerprintedSource], tuple[Any, ...]]:  # see `Unit`
+        return FingerprintedSource, (self.path, self.fingerprint, self.state, self.failure)
+
 
 def match_sources(patterns: Sequence[str]) -> list[Source]:
     """Returns the files that match any of the patterns, sorted by path, each once.
@@ -105,7 +107,7 @@ def match_sources(patterns: Sequence[str]) -> list[Source]:
         UserError: a pattern matches nothing, all patterns name folders, or a filesystem refuses to list files.
         JobFailure: a filesystem does not answer.
     """
-    sources: dict[str, Source] = {}
+    sources: list[Source] = []
     folders = [pattern for pattern in patterns if pattern.endswith("/") or os.path.isdir(pattern)]
     if folders and len(folders) == len(patterns):
         raise UserError(f"{folders[0]!r} is a folder; name its files, for example {folders[0].rstrip('/') + '/*'!r}")
@@ -113,8 +115,9 @@ def match_sources(patterns: Sequence[str]) -> list[Source]:
         found = [Source(pattern, 0)] if pattern in folders else _match(pattern)
         if not found:
             raise UserError(f"no file matches {pattern!r}; check the path")
-        sources.update((source.path, source) for source in found)
-    return [sources[path] for path in sorted(sources)]
+        sources += found
+    sources.sort(key=attrgetter("path"))
+    return [next(twins) for _, twins in groupby(sources, attrgetter("path"))]
 
 
 def open_source(path: str, state: FileState | None = None) -> SourceReader:
@@ -142,7 +145,7 @@ class SourceReader:
         self._path = path
         self._file = _SteadyStream(path, state)
         self.stored = cast(io.BufferedReader, io.BufferedReader(self._file, _READ_BYTES))
-        self.stream = _decompressed(self.stored)
+        self.stream = decompressed(self.stored)
 
     def __enter__(self) -> SourceReader:
         return self
@@ -215,7 +218,7 @@ def fingerprint_source(source: Source) -> FingerprintedSource:
             return FingerprintedSource(source.path, described, state)
         with _SteadyStream(source.path, None) as file:
             state = file.state
-            described |= {"size": state.size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}  # type: ignore[arg-type]
+            described |= {"size": state.size, "sha256": _sha256(file, state.size)}
             file.check_unchanged()
         return FingerprintedSource(source.path, described, state)
     except SourceFailure as failure:
@@ -229,15 +232,15 @@ def require_readable(sources: Sequence[FingerprintedSource]) -> None:
             raise SourceFailure(f"{source.failure}; repeat the command")
 
 
-def fingerprint_sources(patterns: Sequence[str]) -> list[FingerprintedSource]:
+def fingerprint_sources(patterns: Sequence[str]) -> Sequence[FingerprintedSource]:
     """Returns the fingerprints of the files that match the patterns, in the order of `match_sources`.
 
     Raises:
         UserError, JobFailure: as `match_sources`.
     """
     sources = match_sources(patterns)
-    with ThreadPoolExecutor(_THREADS) as pool:  # hashing and the network both let other threads run
-        return list(pool.map(fingerprint_source, sources))
+    local = all(filesystems.scheme(pattern) is None for pattern in patterns)
+    return Packed(map_files(fingerprint_source, sources, local=local))
 
 
 def sample_records(path: str, options: ReadOptions, *, most_bytes: int = 1 << 19) -> tuple[int, int]:
@@ -260,47 +263,62 @@ def _match(pattern: str) -> list[Source]:
     try:
         # A file's name may look like a glob, such as "a[1].xml". A link that leads nowhere exists, too.
         if filesystems.scheme(pattern) is None:
-            found = [(pattern, _size(pattern))] if os.path.lexists(pattern) else _match_local(pattern)
-        elif set("*?[") & set(pattern) and filesystems.exists(pattern):
-            found = [(pattern, filesystems.size(pattern))]
-        else:
-            found = filesystems.match(pattern)
+            return [Source(pattern, _size(pattern))] if os.path.lexists(pattern) else list(_match_local(pattern))
+        if set("*?[") & set(pattern) and filesystems.exists(pattern):
+            return [Source(pattern, filesystems.size(pattern))]
+        return [Source(path, size) for path, size in filesystems.match(pattern)]
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and filesystems.scheme(pattern) is None:  # a bad disk, not a wrong path
             raise JobFailure(f"cannot look for {pattern!r}: {error}; repeat the command") from error
         raise UserError(f"cannot look for {pattern!r}: {error}") from error
-    return [Source(path, size) for path, size in found]
 
 
-def _match_local(pattern: str) -> list[tuple[str, int]]:
-    """Returns path and size of the files that a local glob matches; `**` matches across folders, as Beam's globs do.
+def _match_local(pattern: str) -> Iterator[Source]:
+    """Yields the files that a local glob matches; `**` matches across folders, as Beam's globs do.
 
     Beam's own search leaves out what it can't list or look at, such as a folder on a bad disk, without a word.
 
     Raises:
         OSError: a folder can't be listed.
     """
-
-    def fail(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            raise error
-
-    top = re.match(r"[^*?\[]*", pattern).group().rpartition("/")[0] or ("/" if pattern.startswith("/") else ".")  # type: ignore[union-attr]
+    top = re.match(r"[^*?\[]*", pattern).group().rpartition("/")[0]  # type: ignore[union-attr]
     matches = re.compile(filesystems.translate_pattern(pattern)).fullmatch
     deepest = None if "**" in pattern else pattern.count("/")
-    found = []
-    for folder, folders, files in os.walk(top, onerror=fail):
-        place = "" if folder == "." else f"{folder.rstrip('/')}/"
-        place = place.removeprefix("./") if not pattern.startswith("./") else place
-        found += [(f"{place}{name}", _size(f"{place}{name}")) for name in files if matches(f"{place}{name}")]
-        if deepest is not None and place.count("/") >= deepest:
-            folders.clear()
-    return found
+    folders = [f"{top}/" if top or pattern.startswith("/") else ""]
+    while folders:
+        place = folders.pop()
+        try:
+            entries = os.scandir(place or ".")
+        except FileNotFoundError:  # it is gone meanwhile
+            continue
+        with entries:
+            for entry in entries:
+                path = f"{place}{entry.name}"
+                if not _is_folder(entry):
+                    if matches(path):
+                        yield Source(path, _size(entry))
+                elif not entry.is_symlink() and (deepest is None or place.count("/") < deepest):
+                    folders.append(f"{path}/")
 
 
-def _size(path: str) -> int:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        return os.stat(path).st_size
+        return entry.is_dir()
+    except OSError:  # a link that leads nowhere; fingerprinting it says why
+        return False
+
+
+def _sha256(file: io.RawIOBase, size: int) -> str:
+    """Returns the hash of a file; with a small buffer for a small file, since there may be many."""
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(min(size + 1, _READ_BYTES)))
+    while count := file.readinto(buffer):
+        digest.update(buffer[:count])
+    return digest.hexdigest()
+
+
+def _size(path: str | os.DirEntry[str]) -> int:
+    try:
+        return os.stat(path).st_size if isinstance(path, str) else path.stat().st_size
     except OSError:  # fingerprinting it says why
         return 0
 
@@ -320,7 +338,7 @@ class _SteadyStream(io.RawIOBase):
 
     def check_unchanged(self) -> None:
         """Raises `SourceFailure` if the file is no longer as expected, or else as it was when it was opened."""
-        state = _retrying(self._path, lambda: _look_at(self._path, self._stream))
+        state = _retrying(self._path, lambda: _look_at(self._path, self._stream, self._expected))
         if state != self._expected:
             raise SourceFailure(f"{shown_path(self._path)}: has changed since this command began")
 
@@ -359,17 +377,21 @@ class _SteadyStream(io.RawIOBase):
 
     def _open(self) -> io.BufferedReader:
         stream = filesystems.open_stream(self._path)
-        self._state = _look_at(self._path, stream)
+        self._state = _look_at(self._path, stream, self._expected)
         if self._expected is not None and self._state != self._expected:
             stream.close()
             raise SourceFailure(f"{shown_path(self._path)}: has changed since this command began")
         return stream
 
 
-def _look_at(path: str, stream: io.BufferedReader | None = None) -> FileState:
-    """Returns the state of a file: of the open one, if it is local, however its name is used now."""
+def _look_at(path: str, stream: io.BufferedReader | None = None, expected: FileState | None = None) -> FileState:
+    """Returns the state of a file: of the open one, if it is local, however its name is used now.
+
+    A store is asked for the checksum alone if it is known what is expected: another content has another one.
+    """
     if filesystems.scheme(path) is not None:
-        return FileState(filesystems.size(path), checksum=filesystems.checksum(path))
+        size = filesystems.size(path) if expected is None else expected.size
+        return FileState(size, checksum=filesystems.checksum(path))
     found = os.stat(path if stream is None else stream.fileno())
     return FileState(found.st_size, found.st_mtime_ns, found.st_ino)
 
@@ -393,69 +415,3 @@ def _retrying(path: str, call: Callable[[], T], again: Callable[[], T] | None = 
                 raise SourceFailure(f"{shown_path(path)}: cannot be read: {reason}") from error
         time.sleep(wait)
         call = again or call
-
-
-def _decompressed(file: io.BufferedReader) -> io.BufferedReader:
-    head = file.peek(4)
-    for magic, blocks in _decompressors().items():
-        if head.startswith(magic):
-            return io.BufferedReader(_BlockStream(file, blocks), _BLOCK_BYTES)
-    return file
-
-
-def _decompressors() -> dict[bytes, Callable[[BinaryIO], Iterator[bytes]]]:
-    return {b"\x1f\x8b": _gzip_blocks, b"BZh": _bzip2_blocks, b"\x28\xb5\x2f\xfd": _zstd_blocks}
-
-
-def _gzip_blocks(file: BinaryIO) -> Iterator[bytes]:
-    with gzip.GzipFile(fileobj=file) as content:
-        while block := content.read1(_BLOCK_BYTES):
-            yield block
-
-
-def _bzip2_blocks(file: BinaryIO) -> Iterator[bytes]:
-    with bz2.BZ2File(file) as content:
-        while block := content.read1(_BLOCK_BYTES):
-            yield block
-
-
-def _zstd_blocks(file: BinaryIO) -> Iterator[bytes]:
-    # Frame by frame, because zstandard's own stream reader doesn't notice that a file is truncated.
-    decompressor = zstandard.ZstdDecompressor()
-    frame = decompressor.decompressobj()
-    inside_frame = False
-    while data := file.read(_ZSTD_INPUT_BYTES):
-        while data:
-            inside_frame = True
-            if block := frame.decompress(data):
-                yield block
-            data = b""
-            if frame.eof:
-                data = frame.unused_data
-                frame = decompressor.decompressobj()
-                inside_frame = False
-    if inside_frame:
-        raise EOFError("Compressed file ended before the end of a zstd frame")
-
-
-class _BlockStream(io.RawIOBase):
-    """A forward-only stream of blocks of bytes. It raises an error only after all bytes decompressed before it."""
-
-    def __init__(self, file: io.BufferedReader, blocks: Callable[[BinaryIO], Iterator[bytes]]) -> None:
-        self._file = file
-        self._blocks = blocks(file)
-        self._rest = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        block = self._rest or next(self._blocks, b"")
-        size = min(len(block), len(buffer))
-        buffer[:size] = block[:size]
-        self._rest = block[size:]
-        return size
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileSystem
 from apache_beam.io.filesystems import FileSystems
@@ -113,10 +113,10 @@ def put(path: str, content: bytes) -> None:
 
 def open_stream(path: str) -> io.BufferedReader:
     """Returns the content of an object, as stored; seekable if its filesystem allows it."""
+    if scheme(path) is None:
+        return open(path, "rb")
     stream = _ask(path, lambda: _FILESYSTEMS.open(path, compression_type=CompressionTypes.UNCOMPRESSED))
-    if scheme(path) is not None:
-        return io.BufferedReader(_RemoteStream(path, stream), _BLOCK_BYTES)
-    return cast(io.BufferedReader, stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream))
+    return io.BufferedReader(_RemoteStream(path, stream), _BLOCK_BYTES)
 
 
 class _RemoteStream(io.RawIOBase):

@@ -106,6 +106,16 @@ def test_compressed_data_that_breaks_off(tmp_path: Path, compress: Callable[[byt
 
 
 @pytest.mark.parametrize("compress", COMPRESSORS.values(), ids=COMPRESSORS)
+def test_an_error_of_a_compressed_stream_is_raised_again_and_no_end_follows(
+    tmp_path: Path, compress: Callable[[bytes], bytes]
+) -> None:
+    with open_source(write(tmp_path / "a", compress(LINES)[:-20])) as source:
+        for _ in range(3):
+            with pytest.raises((EOFError, OSError)):
+                list(iter(lambda: source.stream.read1(1 << 16), b""))
+
+
+@pytest.mark.parametrize("compress", COMPRESSORS.values(), ids=COMPRESSORS)
 def test_compressed_data_that_is_damaged(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
     content = compress(LINES)
     middle = len(content) // 2

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +19,9 @@ from conftest import PROJECT, tiny_documents
 from model.bundles.bundle import Bundle
 from model.errors import JobFailure, UserError
 from pipelines.cli import main
+from pipelines.corpora.chunks import Unit, read_chunks
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sources import SourceFailure, fingerprint_sources
 from pipelines.storage import objects
 
 
@@ -45,6 +48,8 @@ class ObjectStore(FileSystem):
     """
 
     root: Path
+    asked: ClassVar[list[str]] = []
+    """What it was asked about single objects."""
 
     @classmethod
     def scheme(cls) -> str:
@@ -88,12 +93,14 @@ class ObjectStore(FileSystem):
         return self._local(path).is_file()
 
     def size(self, path: str) -> int:
+        self.asked.append("size")
         return self._local(path).stat().st_size
 
     def last_updated(self, path: str) -> float:
         return self._local(path).stat().st_mtime
 
     def checksum(self, path: str) -> str:
+        self.asked.append("checksum")
         return f"tag-{hash(self._local(path).read_bytes()) % 2**32:x}"
 
     def metadata(self, path: str) -> FileMetadata:
@@ -141,6 +148,19 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, store: str) -> str:
     if request.param == "testfolders":
         return "testfolders://bucket/a/b"  # Beam lists no folder there whose name reads like a glob
     return str(tmp_path / "a[1]" / "b") if request.param == "local" else f"{store}/a[1]/b"
+
+
+def test_a_store_is_asked_once_whether_an_object_has_changed(store: str) -> None:
+    objects.write_bytes(f"{store}/a.jsonl", b'{"doc_id": "1", "text": "One."}\n')
+    (source,) = fingerprint_sources([f"{store}/*.jsonl"])
+    ObjectStore.asked.clear()
+    unit = Unit(source.path, "part-a-0", state=source.state)
+    (chunk,) = read_chunks(unit, ReadOptions(), size=10)
+    assert len(chunk.items) == 1
+    assert ObjectStore.asked == ["checksum"] * 2  # when it is opened, and when the chunk is read
+    objects.write_bytes(f"{store}/a.jsonl", b'{"doc_id": "2", "text": "Two."}\n')
+    with pytest.raises(SourceFailure, match="has changed since this command began"):
+        list(read_chunks(unit, ReadOptions(), size=10))
 
 
 def test_objects_are_written_listed_read_and_removed(folder: str) -> None:
