@@ -20,8 +20,6 @@ import json
 import random
 import re
 import shutil
-import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -44,7 +42,6 @@ FAILURES = {  # what a bad disk, a full disk and a limit of open files answer
 }
 REPEATS = 3
 SECONDS = 240.0  # after which a job that neither ends nor fails counts as hanging
-_STOP = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"
 _LINE = re.compile(r"(?P<thread>\d+) +(?P<call>\w+)\((?P<rest>.*)")
 
 
@@ -208,14 +205,7 @@ def _run(warm: WarmJobs, arguments: list[str], strace: list[str] | None) -> int 
     """Runs a command, under strace if it is given options, and returns its exit code; None if it hung."""
     if strace is None:
         return _end(warm.start(arguments))
-    job = warm.start(arguments, before=_STOP)
-    job.wait_until_stopped()
-    tracer = subprocess.Popen(["strace", "-f", "-qq", "-p", str(job.pid), *strace], stdout=subprocess.DEVNULL)
-    status = Path(f"/proc/{job.pid}/status")
-    job.wait_until(lambda: tracer.poll() is not None or "TracerPid:\t0\n" not in status.read_text(encoding="utf-8"))
-    if tracer.poll() is not None:
-        raise SystemExit(f"strace ended with {tracer.returncode}")
-    job.send(signal.SIGCONT)
+    job, tracer = warm.start_traced(arguments, strace)
     code = _end(job)
     tracer.wait()
     return code

@@ -34,11 +34,10 @@ def claim_folder(folder: Path, mark_file: str, mark: Mapping[str, Any], *, overw
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; name a folder for the output")
     if file.exists():
-        there = read_json(file, hint="remove it, and --overwrite the folder")
-        if there == json.loads(json.dumps(mark)):
-            if not overwrite:
+        if not overwrite:
+            there = read_json(file, hint="--overwrite its folder, or name another one")
+            if there == json.loads(json.dumps(mark)):
                 return
-        elif not overwrite:
             raise UserError(
                 f"{folder}: was made with {difference(there, mark)}; name another --output, or --overwrite this one"
             )

@@ -19,11 +19,11 @@ from model.bundles.registry import open_model
 from model.errors import UserError
 from model.screen import controls_made_visible
 from pipelines.cli import build_parser
-from pipelines.scoring.failed_sources import report_failures
 from pipelines.scoring.pipeline import submit_units
 from pipelines.scoring.score import describe_job, plan_units
 from pipelines.scoring.scored_folder import claim_scored_folder
 from pipelines.scoring.settings import ScoringContext
+from pipelines.scoring.worker_notes import report_failures
 from pipelines.verbs import read_options, score_settings
 
 NOT_PARAMETERS = ("allow_broken_sources", "dry_run", "help", "json", "runner_config", "workers")

@@ -38,6 +38,7 @@ _DISK_ERRORS = (
     tf.errors.UnavailableError,
     tf.errors.UnknownError,
 )
+_DISK_BUSY = (tf.errors.ResourceExhaustedError, tf.errors.UnavailableError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,11 @@ class Checkpoints:
         self._best: list[BestWeights | None] = [None] * _KEPT  # of the kept checkpoints
 
     def restore(self) -> Progress:
-        """Restores the newest checkpoint that is whole, and returns how far it had come; nothing if there is none."""
+        """Restores the newest checkpoint that is whole, and returns how far it had come; nothing if there is none.
+
+        Raises:
+            JobFailure: the disk can't be read. The checkpoints are kept, since they may be whole.
+        """
         for folder in reversed(self._all()):
             if (progress := self._read(folder)) is not None:
                 self._checkpoint.read(str(folder / _PREFIX)).assert_consumed()
@@ -146,6 +151,9 @@ class Checkpoints:
 
     def _read(self, folder: Path) -> Progress | None:
         """Returns the progress of a checkpoint; None if it, or the best weights that it counts on, are not whole."""
+        for file in (*folder.iterdir(), *self._run.glob("best-*.weights.h5")):
+            with reporting_disk_errors(file):
+                _sha256(file)  # a disk that can't be read is no damage, and the readers below don't tell them apart
         try:
             progress = TypeAdapter(Progress).validate_json((folder / _STATE).read_bytes())
             reader = tf.train.load_checkpoint(str(folder / _PREFIX))
@@ -153,7 +161,9 @@ class Checkpoints:
                 reader.get_tensor(name)  # compares its checksum
             best = progress.best
             return progress if best is None or _sha256(self._run / best.file) == best.sha256 else None
-        except Exception:  # whatever the readers raise, it is not whole
+        except _DISK_BUSY as error:
+            raise JobFailure(f"{folder}: {str(error).splitlines()[0]}; repeat the command to continue") from error
+        except Exception:  # whatever else the readers raise, it is not whole
             return None
 
     def _remove_weights(self, kept: Iterable[BestWeights | None]) -> None:

@@ -62,12 +62,14 @@ def _handling(number: signal.Signals, handler: Callable[[int, FrameType | None],
 
 
 @contextmanager
-def one_line_failures(*, interrupted: Callable[[], str], failed: str) -> Iterator[None]:
+def one_line_failures(*, interrupted: Callable[[], str], failed: str, lost: Callable[[], str] = str) -> Iterator[None]:
     """Turns what ends a pipeline early into an error whose message is one line.
 
     Args:
         interrupted: returns what to tell a user whose job was interrupted: how far it got and what to do next.
         failed: what to tell a user if the job failed: what became of its work and what to do next.
+        lost: returns what to tell besides if the runner gave the job up, having lost a worker or the like: what its
+            workers were doing; empty if that is not known.
 
     Raises:
         Interrupted: the user stopped it, or, as `Terminated`, the machine did.
@@ -84,19 +86,22 @@ def one_line_failures(*, interrupted: Callable[[], str], failed: str) -> Iterato
                 raise Interrupted(f"interrupted; {interrupted()}") from None
             if reason := _find_failure(error):
                 raise JobFailure(f"{reason}; {failed}") from error
+            if reason := _find_loss(error):
+                raise JobFailure("; ".join(filter(None, (reason, lost(), failed)))) from error
             raise
 
 
 def _find_failure(error: BaseException) -> str | None:
-    """Returns the message of the `JobFailure` behind a pipeline's error: runners pass on a worker's error as text.
-
-    If a runner gives up a job without an exception of ours, it has lost a worker or the like.
-    """
+    """Returns the message of the `JobFailure` behind a pipeline's error: runners pass on a worker's error as text."""
     said = re.search(
         r"(?:JobFailure|SourceFailure): (.+?)(?: \[while running|\n|$)", f"{type(error).__name__}: {error}"
     )
-    if not said and "Traceback" not in str(error):
-        said = re.match(r"(Pipeline \S+ failed in state .+)", str(error))
+    return said[1] if said else None
+
+
+def _find_loss(error: BaseException) -> str | None:
+    """Returns what a runner says that gives up a job without an error of Python: it has lost a worker or the like."""
+    said = None if "Traceback" in str(error) else re.match(r"(Pipeline \S+ failed in state .+)", str(error))
     return said[1] if said else None
 
 

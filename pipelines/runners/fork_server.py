@@ -249,6 +249,11 @@ def tell(message: Any) -> None:
         channel.send(("told", message))
 
 
+def has_starter() -> bool:
+    """Returns whether this process is a worker, to whose starter `tell` sends."""
+    return bool(_to_starter)
+
+
 def _work(channel: int, watched: int) -> None:
     """A worker: runs the function that it is sent, and sends what it returns or the traceback of what it raises."""
     code = 1

@@ -13,13 +13,13 @@ from model.inference.predictor import Predictor
 from model.schema import prediction_schema
 from pipelines.corpora.chunks import Chunk, Unit, read_chunks
 from pipelines.corpora.options import ReadOptions
-from pipelines.scoring.failed_sources import report_failures
 from pipelines.scoring.pipeline import SplitAndTokenize
 from pipelines.scoring.predictions import ChunkInference, assemble_documents, prediction_table
 from pipelines.scoring.progress import estimate_records
 from pipelines.scoring.score import describe_job, plan_units
 from pipelines.scoring.scored_folder import finished_sources
 from pipelines.scoring.settings import ScoreSettings, ScoringContext
+from pipelines.scoring.worker_notes import report_failures
 from pipelines.storage.parquet import parquet_bytes
 
 _SAMPLE_SECONDS = 5.0

@@ -28,10 +28,10 @@ from pipelines.corpora.checks import reject_document, wrong_features
 from pipelines.corpora.chunks import Chunk, Unit, hash_share, ids_are_shared, position_id
 from pipelines.corpora.sentences import SentenceSplitter, split_document
 from pipelines.runners.failures import quiet_expected_errors
-from pipelines.scoring.failed_sources import read_or_note
 from pipelines.scoring.predictions import ChunkInference, TokenizedChunk, write_part
-from pipelines.scoring.quarantine import place_in, read_one_by_one, tell_place
+from pipelines.scoring.quarantine import last_place, place_in, read_one_by_one, tell_place
 from pipelines.scoring.settings import ScoringContext
+from pipelines.scoring.worker_notes import note_chunk, read_or_note
 
 _PACKET_UNITS = 1000
 
@@ -125,7 +125,7 @@ class SplitAndTokenize(beam.DoFn):
             documents=tuple(documents),
             windows=tuple(map(tuple, encode_documents(sentences, self._bundle, self._tokenizer))),
             rejects=tuple(rejects),
-            place=place_in(chunk.unit, chunk.items[-1].record_index) if chunk.items else None,
+            place=last_place(chunk),
         )
 
     def _split(self, document: Document) -> Document | Reject:
@@ -145,6 +145,7 @@ class ClassifierHandler(ModelHandler[TokenizedChunk, PredictionResult, Predictor
     def __init__(self, context: ScoringContext) -> None:
         super().__init__(max_batch_size=1)  # the predictor makes the batches, by length within a chunk
         self._bundle, self._batch_tokens = context.bundle, context.settings.batch_tokens
+        self._folder = context.folder
 
     def load_model(self) -> Predictor:
         return Predictor.load(self._bundle, batch_tokens=self._batch_tokens)
@@ -154,6 +155,7 @@ class ClassifierHandler(ModelHandler[TokenizedChunk, PredictionResult, Predictor
     ) -> Iterator[PredictionResult]:
         for chunk in batch:
             tell_place(chunk.place, "predicting")
+            note_chunk(self._folder, chunk.place, "predicting")
             counts = PredictorCounts()
             results = model.results([window for windows in chunk.windows for window in windows], counts)
             yield PredictionResult(

@@ -50,6 +50,11 @@ def place_in(unit: Unit, record_index: int) -> Place:
     return Place(unit.prefix, unit.start.record_index, record_index)
 
 
+def last_place(chunk: Chunk) -> Place | None:
+    """Returns the place of a chunk's last record; None if it has none."""
+    return place_in(chunk.unit, chunk.items[-1].record_index) if chunk.items else None
+
+
 def read_around(source: SourceReader, unit: Unit, options: ReadOptions) -> Iterator[Document | Reject]:
     """Yields a document or a reject for each record from a unit's start on, a reject for each of its killers.
 

@@ -20,19 +20,19 @@ from model.bundles.bundle import Bundle
 from model.bundles.registry import open_model
 from model.errors import UserError
 from model.schema import prediction_schema
-from pipelines.corpora.chunks import Finished, Unit, cut_source
+from pipelines.corpora.chunks import Finished, Unit, cut_source, finished_chunks
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sources import FingerprintedSource, SourceFailure, fingerprint_sources
 from pipelines.runners.failures import one_line_failures
 from pipelines.runners.options import check_paths
 from pipelines.scoring.counts import PartCountsReader
-from pipelines.scoring.failed_sources import read_notes, report_failures
 from pipelines.scoring.local import check_model, score_locally
 from pipelines.scoring.progress import ScoreProgress
-from pipelines.scoring.scored_folder import MANIFEST, Claim, Job, claim_scored_folder, publish
+from pipelines.scoring.scored_folder import MANIFEST, Claim, Job, claim_scored_folder, finished_parts, publish
 from pipelines.scoring.server import scoring_server
 from pipelines.scoring.settings import ScoreSettings, ScoringContext
 from pipelines.scoring.versions import software_versions
+from pipelines.scoring.worker_notes import describe_work, read_notes, report_failures
 from pipelines.storage import objects
 
 _ENGINE = "tensorflow"
@@ -106,6 +106,9 @@ def score(
         ending = one_line_failures(
             interrupted=lambda: f"{progress.describe()}. Repeat the command to continue",
             failed="what is finished is kept; repeat the command to continue",
+            lost=lambda: describe_work(
+                output, job.prefixes(), finished_chunks(finished_parts(output)), size=settings.chunk_records
+            ),
         )
         with progress, ending:
             if units and local:

@@ -25,9 +25,9 @@ from model.errors import JobFailure, UserError
 from model.folders import difference, json_bytes
 from pipelines.corpora.chunks import Finished, finished_chunks, part_prefix, prefix_of
 from pipelines.corpora.sources import FingerprintedSource, shown_path
-from pipelines.scoring.failed_sources import remove_notes
 from pipelines.scoring.parts_list import PARTS, SUFFIX, read_parts, read_parts_list, write_parts_list
 from pipelines.scoring.predictions import REJECTS
+from pipelines.scoring.worker_notes import remove_notes
 from pipelines.storage import objects
 
 SUCCESS = "_SUCCESS"
@@ -278,6 +278,7 @@ def publish(folder: str, job: Job, manifest: Mapping[str, Any]) -> dict[str, Any
     marks = {MANIFEST: content, JOB: objects.read_bytes(f"{folder}/{JOB}")}
     objects.write_json(f"{folder}/{SUCCESS}", {name: hashlib.sha256(text).hexdigest() for name, text in marks.items()})
     _remove_surplus(folder, job, {part.name for part in read.parts})
+    remove_notes(folder)
     return manifest
 
 

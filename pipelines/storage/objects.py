@@ -82,7 +82,7 @@ def read_json(path: str) -> Any:
     try:
         return json.loads(content)
     except ValueError as error:
-        raise DamagedFileError(f"{path}: is damaged ({error}); remove its folder, or name another one") from error
+        raise DamagedFileError(f"{path}: is damaged ({error}); --overwrite its folder, or name another one") from error
 
 
 def open_object(path: str) -> BinaryIO:

@@ -6,6 +6,7 @@ Flink, Spark and Prism run the same commands and must leave the same bytes as th
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -238,6 +239,7 @@ def test_a_job_that_loses_a_worker_fails_clean_or_recovers_and_ends_with_the_sam
     assert (code == 0) == (out / "_SUCCESS").exists(), output
     if code:
         assert code == 1 and "repeat the command to continue" in output and "Traceback" not in output, output
+        assert re.search(r"the workers had in hand: .*\d\.jsonl, (records \d+ to|after record) \d+", output), output
         code, output = finish(sepline([*command, "--", *flags]))
         assert code == 0, output
     assert contents(out) == job.contents

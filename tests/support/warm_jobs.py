@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Literal
 
 _DEADLINE_SECONDS = 300.0
+_STOP = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"
 
 
 class WarmJobs:
@@ -63,6 +64,22 @@ class WarmJobs:
     def run(self, arguments: Sequence[str], *, before: str = "") -> int:
         """Runs `sepline ARGUMENTS`, as `start` does, and returns its exit code."""
         return self.start(arguments, before=before).wait()
+
+    def start_traced(self, arguments: Sequence[str], strace: Sequence[str]) -> tuple[Job, subprocess.Popen[bytes]]:
+        """Starts `sepline ARGUMENTS` under strace, with the options that are given, and returns both processes.
+
+        Raises:
+            RuntimeError: strace can't trace it.
+        """
+        job = self.start(arguments, before=_STOP)
+        job.wait_until_stopped()
+        tracer = subprocess.Popen(["strace", "-f", "-qq", "-p", str(job.pid), *strace], stdout=subprocess.DEVNULL)
+        status = Path(f"/proc/{job.pid}/status")
+        job.wait_until(lambda: tracer.poll() is not None or "TracerPid:\t0\n" not in status.read_text(encoding="utf-8"))
+        if tracer.poll() is not None:
+            raise RuntimeError(f"strace ended with {tracer.returncode}")
+        job.send(signal.SIGCONT)
+        return job, tracer
 
     def _reap(self) -> int:
         self._ask("")

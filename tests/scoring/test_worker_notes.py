@@ -1,4 +1,4 @@
-"""Sources that can't be read, that break off, or that change while the job runs."""
+"""Sources that can't be read, that break off, or that change while the job runs; what lost workers had in hand."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from support.warm_jobs import WarmJobs, stop_before
 
 from model.bundles.bundle import Bundle
 from pipelines.cli import main
+from pipelines.corpora.chunks import finished_chunks, prefix_of
+from pipelines.scoring.scored_folder import finished_parts
+from pipelines.scoring.worker_notes import describe_work
 
 
 def lines(count: int, *, first: int = 0) -> str:
@@ -107,3 +110,34 @@ def test_names_that_are_not_utf8_are_scored(tiny_bundle: Bundle, tmp_path: Path)
     assert pq.read_table(output)["source"].to_pylist() == [f"{tmp_path}/caf\\xe9.jsonl"] * 2
     assert pq.read_table(output / "_rejects")["source"].to_pylist() == [f"{tmp_path}/caf\\xe9.jsonl"]
     assert main(command) == 0  # it is the same source
+
+
+def test_a_worker_that_is_lost_has_left_a_note_about_its_chunk(
+    tiny_bundle: Bundle, tmp_path: Path, warm_jobs: WarmJobs
+) -> None:
+    """Beam's runner in the process stands for a cluster: its worker has nobody whom it could tell.
+
+    This runner predicts all chunks before it writes the first.
+    """
+    output = tmp_path / "out"
+    with gzip.open(tmp_path / "b.jsonl.gz", "wt", encoding="utf-8") as stream:
+        stream.write(lines(25))
+    command = ["score", "--model", str(tiny_bundle.path), "--chunk-records", "10", "--input", str(tmp_path / "*.gz")]
+    flags = ["--", "--runner=BundleBasedDirectRunner"]
+
+    def described() -> str:
+        parts = finished_parts(str(output))
+        prefixes = {str(tmp_path / "b.jsonl.gz"): prefix_of(part) or "" for part in parts}
+        return describe_work(str(output), prefixes, finished_chunks(parts), size=10)
+
+    job = warm_jobs.start([*command, "--output", str(output), *flags], before=stop_before(r"-000001\.parquet$"))
+    job.wait_until_stopped()
+    assert described() == f"the workers had in hand: {tmp_path}/b.jsonl.gz, records 20 to 24 (predicting)"
+    job.kill()
+    first = next(output.glob("part-*-000000*"))
+    first.with_name(first.name.replace("-000000", "-000002")).touch()  # as if it had read on
+    assert described() == f"the workers had in hand: {tmp_path}/b.jsonl.gz, after record 24 (reading)"
+    assert warm_jobs.run([*command, "--output", str(output), *flags]) == 0
+    assert described() == "" and not (output / "_working").exists()
+    assert warm_jobs.run([*command, "--output", str(tmp_path / "fresh")]) == 0
+    assert tree(output) == tree(tmp_path / "fresh")

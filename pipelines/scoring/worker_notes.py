@@ -1,0 +1,107 @@
+"""Notes that workers leave in the scored folder for the command that ends or repeats the job.
+
+A source that could not be read has a note `_failed/PREFIX.json`, where the prefix is that of the source's parts, so
+that the others can be finished. The job that finds such notes at its end fails, and the next one reads these sources
+again.
+
+A worker on a cluster notes in `_working/NAME.json` which chunk it has in hand. If the job loses a worker, these notes
+tell which chunk that was; local workers tell it themselves (`quarantine.py`). The next job removes all notes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+
+from model.errors import JobFailure
+from pipelines.corpora.chunks import Chunk, Finished, Unit, read_chunks
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sources import SourceFailure, shown_path
+from pipelines.runners.fork_server import has_starter
+from pipelines.scoring.quarantine import Place, Stage, last_place, read_around
+from pipelines.storage import objects
+
+FAILED = "_failed"
+WORKING = "_working"
+_SHOWN = 5
+
+
+def read_or_note(
+    unit: Unit, folder: str, options: ReadOptions, *, size: int, limit: int | None = None
+) -> Iterator[Chunk]:
+    """Yields the chunks of a unit as `read_chunks` does; if the source fails, leaves a note in the folder instead."""
+    try:
+        for chunk in read_chunks(unit, options, size=size, limit=limit, read=read_around):
+            note_chunk(folder, last_place(chunk), "splitting")
+            yield chunk
+    except SourceFailure as failure:
+        note = {"source": shown_path(unit.source), "failure": str(failure)}
+        objects.write_json(f"{folder}/{FAILED}/{unit.prefix}.json", note)
+
+
+def read_notes(folder: str) -> dict[str, str]:
+    """Returns what has failed, by source."""
+    names = sorted(objects.list_names(f"{folder}/{FAILED}"))
+    notes = [objects.read_json(f"{folder}/{FAILED}/{name}") for name in names]
+    return {note["source"]: note["failure"] for note in notes}
+
+
+def note_chunk(folder: str, place: Place | None, stage: Stage) -> None:
+    """Leaves a note about the chunk that this worker has in hand, in place of its last one; not in local workers."""
+    if place is not None and not has_starter():
+        name = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
+        objects.write_json(f"{folder}/{WORKING}/{name}.json", {**asdict(place), "stage": stage})
+
+
+def describe_work(folder: str, prefixes: Mapping[str, str], finished: Mapping[str, Finished], *, size: int) -> str:
+    """Returns in a phrase which chunks the workers of a cluster had in hand; empty if nobody knows.
+
+    Args:
+        folder: of the notes.
+        prefixes: of the names of each source's parts, by path.
+        finished: the finished chunks of each source, by prefix.
+        size: records per chunk.
+    """
+    paths = {prefix: shown_path(path) for path, prefix in prefixes.items()}
+    begun, behind = [], []
+    for name in sorted(objects.list_names(f"{folder}/{WORKING}")):
+        note = objects.read_json(f"{folder}/{WORKING}/{name}")
+        place, stage = Place(note["prefix"], note["start"], note["record_index"]), note["stage"]
+        if place.prefix not in paths:
+            continue
+        path, index = paths[place.prefix], place.record_index // size
+        if index not in finished.get(place.prefix, Finished(set())).chunks:
+            begun.append(f"{path}, records {max(place.start, index * size)} to {place.record_index} ({stage})")
+        elif not finished[place.prefix].whole:
+            behind.append(f"{path}, after record {place.record_index} (reading)")
+    named = begun or behind
+    more = f"; and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
+    return f"the workers had in hand: {'; '.join(named[:_SHOWN])}{more}" if named else ""
+
+
+def remove_notes(folder: str) -> None:
+    """Removes the notes of an earlier job, or of this one when it is done."""
+    for place in (f"{folder}/{FAILED}", f"{folder}/{WORKING}"):
+        objects.remove([f"{place}/{name}" for name in objects.list_names(place)])
+        objects.remove_folder(place)
+
+
+def report_failures(failures: Mapping[str, str], sources: int) -> None:
+    """Reports sources that could not be read.
+
+    Args:
+        failures: why, by source; perhaps none.
+        sources: how many the job has.
+
+    Raises:
+        JobFailure: there are failures.
+    """
+    if failures:
+        first = next(iter(failures.values()))
+        raise JobFailure(
+            f"{first}; {len(failures)} of {sources} sources failed, what is finished is kept; repeat the command to "
+            "read them again"
+        )
