@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	&& echo $$python && break; done)
 BIN := .venv/bin
 
-.PHONY: demo demo-full retrain-demo test test-engines faults mutants lint format clean
+.PHONY: demo demo-full retrain-demo test test-engines faults mutants bench lint format clean
 .DEFAULT_GOAL := test
 
 .venv/installed: setup.py constraints.txt
@@ -50,6 +50,16 @@ faults: .venv/installed
 # docs/mutation-testing.md has its latest figures.
 mutants: .venv/installed
 	$(BIN)/python benchmarks/mutants.py
+
+# What sepline is compared with; PyTorch comes with CUDA's libraries, which it needs to be loaded: 5 GB on disk.
+build/bench/venv/installed: benchmarks/requirements.txt
+	$(PYTHON) -m venv build/bench/venv
+	build/bench/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $<
+	touch $@
+
+# Hours on two cores; benchmarks/README.md has a short form, and the latest figures.
+bench: .venv/installed build/bench/venv/installed
+	$(BIN)/python benchmarks/peers.py
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

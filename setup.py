@@ -67,6 +67,7 @@ setup(
     extras_require={
         **extras,
         "all": everything,
+        "bench": ["datasets>=5,<6", "torch>=2.15,<3", "transformers>=5,<6"],  # for `make bench`
         "dev": [*everything, *development],
         "mutants": ["mutmut>=3.8,<4"],  # `make mutants`
     },

@@ -143,7 +143,7 @@ class HuggingFaceCheckpoint:
                 prefix = "bert." if "bert.embeddings.word_embeddings.weight" in files else ""
 
                 def read(name: str, shape: tuple[int, ...]) -> np.ndarray:
-                    candidates = [f"{prefix}{candidate}" for candidate in _tensor_names(name)]
+                    candidates = [f"{prefix}{candidate}" for candidate in tensor_names(name)]
                     stored = next((candidate for candidate in candidates if candidate in files), candidates[0])
                     if stored not in files:
                         raise ValueError(f"there is no tensor {stored}")
@@ -214,7 +214,7 @@ def _find_weights(folder: Path) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def _tensor_names(name: str) -> list[str]:
+def tensor_names(name: str) -> list[str]:
     """Returns the names that a tensor may have, the usual one first; in old checkpoints, norms have gamma and beta."""
     *layer, part, tensor = name.split("/")
     owner = f"encoder.layer.{layer[0].removeprefix('layer_')}.{_SUBLAYERS[part]}" if layer else _EMBEDDINGS[part]
