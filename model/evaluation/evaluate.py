@@ -21,8 +21,9 @@ from model.evaluation.held_out import (
 )
 from model.evaluation.metrics import LabelledSentences, Metrics, measure
 from model.evaluation.score_metrics import ScoreMetrics, measure_scores
+from model.inference.kinds import Outputs
 from model.inference.owned import take_owned
-from model.inference.predictor import Outputs, Predictor
+from model.inference.predictor import Predictor
 from model.records import LabelledWindow
 
 

@@ -24,9 +24,9 @@ from model.errors import DataError, UserError
 from model.evaluation.metrics import LabelledSentences, Metrics, measure
 from model.evaluation.score_metrics import ScoreMetrics, measure_scores
 from model.inference.document_windows import encode_documents
+from model.inference.kinds import TENSORFLOW, Outputs, PredictorChoice
 from model.inference.owned import take_owned
-from model.inference.predictor import Outputs, Predictor
-from model.text.tokenization import Tokenizer
+from model.inference.predictor import Predictor
 
 _CHUNK_DOCUMENTS = 500
 _TIMED_DOCUMENTS = 64
@@ -134,10 +134,10 @@ def check_features(bundle: Bundle, data: TrainingData, *, hint: str) -> None:
 class DocumentClassifier:
     """A loaded bundle that classifies documents given as text, or gives them scores."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, choice: PredictorChoice = TENSORFLOW) -> None:
         self.bundle = bundle
-        self._predictor = Predictor.load(bundle)
-        self._tokenizer = Tokenizer(bundle.vocabulary, mask_outliers=bundle.mask_outliers)
+        self._predictor = Predictor.load(bundle, choice)
+        self._tokenize = choice.kind().open_tokenizer(bundle)
 
     def run(self, held_out: HeldOut, *, first: int | None = None) -> Outputs:
         """Returns the outputs for the documents' sentences in order, `[sentences, ...]` by name.
@@ -151,7 +151,7 @@ class DocumentClassifier:
         documents = list(zip(held_out.sentences, held_out.features, strict=True))[:first]
         outputs: dict[str, list[np.ndarray]] = {}
         for start in range(0, len(documents), _CHUNK_DOCUMENTS):
-            chunk = encode_documents(documents[start : start + _CHUNK_DOCUMENTS], self.bundle, self._tokenizer)
+            chunk = encode_documents(documents[start : start + _CHUNK_DOCUMENTS], self.bundle, self._tokenize)
             windows = list(chain.from_iterable(chunk))
             owned = take_owned((encoded.window for encoded in windows), self._predictor.run(windows))
             for name, values in owned.items():

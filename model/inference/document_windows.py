@@ -4,29 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from model.bundles.bundle import Bundle
+from model.inference.kinds import Tokenize
 from model.records import EncodedWindow
-from model.text.tokenization import Tokenizer
 from model.text.windowing import encode_windows
 
 
 def encode_documents(
-    documents: Sequence[tuple[Sequence[str], Sequence[Sequence[float]]]], bundle: Bundle, tokenizer: Tokenizer
+    documents: Sequence[tuple[Sequence[str], Sequence[Sequence[float]]]], bundle: Bundle, tokenize: Tokenize
 ) -> Iterator[list[EncodedWindow]]:
     """Yields the windows of each document; all are tokenized in one call.
 
     Args:
         documents: for each document its sentences, and its additional features by sentence if the bundle takes any.
         bundle: decides windows and features.
-        tokenizer: the bundle's.
+        tokenize: the bundle's tokenizer.
     """
     every = [sentence for sentences, _ in documents for sentence in sentences]
     if not every:
         return
-    tokens = tokenizer.tokenize(every)
-    by_sentence = np.split(tokens.values.numpy(), tokens.row_limits().numpy()[:-1])
+    by_sentence = tokenize(every)
     first = 0
     for sentences, features in documents:
         ids = by_sentence[first : first + len(sentences)]

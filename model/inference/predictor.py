@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from model.bundles.bundle import Bundle, load_bundle
 from model.errors import JobFailure, UserError
+from model.inference.kinds import TENSORFLOW, BatchError, Classify, Outputs, PredictorChoice
 from model.records import EncodedWindow
 
 _TOKEN_STEP = 16  # padded widths are multiples of this, so that the kernels see few shapes
@@ -21,9 +20,6 @@ DEFAULT_BATCH_TOKENS = 8192
 BATCH_COST = 256
 """The fixed cost of a micro-batch, expressed in wordpieces: a few hundredths of a second on two cores."""
 
-Outputs = Mapping[str, np.ndarray]
-"""A bundle's outputs by name: `probabilities` `[..., labels]` and `label_ids`, or `scores`."""
-
 
 @dataclass(slots=True)
 class PredictorCounts:
@@ -32,10 +28,6 @@ class PredictorCounts:
     windows: int = 0
     tokens: int = 0
     padded_tokens: int = 0
-
-
-class BatchError(Exception):
-    """The classifier could not run a micro-batch: it is out of memory, or can't handle a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,51 +44,30 @@ class WindowFailure:
 class Predictor:
     """A loaded classifier. The same windows in the same order give the same bits; threads may share it."""
 
-    def __init__(
-        self,
-        classify: Callable[[Mapping[str, np.ndarray]], Outputs],
-        *,
-        pad_id: int,
-        batch_tokens: int = DEFAULT_BATCH_TOKENS,
-    ) -> None:
-        """Wraps a function from the arrays of `schema.classify_signature` to outputs `[batch, sentences, ...]`.
-
-        If it raises `BatchError`, it is called again with halves of the batch.
-        """
+    def __init__(self, classify: Classify, *, pad_id: int, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> None:
+        """Wraps a function; if it raises `BatchError`, it is called again with halves of the batch."""
         self._classify = classify
         self._pad_id = pad_id
         self._batch_tokens = batch_tokens
 
     @classmethod
-    def load(cls, bundle: Bundle, *, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> Predictor:
-        """Loads the bundle's SavedModel into this process, which may be a worker far from where `bundle` was read.
+    def load(
+        cls,
+        bundle: Bundle,
+        choice: PredictorChoice = TENSORFLOW,
+        *,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    ) -> Predictor:
+        """Loads the bundle's classifier into this process, which may be a worker far from where `bundle` was read.
 
         Raises:
-            JobFailure: the folder holds another bundle here, or a damaged one, or none.
+            JobFailure: the folder holds another bundle here, or a damaged one, or none, or it can't be run here.
             UserError: its graph can do more than compute, and it is not trusted.
         """
-        import tensorflow as tf
-        import tensorflow_text  # noqa: F401  registers the operations of the tokenizer in the SavedModel
-
-        for gpu in tf.config.list_physical_devices("GPU"):
-            with suppress(RuntimeError):  # TensorFlow has run already
-                tf.config.experimental.set_memory_growth(gpu, True)
         try:
-            bundle.check_graph()
-            loaded = tf.saved_model.load(str(bundle.path))
+            classify = choice.kind().load(bundle, choice.precision)
         finally:
             _check_is_there(bundle)  # after it was loaded, so that what was loaded is what was checked
-        signature = loaded.signatures["classify"]
-
-        def classify(batch: Mapping[str, np.ndarray]) -> Outputs:
-            # The signature has only weak references to its variables; `loaded` keeps them alive.
-            assert loaded is not None
-            try:
-                outputs = signature(**{name: tf.constant(array) for name, array in batch.items()})
-                return {name: output.numpy() for name, output in outputs.items()}
-            except (tf.errors.OpError, MemoryError) as error:
-                raise BatchError(_reason(str(error))) from error
-
         return cls(classify, pad_id=bundle.vocabulary.pad_id, batch_tokens=batch_tokens)
 
     def run(self, windows: Sequence[EncodedWindow]) -> list[Outputs]:
@@ -210,9 +181,3 @@ def _check_is_there(bundle: Bundle) -> None:
             f"{bundle.path}: a worker found the bundle {found[:12]} there, but the job is one of bundle "
             f"{bundle.fingerprint[:12]}; give all workers the same folder"
         )
-
-
-def _reason(message: str) -> str:
-    """Returns the message of a TensorFlow error in one line, without traces and function names, which vary."""
-    said = re.split(r"\s*\[\[\{\{|\s*\[Op:", message)[0].strip()
-    return said.rpartition("\n")[2] or "the model failed"

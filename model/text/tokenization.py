@@ -7,14 +7,13 @@ and words of over 100 bytes but at most 100 characters.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from model.text.vocabulary import Vocabulary
-
-_MAX_BYTES_PER_WORD = 100
-_PLACEHOLDER = "BADSENTENCE"  # the word that the paper's code puts in the place of an outlier
+from model.text.vocabulary import MOST_BYTES_PER_WORD, OUTLIERS, PLACEHOLDER, Vocabulary
 
 
 class Tokenizer(tf.Module):
@@ -32,7 +31,7 @@ class Tokenizer(tf.Module):
             token_out_type=tf.int32,
             fast_wordpiece_model_buffer=_constant(
                 tf_text.build_fast_wordpiece_model(
-                    list(vocabulary.pieces), _MAX_BYTES_PER_WORD, "##", "[UNK]", False, False
+                    list(vocabulary.pieces), MOST_BYTES_PER_WORD, "##", "[UNK]", False, False
                 )
             ),
             # Without lower-casing: _normalize does it in the way of the encoder's pretraining.
@@ -42,8 +41,13 @@ class Tokenizer(tf.Module):
     def tokenize(self, sentences: tf.Tensor) -> tf.RaggedTensor:
         """Returns the ids of string `[sentences]`, int32 `[sentences, (tokens)]`, without special tokens."""
         if self._mask_outliers:
-            sentences = tf.where(is_outlier(sentences), _PLACEHOLDER, sentences)
+            sentences = tf.where(is_outlier(sentences), PLACEHOLDER, sentences)
         return self._tokenizer.tokenize(_normalize(sentences, lower_case=self.vocabulary.lower_case))
+
+    def ids(self, sentences: Sequence[str]) -> list[np.ndarray]:
+        """Returns the ids of each sentence, int32 `[tokens]`."""
+        tokens = self.tokenize(tf.constant(sentences, tf.string))
+        return np.split(tokens.values.numpy(), tokens.row_limits().numpy()[:-1])
 
 
 def _constant(model: bytes) -> tf.Tensor:
@@ -55,9 +59,9 @@ def _constant(model: bytes) -> tf.Tensor:
 
 
 def is_outlier(sentences: tf.Tensor) -> tf.Tensor:
-    """Returns bool `[sentences]`: True for at most 10 or at least 600 characters (fragments, and text left unsplit)."""
+    """Returns bool `[sentences]`: True for `OUTLIERS` (fragments, and text left unsplit)."""
     length = tf.strings.length(sentences, unit="UTF8_CHAR")
-    return (length <= 10) | (length >= 600)
+    return (length <= OUTLIERS[0]) | (length >= OUTLIERS[1])
 
 
 def _normalize(sentences: tf.Tensor, *, lower_case: bool) -> tf.Tensor:

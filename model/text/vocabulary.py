@@ -10,6 +10,13 @@ from functools import cached_property
 
 from model.errors import UserError
 
+MOST_BYTES_PER_WORD = 100
+"""A longer word is `[UNK]`."""
+OUTLIERS = (10, 600)
+"""A sentence of at most so many characters, or of at least so many, is masked if outliers are."""
+PLACEHOLDER = "BADSENTENCE"
+"""What the paper's code puts in the place of an outlier."""
+
 
 @dataclass(frozen=True)
 class Vocabulary:

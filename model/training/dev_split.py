@@ -13,9 +13,10 @@ from model.classifier.classifier import SentenceClassifier
 from model.evaluation.calibration import fit_temperature
 from model.evaluation.evaluate import labelled_sentences, measure_outputs, predict
 from model.evaluation.metrics import LabelledSentences
+from model.inference.kinds import Outputs
 from model.inference.labelled_windows import read_windows
 from model.inference.owned import take_owned
-from model.inference.predictor import Outputs, Predictor
+from model.inference.predictor import Predictor
 from model.schema import classify_signature
 
 _LEAST_PROBABILITY = 1e-12

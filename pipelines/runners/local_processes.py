@@ -13,6 +13,7 @@ from pkgutil import resolve_name
 from types import TracebackType
 from typing import Any, TypeVar
 
+from model.threads import limit_threads
 from pipelines.runners.fork_server import ForkServer, Worker
 from pipelines.runners.machine import free_memory, usable_cores
 
@@ -76,7 +77,7 @@ class LocalWorkers:
 
         Args:
             server: which starts them.
-            workers: among how many TensorFlow's threads are divided.
+            workers: among how many the machine's cores are divided.
             gpus: the names of the GPUs, dealt out in turn.
         """
         self._server, self._gpus = server, gpus
@@ -187,9 +188,7 @@ def run_with_share(threads: int, gpu: str | None, function: str, arguments: Sequ
     """Runs a function in a worker, with its share of the machine's cores and GPUs."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # which CUDA reads when TensorFlow first runs
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    limit_threads(threads)
     return resolve_name(function)(*arguments)
 
 

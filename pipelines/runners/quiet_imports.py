@@ -9,10 +9,12 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+
+from model.extras import import_blocked
 
 _NOISY = frozenset({"apache_beam", "tensorflow", "tensorflow_text", "tensorflow_transform", "tfx_bsl"})
 _LOGGERS = ("apache_beam", "tensorflow", "absl")
@@ -48,11 +50,16 @@ class _QuietFinder(MetaPathFinder):
         load = spec.loader.exec_module
 
         def load_quietly(module: ModuleType) -> None:
-            with _quiet(), _without(_UNUSED.get(fullname)):
+            with _quiet(), _without_unused(fullname):
                 load(module)
 
         spec.loader.exec_module = load_quietly  # type: ignore[method-assign]
         return spec
+
+
+def _without_unused(name: str) -> AbstractContextManager[None]:
+    unused = _UNUSED.get(name)
+    return nullcontext() if unused is None else import_blocked(unused)
 
 
 @contextmanager
@@ -77,19 +84,6 @@ def _quiet() -> Iterator[None]:
             os.dup2(terminal, 2)
             os.close(terminal)
             _log_errors_only()  # loading may have changed the levels
-
-
-@contextmanager
-def _without(name: str | None) -> Iterator[None]:
-    """Makes imports of a module fail, unless it has been imported before."""
-    if name is None or name in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # type: ignore[assignment]  # how Python lets one block an import
-    try:
-        yield
-    finally:
-        del sys.modules[name]
 
 
 def _log_errors_only() -> None:

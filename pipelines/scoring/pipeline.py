@@ -23,7 +23,6 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from model.inference.document_windows import encode_documents
 from model.inference.predictor import Predictor, PredictorCounts
 from model.records import Document, Reason, Reject
-from model.text.tokenization import Tokenizer
 from pipelines.corpora.checks import reject_document, wrong_features
 from pipelines.corpora.chunks import Chunk, Unit, hash_share, ids_are_shared, position_id
 from pipelines.corpora.sentences import SentenceSplitter, split_document
@@ -90,12 +89,12 @@ class SplitAndTokenize(beam.DoFn):
     """Turns chunks of documents into chunks of windows; tokenizes a whole chunk in one call."""
 
     def __init__(self, context: ScoringContext) -> None:
-        self._bundle, self._settings = context.bundle, context.settings
+        self._bundle, self._settings, self._predictor = context.bundle, context.settings, context.predictor
         self._max_sentences = context.options.max_sentences
 
     def setup(self) -> None:
         self._splitter = SentenceSplitter()
-        self._tokenizer = Tokenizer(self._bundle.vocabulary, mask_outliers=self._bundle.mask_outliers)
+        self._tokenize = self._predictor.kind().open_tokenizer(self._bundle)
 
     def process(self, chunk: Chunk) -> Iterator[TokenizedChunk]:
         documents: list[Document] = []
@@ -123,7 +122,7 @@ class SplitAndTokenize(beam.DoFn):
             sampled_out=sampled_out,
             shared_ids=shared_ids,
             documents=tuple(documents),
-            windows=tuple(map(tuple, encode_documents(sentences, self._bundle, self._tokenizer))),
+            windows=tuple(map(tuple, encode_documents(sentences, self._bundle, self._tokenize))),
             rejects=tuple(rejects),
             place=last_place(chunk),
         )
@@ -140,22 +139,22 @@ class SplitAndTokenize(beam.DoFn):
 
 
 class ClassifierHandler(ModelHandler[TokenizedChunk, PredictionResult, Predictor]):
-    """Runs a bundle's `classify` signature over the windows of whole chunks, with one model per process."""
+    """Runs a bundle over the windows of whole chunks, with one model per process."""
 
     def __init__(self, context: ScoringContext) -> None:
         super().__init__(max_batch_size=1)  # the predictor makes the batches, by length within a chunk
-        self._bundle, self._batch_tokens = context.bundle, context.settings.batch_tokens
-        self._folder = context.folder
+        self._context = context
 
     def load_model(self) -> Predictor:
-        return Predictor.load(self._bundle, batch_tokens=self._batch_tokens)
+        context = self._context
+        return Predictor.load(context.bundle, context.predictor, batch_tokens=context.settings.batch_tokens)
 
     def run_inference(
         self, batch: Sequence[TokenizedChunk], model: Predictor, inference_args: dict[str, Any] | None = None
     ) -> Iterator[PredictionResult]:
         for chunk in batch:
             tell_place(chunk.place, "predicting")
-            note_chunk(self._folder, chunk.place, "predicting")
+            note_chunk(self._context.folder, chunk.place, "predicting")
             counts = PredictorCounts()
             results = model.results([window for windows in chunk.windows for window in windows], counts)
             yield PredictionResult(
@@ -177,7 +176,12 @@ class WriteParts(beam.DoFn):
         context = self._context
         tell_place(result.example.place, "writing")
         counts = write_part(
-            result.example, result.inference, context.folder, bundle=context.bundle, format=context.settings.format
+            result.example,
+            result.inference,
+            context.folder,
+            bundle=context.bundle,
+            format=context.settings.format,
+            predictor=context.predictor,
         )
         for name, count in counts.by_name().items():
             Metrics.counter("sepline", name).inc(count)

@@ -12,8 +12,9 @@ import pyarrow as pa
 
 import model
 from model.bundles.bundle import Bundle
+from model.inference.kinds import TENSORFLOW, Outputs, PredictorChoice
 from model.inference.owned import take_owned
-from model.inference.predictor import Outputs, WindowFailure
+from model.inference.predictor import WindowFailure
 from model.records import Document, EncodedWindow, Reason, Reject
 from model.schema import STATUSES, prediction_schema
 from pipelines.corpora.checks import reject_document
@@ -83,7 +84,13 @@ class ScoredDocument:
 
 
 def write_part(
-    chunk: TokenizedChunk, inference: ChunkInference, folder: str, *, bundle: Bundle, format: PartFormat
+    chunk: TokenizedChunk,
+    inference: ChunkInference,
+    folder: str,
+    *,
+    bundle: Bundle,
+    format: PartFormat,
+    predictor: PredictorChoice = TENSORFLOW,
 ) -> PartCounts:
     """Writes a chunk's parts, the rejects first, and returns its counts.
 
@@ -107,9 +114,9 @@ def write_part(
     )
     metadata = {
         "sepline.version": model.__version__,
-        "sepline.versions": json.dumps(software_versions()),
+        "sepline.versions": json.dumps(software_versions(predictor)),
         "sepline.bundle": bundle.fingerprint,
-        "sepline.engine": "tensorflow",
+        "sepline.predictor": json.dumps(predictor.describe()),
         "sepline.labels": json.dumps(list(bundle.labels)),
     }
     write_rejects(f"{folder}/{REJECTS}/{chunk.name}.parquet", rejects, metadata)

@@ -19,6 +19,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from model.bundles.bundle import Bundle
 from model.bundles.registry import open_model
 from model.errors import UserError
+from model.inference.kinds import TENSORFLOW, PredictorChoice
 from model.schema import prediction_schema
 from pipelines.corpora.chunks import Finished, Unit, cut_source, finished_chunks
 from pipelines.corpora.options import ReadOptions
@@ -35,7 +36,6 @@ from pipelines.scoring.versions import software_versions
 from pipelines.scoring.worker_notes import describe_work, read_notes, report_failures
 from pipelines.storage import objects
 
-_ENGINE = "tensorflow"
 _MANY_SOURCES, _SMALL_BYTES = 1000, 1 << 20
 """Above so many sources, a smaller one than this is one unit, which nobody opens before it is scored."""
 _THREADS = 8
@@ -118,20 +118,27 @@ def score(
 
                 score_units(units, context, beam_options)
         report_failures({**failures, **read_notes(output)}, len(job.sources))
-        return publish(output, job, _manifest(bundle_dir, bundle, job, claim))
+        return publish(output, job, _manifest(bundle_dir, context, job, claim))
 
 
-def describe_job(bundle: Bundle, inputs: Sequence[str], *, settings: ScoreSettings, options: ReadOptions) -> Job:
+def describe_job(
+    bundle: Bundle,
+    inputs: Sequence[str],
+    *,
+    settings: ScoreSettings,
+    options: ReadOptions,
+    predictor: PredictorChoice = TENSORFLOW,
+) -> Job:
     """Returns the description of the job that makes these predictions; reads the inputs for their fingerprints."""
     return Job(
         identity={
             "bundle": bundle.fingerprint,
-            "engine": _ENGINE,
+            "predictor": predictor.identity(),
             "settings": asdict(settings),
             "options": asdict(options),
         },
         sources=fingerprint_sources(inputs),
-        versions=software_versions(),
+        versions=software_versions(predictor),
     )
 
 
@@ -174,10 +181,12 @@ def plan_units(
     return units, failures
 
 
-def _manifest(bundle_dir: str, bundle: Bundle, job: Job, claim: Claim) -> dict[str, Any]:
+def _manifest(bundle_dir: str, context: ScoringContext, job: Job, claim: Claim) -> dict[str, Any]:
+    bundle = context.bundle
     manifest = {
         "bundle": {"path": bundle_dir, "fingerprint": bundle.fingerprint, "labels": list(bundle.labels)},
-        **{key: job.identity[key] for key in ("engine", "settings", "options")},
+        "predictor": context.predictor.describe(),
+        **{key: job.identity[key] for key in ("settings", "options")},
         "inputs": list(job.inputs),
         "versions": {**job.versions, "apache-beam": beam.__version__},
     }

@@ -42,7 +42,7 @@ class Job:
     """What determines the content of a scored folder.
 
     Attributes:
-        identity: JSON values on which every byte of the predictions depends: bundle, predictor (`engine`), settings.
+        identity: JSON values on which every byte of the predictions depends: bundle, predictor, settings.
         sources: every source with its fingerprint.
         versions: of the software; with other versions the last digits of a probability may differ.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from model.inference.kinds import TENSORFLOW
 from pipelines.runners.fork_server import ForkServer, fork_server
 
 PIPELINE = "pipelines.scoring.pipeline"
@@ -10,4 +11,4 @@ PIPELINE = "pipelines.scoring.pipeline"
 
 def scoring_server() -> ForkServer:
     """Returns the process that starts the workers; `start` lets it load TensorFlow and Beam while others work."""
-    return fork_server(PIPELINE)
+    return fork_server(PIPELINE, *TENSORFLOW.kind().modules)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from model.bundles.bundle import Bundle
+from model.inference.kinds import TENSORFLOW, PredictorChoice
 from model.inference.predictor import DEFAULT_BATCH_TOKENS
 from pipelines.corpora.options import ReadOptions
 
@@ -57,9 +58,11 @@ class ScoringContext:
         folder: where the parts go.
         settings: chunks, batches and the like.
         options: how the inputs are read.
+        predictor: what runs the model.
     """
 
     bundle: Bundle
     folder: str
     settings: ScoreSettings
     options: ReadOptions
+    predictor: PredictorChoice = TENSORFLOW

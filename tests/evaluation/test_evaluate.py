@@ -10,7 +10,8 @@ import pytest
 
 from model.evaluation.evaluate import predict
 from model.evaluation.metrics import LabelledSentences, LabelMetrics, measure
-from model.inference.predictor import Outputs, Predictor
+from model.inference.kinds import Outputs
+from model.inference.predictor import Predictor
 from model.records import EncodedWindow, LabelledWindow, Window
 
 

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 
 from model.bundles.bundle import Bundle
 from model.config import WindowSettings
+from model.inference.kinds import BatchError, Outputs
 from model.inference.predictor import (
     BATCH_COST,
-    BatchError,
-    Outputs,
     Predictor,
     PredictorCounts,
     WindowFailure,

@@ -18,7 +18,8 @@ from model.bundles.bundle import Bundle, load_bundle, write_bundle
 from model.classifier.classifier import SentenceClassifier
 from model.config import EncoderSettings, WindowSettings
 from model.encoders.encoder import open_encoder
-from model.inference.predictor import Outputs, Predictor, pad_batch
+from model.inference.kinds import Outputs
+from model.inference.predictor import Predictor, pad_batch
 from model.inference.serving import ServingModule, _plan_windows
 from model.text.tokenization import Tokenizer
 from model.text.windowing import encode_windows, plan_windows

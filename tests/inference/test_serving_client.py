@@ -74,7 +74,7 @@ def check(found: list[list[tuple[str, float]]], documents: list[list[str]], bund
     """Compares predictions with those of the scoring job's own path."""
     predictor, tokenizer = Predictor.load(bundle), Tokenizer(bundle.vocabulary)
     assert [len(rows) for rows in found] == [len(document) for document in documents]
-    for rows, windows in zip(found, encode_documents([(d, ()) for d in documents], bundle, tokenizer), strict=True):
+    for rows, windows in zip(found, encode_documents([(d, ()) for d in documents], bundle, tokenizer.ids), strict=True):
         outputs = take_owned([window.window for window in windows], predictor.run(windows))
         assert [label for label, _ in rows] == [bundle.labels[label] for label in outputs["label_ids"]]
         np.testing.assert_allclose([share for _, share in rows], outputs["probabilities"].max(axis=1), atol=1e-5)

