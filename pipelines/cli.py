@@ -18,6 +18,7 @@ from model.screen import controls_made_visible
 from pipelines import verbs
 from pipelines.corpora.formats import FORMATS, QUOTINGS
 from pipelines.runners.failures import ending_at_sigterm, system_failure
+from pipelines.runners.machine import keep_to_quota
 from pipelines.runners.quiet_imports import keep_imports_quiet
 
 Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run_verb(arguments: list[str]) -> int:
     keep_imports_quiet()
+    keep_to_quota()
     beam_flags: list[str] = []
     if "--" in arguments:
         cut = arguments.index("--")

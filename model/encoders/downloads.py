@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import UserError
+from model.folders import sync, sync_tree
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,10 @@ def fetch(name: str) -> Path:
             for file in download.files:
                 with archive.open(f"{download.folder}/{file}") as source, open(fresh / file, "wb") as target:
                     shutil.copyfileobj(source, target)
+        sync_tree(fresh)
         try:
             fresh.rename(folder)
+            sync(folder.parent)
         except OSError:
             if not folder.is_dir():  # otherwise another process was faster and has written the same bytes
                 raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from model.config import TrainingSettings
-from model.folders import write_json
+from model.folders import read_json, write_json
 from model.progress import ProgressReporter
 from model.training.checkpoints import Checkpoints, Progress, reporting_disk_errors
 from model.training.devices import Devices
@@ -141,9 +140,13 @@ def has_stopped(history: Sequence[Mapping[str, Any]], patience: int | None) -> b
 
 
 def read_history(run_dir: str | Path) -> list[dict[str, Any]]:
-    """Returns the metrics of the epochs that a run has finished."""
+    """Returns the metrics of the epochs that a run has finished.
+
+    Raises:
+        DamagedFileError: their file is not JSON.
+    """
     file = Path(run_dir) / _HISTORY
-    return list(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else []
+    return list(read_json(file, hint="--overwrite the run, to train anew")) if file.exists() else []
 
 
 def _goodness(dev: Mapping[str, Any]) -> float:

@@ -5,7 +5,6 @@ Every distance is Jensen-Shannon's with base 2: 0 for equal distributions, 1 for
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from scipy.spatial.distance import jensenshannon
 
 from model.bundles.training_data import STATS, VOCABULARY
+from model.folders import read_json
 
 # Ranks that divide the champion's wordpieces, the most frequent first, into bands; those past the last are rare.
 _BANDS = (100, 1000, 5000)
@@ -56,9 +56,8 @@ def read_profile(folder: Path) -> Profile:
     """Returns the profile in a folder that holds `stats.json` and `vocabulary.parquet`."""
     pieces = pq.read_table(folder / VOCABULARY, columns=["piece", "train"], partitioning=None)
     counts = zip(pieces["piece"].to_pylist(), pieces["train"].to_pylist(), strict=True)
-    return Profile(
-        json.loads((folder / STATS).read_text(encoding="utf-8")), {piece: count for piece, count in counts if count}
-    )
+    stats = read_json(folder / STATS, hint="restore it from a backup")
+    return Profile(stats, {piece: count for piece, count in counts if count})
 
 
 def label_drift(now: Profile, then: Profile) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from model.bundles.changes import Change
 from model.bundles.registry import Registry
 from model.errors import UserError
+from model.folders import read_json
 from pipelines.retraining.figures import Evaluation
 from pipelines.retraining.verdicts import Checks, Decision
 from pipelines.retraining.workspace import CHECKS, DECISION, EVALUATION, read_json_as
@@ -57,7 +57,7 @@ def describe_version(registry: Registry, version: int) -> PublishedVersion:
     if not path.is_dir():
         there = ", ".join(str(one) for one in registry.versions())
         raise UserError(f"{registry.folder}: has no version {version}; there are: {there}")
-    bundle = json.loads((path / "bundle.json").read_text(encoding="utf-8"))
+    bundle = read_json(path / "bundle.json", hint="prune this version, or restore it from a backup")
     return PublishedVersion(
         version=version,
         champion=version == registry.champion(),

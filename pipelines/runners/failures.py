@@ -18,7 +18,8 @@ _SHOW_THREAD_ERROR = threading.excepthook
 _LONGEST_LINE = 500
 _SYSTEM_REASONS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 _SYSTEM_ERROR = re.compile(
-    r"\w+Error: \[Errno \d+\] (?P<errno>.+?)(?: \[while running|$)|" + "|".join(map(os.strerror, _SYSTEM_REASONS))
+    r"\w+Error: \[Errno \d+\] (?P<errno>.+?)(?: \[while running|$)"
+    rf"|^(?:[\w.]+Error: )?(?P<told>.*?(?:{'|'.join(map(os.strerror, _SYSTEM_REASONS))}))"
 )
 
 
@@ -118,7 +119,7 @@ def system_failure(error: BaseException) -> str | None:
     for cause in causes:
         for line in str(cause).splitlines():
             if match := _SYSTEM_ERROR.search(line):
-                return match["errno"] or line.strip()[:_LONGEST_LINE]
+                return (match["errno"] or match["told"].strip())[:_LONGEST_LINE]
     return None
 
 
@@ -154,4 +155,6 @@ def _is_expected(error: BaseException | None) -> bool:
     import grpc  # heavy, and Beam has loaded it
 
     hung_up = isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.CANCELLED
-    return hung_up or isinstance(error, JobFailure | KeyboardInterrupt)
+    if hung_up or isinstance(error, JobFailure | KeyboardInterrupt):
+        return True
+    return error is not None and system_failure(error) is not None

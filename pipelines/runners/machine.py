@@ -28,6 +28,18 @@ def usable_cores(root: Path = _ROOT) -> int:
     return max(1, cores)
 
 
+def keep_to_quota(root: Path = _ROOT) -> None:
+    """Lets TensorFlow start as many threads as the process has cores; it knows affinity, and no quota.
+
+    It has no effect once TensorFlow has run. A number of threads that the user has set stays.
+
+    Args:
+        root: of the file system.
+    """
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ.setdefault(name, str(usable_cores(root)))
+
+
 def free_memory(root: Path = _ROOT) -> int:
     """Returns the available memory in bytes, caches that can be given up included; 0 if the system does not tell.
 

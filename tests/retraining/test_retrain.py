@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 import yaml
-from conftest import PROJECT, MakeOnce, tiny_documents, write_corpus
+from conftest import PROJECT, MakeOnce, see_mounts, tiny_documents, write_corpus
 from support.warm_jobs import WarmJobs, stop_before
 
 from model.bundles.bundle import Bundle, load_bundle
@@ -398,7 +398,7 @@ def test_damaged_results_of_steps_are_made_again(
     assert json.loads((finished.workspace / "log.jsonl").read_text().splitlines()[-1])["outcome"] == "published"
 
 
-@pytest.mark.parametrize("name", ["training/bundle/vocab.txt"])
+@pytest.mark.parametrize("name", ["training/bundle/vocab.txt", "training/run.json", "stats.json"])
 def test_damaged_records_and_training_are_made_again(finished: Schedule, name: str) -> None:
     """Of a run that was killed before its evaluation."""
     record = finished.record(1)
@@ -410,6 +410,33 @@ def test_damaged_records_and_training_are_made_again(finished: Schedule, name: s
     shutil.rmtree(finished.registry.folder)
     assert finished("--set", "training.epochs=4") == 0
     assert finished.record(1)["outcome"] == record["outcome"]
+
+
+def test_a_full_disk_is_recorded_and_the_next_call_goes_on(
+    published: Path,
+    tiny_encoder: Path,
+    tmp_path: Path,
+    warm_jobs: WarmJobs,
+    small_disk: tuple[Path, int],
+) -> None:
+    """The disk has room for the records of the training data, and not for a checkpoint."""
+    disk, holder = small_disk
+    seen, see = Path(f"/proc/{holder}/root{disk}"), see_mounts(holder)
+    schedule = Schedule(tmp_path / "own", tiny_encoder, published / "pool", retrain={"workspace": str(disk / "work")})
+    words = ["retrain", "--config", str(schedule.config)]
+    (seen / "ballast").write_bytes(bytes(1_500_000))
+    said = warm_jobs.errors.stat().st_size
+    assert warm_jobs.run(words, before=see) == 1
+    message = warm_jobs.errors.read_bytes()[said:].decode()
+    assert "No space left on device" in message.splitlines()[-1] and "Traceback" not in message, message
+    ((outcome, reason, _),) = schedule.told()
+    assert outcome == "error" and "No space left on device" in reason
+    assert not (seen / "work" / "lock.json").exists()
+    (seen / "ballast").unlink()
+    assert warm_jobs.run(words, before=see) == 0
+    assert [outcome for outcome, _, _ in schedule.told()] == ["error", "published"]
+    log = (seen / "work" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(log[-1])["outcome"] == "published"
 
 
 def test_old_runs_leave_their_records(delivered: Schedule) -> None:

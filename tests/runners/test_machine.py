@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.runners.local_processes import default_workers
-from pipelines.runners.machine import free_memory, usable_cores, visible_gpus
+from pipelines.runners.machine import free_memory, keep_to_quota, usable_cores, visible_gpus
 
 GIB = 1 << 30
 
@@ -49,6 +49,17 @@ def test_limits_of_new_control_groups_hold_with_those_above(tmp_path: Path) -> N
         },
     )
     assert (usable_cores(root), free_memory(root)) == (3, 3 * GIB)
+
+
+def test_tensorflow_keeps_to_the_quota_unless_the_user_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TF_NUM_INTEROP_THREADS", "7")
+    root = write_files(tmp_path, {**MEMINFO, "proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "250000 100000\n"})
+    keep_to_quota(root)
+    assert (os.environ["TF_NUM_INTRAOP_THREADS"], os.environ["TF_NUM_INTEROP_THREADS"]) == ("3", "7")
 
 
 def test_a_container_sees_its_own_group_as_the_root(tmp_path: Path) -> None:
