@@ -75,16 +75,25 @@ def best_path(emissions: Any, mask: Any, potentials: Potentials) -> Any:
         candidates = score[:, :, None] + potentials.transitions[None, :, :]
         reached = ops.where(started > 0, ops.max(candidates, axis=1), potentials.start[None, :]) + emission
         carry = (ops.where(here > 0, reached, score), ops.maximum(started, here))
-        return carry, ops.cast(ops.argmax(candidates, axis=1), "int32")
+        return carry, first_maximum(candidates, axis=1)
 
     (last, _), pointers = _walk(extend, before, by_time, present, dtype="int32")
 
     def trace(label: Any, pointer: Any, here: Any) -> Any:
         return ops.where(here > 0, ops.take_along_axis(pointer, label, axis=1), label), label
 
-    final = ops.cast(ops.argmax(last + potentials.end[None, :], axis=-1), "int32")[:, None]
+    final = first_maximum(last + potentials.end[None, :], axis=-1)[:, None]
     _, labels = _walk(trace, final, pointers, present, dtype="int32", width=1, reverse=True)
     return ops.transpose(labels[:, :, 0]) * ops.cast(mask, "int32")
+
+
+def first_maximum(values: Any, axis: int) -> Any:
+    """Returns int32 indices of the largest values along an axis, the first of equals.
+
+    Keras's own argmax of floats looks at their bits on TensorFlow, which OpenVINO can't read.
+    """
+    largest = values == ops.max(values, axis=axis, keepdims=True)
+    return ops.cast(ops.argmax(ops.cast(largest, "int32"), axis=axis), "int32")
 
 
 def _forward(emissions: Any, mask: Any, potentials: Potentials) -> tuple[Any, Any]:

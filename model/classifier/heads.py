@@ -45,7 +45,7 @@ class LabelHead(keras.layers.Layer):
     def predict(self, logits: Any, mask: Any, temperature: Any = 1.0) -> dict[str, Any]:
         """Returns `probabilities` `[batch, sentences, labels]`, and `label_ids` int32 `[batch, sentences]`."""
         probabilities = ops.softmax(logits / temperature, axis=-1)
-        return {"probabilities": probabilities, "label_ids": ops.cast(ops.argmax(logits, axis=-1), "int32")}
+        return {"probabilities": probabilities, "label_ids": crf.first_maximum(logits, axis=-1)}
 
 
 class CrfHead(LabelHead):

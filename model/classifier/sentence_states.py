@@ -19,9 +19,8 @@ _LENGTH_GROUPS = 4
 
 def sep_states(encoder: keras.layers.Layer, inputs: Mapping[str, Any], *, training: bool | None) -> Any:
     """Returns the states of the `[SEP]`s; a window's sentences are read together (Cohan et al. 2019)."""
-    states = encoder(inputs["token_ids"], inputs["segment_ids"], inputs["padding_mask"], training=training)
     positions = ops.maximum(inputs["sep_positions"], 0)
-    return ops.take_along_axis(states, positions[:, :, None], axis=1)
+    return encoder(inputs["token_ids"], inputs["segment_ids"], inputs["padding_mask"], positions, training=training)
 
 
 def cls_states(encoder: keras.layers.Layer, inputs: Mapping[str, Any], *, training: bool | None) -> Any:
@@ -46,7 +45,7 @@ def cls_states(encoder: keras.layers.Layer, inputs: Mapping[str, Any], *, traini
         source = ops.where(place > 0, ops.take(offsets, members)[:, None] + place, ops.take(rows, members)[:, None])
         ids = ops.take(flat_ids, ops.where(mask, source, 0))
         mask = ops.cast(mask, "int32")
-        return encoder(ids * mask, ops.zeros_like(ids), mask, training=training)[:, 0]
+        return encoder(ids * mask, ops.zeros_like(ids), mask, ops.zeros_like(ids[:, :1]), training=training)[:, 0]
 
     order = ops.argsort(lengths)
     count = batch * sentences

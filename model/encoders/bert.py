@@ -10,6 +10,8 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
+from model.encoders.operations import LayerNorm, gelu
+
 
 @dataclass(frozen=True)
 class BertConfig:
@@ -56,7 +58,8 @@ class BertConfig:
 class BertEncoder(keras.layers.Layer):
     """Maps windows to hidden states: `[batch, tokens]` ids and mask to `[batch, tokens, width]`.
 
-    Written with keras.ops only, so it runs on all of Keras's backends.
+    It runs on all of Keras's backends. Inside, states are `[batch * tokens, width]`, since only in products of two
+    dimensions TensorFlow adds the bias within the product.
     """
 
     def __init__(
@@ -83,9 +86,7 @@ class BertEncoder(keras.layers.Layer):
         self.word_embeddings = embedding(config.vocabulary_size, "word_embeddings")
         self.position_embeddings = embedding(config.positions, "position_embeddings")
         self.segment_embeddings = embedding(config.segments, "segment_embeddings")
-        self.embeddings_norm = keras.layers.LayerNormalization(
-            epsilon=config.layer_norm_epsilon, dtype=policy, name="embeddings_norm"
-        )
+        self.embeddings_norm = LayerNorm(epsilon=config.layer_norm_epsilon, dtype=policy, name="embeddings_norm")
         self.embeddings_dropout = keras.layers.Dropout(config.dropout, dtype=policy, name="embeddings_dropout")
         self.transformer_layers = [
             TransformerLayer(config, dtype=policy, name=f"layer_{index}") for index in range(config.layers)
@@ -93,7 +94,7 @@ class BertEncoder(keras.layers.Layer):
         self.mix = LayerMix(config.layers + 1, name="mix") if mix_layers else None
 
     def build(self, input_shape: Any = None) -> None:
-        states = (None, None, self.config.width)
+        states = (None, self.config.width)
         for embedding in (self.word_embeddings, self.position_embeddings, self.segment_embeddings):
             embedding.build((None, None))
         self.embeddings_norm.build(states)
@@ -117,26 +118,44 @@ class BertEncoder(keras.layers.Layer):
         start = len(self.path) + 1
         return {variable.path[start:]: variable for layer in layers for variable in layer.weights}
 
-    def call(self, token_ids: Any, segment_ids: Any, padding_mask: Any, training: bool | None = None) -> Any:
+    def call(
+        self,
+        token_ids: Any,
+        segment_ids: Any,
+        padding_mask: Any,
+        positions: Any = None,
+        training: bool | None = None,
+    ) -> Any:
         """Returns the last layer's hidden states, or the mixture of all layers', `[batch, tokens, width]`.
 
         Args:
             token_ids, segment_ids: int32 `[batch, tokens]`.
             padding_mask: int32 `[batch, tokens]`, 1 for real tokens; no token attends to padding.
+            positions: int32 `[batch, positions]`, indices of tokens, to return only their states,
+                `[batch, positions, width]`: the last layer then computes little else. None for all.
             training: True to apply dropout.
         """
-        positions = ops.arange(ops.shape(token_ids)[1], dtype="int32")
+        batch, tokens = ops.shape(token_ids)[0], ops.shape(token_ids)[1]
+        places = ops.arange(tokens, dtype="int32")
         states = (
             self.word_embeddings(token_ids)
             + self.segment_embeddings(segment_ids)
-            + self.position_embeddings(positions)[None, :, :]
+            + self.position_embeddings(places)[None, :, :]
         )
-        states = self.embeddings_dropout(self.embeddings_norm(states), training=training)
+        states = ops.reshape(states, (-1, self.config.width))
+        states = self.embeddings_dropout(self.embeddings_norm(states, training=training), training=training)
+        rows = None if positions is None else positions + ops.arange(batch, dtype="int32")[:, None] * tokens
         all_states = [states]
-        for layer in self.transformer_layers:
-            states = layer(states, padding_mask, training=training)
-            all_states.append(states)
-        return states if self.mix is None else self.mix(all_states)
+        for layer in self.transformer_layers[:-1]:
+            all_states.append(layer(all_states[-1], padding_mask, training=training))
+        all_states.append(self.transformer_layers[-1](all_states[-1], padding_mask, rows, training=training))
+        if self.mix is None:
+            states = all_states[-1]
+        else:
+            if rows is not None:
+                all_states[:-1] = [ops.take(states, ops.reshape(rows, (-1,)), axis=0) for states in all_states[:-1]]
+            states = self.mix(all_states)
+        return ops.reshape(states, (batch, tokens if rows is None else ops.shape(rows)[1], self.config.width))
 
     def compute_output_shape(self, token_ids_shape: Any, *_: Any) -> tuple[Any, ...]:
         return (*token_ids_shape, self.config.width)
@@ -161,8 +180,8 @@ class TransformerLayer(keras.layers.Layer):
         def dense(width: int, name: str) -> keras.layers.Dense:
             return keras.layers.Dense(width, kernel_initializer=start, dtype=policy, name=name)
 
-        def norm(name: str) -> keras.layers.LayerNormalization:
-            return keras.layers.LayerNormalization(epsilon=config.layer_norm_epsilon, dtype=policy, name=name)
+        def norm(name: str) -> LayerNorm:
+            return LayerNorm(epsilon=config.layer_norm_epsilon, dtype=policy, name=name)
 
         self.query = dense(config.width, "query")
         self.key = dense(config.width, "key")
@@ -183,32 +202,45 @@ class TransformerLayer(keras.layers.Layer):
         self.output_norm.build(states_shape)
         self.built = True
 
-    def call(self, states: Any, padding_mask: Any, training: bool | None = None) -> Any:
-        attended = self.attention_output(self._attend(states, padding_mask, training))
-        states = self.attention_norm(states + self.dropout(attended, training=training))
-        expanded = ops.gelu(self.intermediate(states), approximate=self.config.activation == "gelu_tanh")
+    def call(self, states: Any, padding_mask: Any, rows: Any = None, training: bool | None = None) -> Any:
+        """Returns the new states of all tokens, or of some, `[batch * tokens, width]`.
+
+        Args:
+            states: of all tokens, `[batch * tokens, width]`.
+            padding_mask: `[batch, tokens]`.
+            rows: int32 `[batch, some tokens]`, the rows of `states` of those whose new states are wanted. None for all.
+            training: True to apply dropout.
+        """
+        wanted = states if rows is None else ops.take(states, ops.reshape(rows, (-1,)), axis=0)
+        shape = ops.shape(padding_mask if rows is None else rows)
+        attended = self.attention_output(self._attend(wanted, shape, states, padding_mask, training))
+        wanted = self.attention_norm(wanted + self.dropout(attended, training=training), training=training)
+        expanded = gelu(self.intermediate(wanted), tanh=self.config.activation == "gelu_tanh")
         transformed = self.output_dense(expanded)
-        return self.output_norm(states + self.dropout(transformed, training=training))
+        return self.output_norm(wanted + self.dropout(transformed, training=training), training=training)
 
     def compute_output_shape(self, states_shape: Any, *_: Any) -> Any:
         return states_shape
 
-    def _attend(self, states: Any, padding_mask: Any, training: bool | None) -> Any:
-        batch, tokens = ops.shape(states)[0], ops.shape(states)[1]
+    def _attend(self, wanted: Any, shape: Any, states: Any, padding_mask: Any, training: bool | None) -> Any:
+        """Returns what the wanted tokens, `shape` of them, see in all tokens."""
         size = self.config.width // self.config.heads
 
-        def by_head(projected: Any) -> Any:
-            return ops.transpose(ops.reshape(projected, (batch, tokens, self.config.heads, size)), (0, 2, 1, 3))
+        def by_head(projected: Any, rows: Any) -> Any:
+            return ops.transpose(ops.reshape(projected, (*rows[:2], self.config.heads, size)), (0, 2, 1, 3))
 
-        query, key, value = by_head(self.query(states)), by_head(self.key(states)), by_head(self.value(states))
-        scores = ops.matmul(query / math.sqrt(size), ops.transpose(key, (0, 1, 3, 2)))
+        every = ops.shape(padding_mask)
+        # Right before the product, so that TensorFlow scales within it, as it adds the bias below.
+        query = by_head(self.query(wanted), shape) * (1 / math.sqrt(size))
+        key, value = by_head(self.key(states), every), by_head(self.value(states), every)
+        scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
         # Always in float32: half precision has too little range for the bias and too few digits for a softmax's sum.
         # The mask is passed as integers, since Keras would cast a float bias to half precision.
         bias = (1.0 - ops.cast(padding_mask, "float32"))[:, None, None, :] * -1e9
         weights = ops.cast(ops.softmax(ops.cast(scores, "float32") + bias, axis=-1), scores.dtype)
         weights = self.attention_dropout(weights, training=training)
         mixed = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
-        return ops.reshape(mixed, (batch, tokens, self.config.width))
+        return ops.reshape(mixed, (-1, self.config.width))
 
 
 class LayerMix(keras.layers.Layer):
@@ -228,6 +260,6 @@ class LayerMix(keras.layers.Layer):
         self.built = True
 
     def call(self, states: Sequence[Any]) -> Any:
-        """Returns the mixture of the layers' states, each `[batch, tokens, width]`."""
+        """Returns the mixture of the layers' states, all of one shape."""
         shares = ops.softmax(self.logits)
         return self.scale * sum(shares[index] * state for index, state in enumerate(states))

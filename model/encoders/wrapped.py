@@ -60,12 +60,20 @@ class WrappedEncoder(keras.layers.Layer):
             variables = sorted(function.trainable_variables, key=lambda variable: variable.name)
         return {variable.name.partition(":")[0].removeprefix(within): variable for variable in variables}
 
-    def call(self, token_ids: Any, segment_ids: Any, padding_mask: Any, training: bool | None = None) -> Any:
+    def call(
+        self,
+        token_ids: Any,
+        segment_ids: Any,
+        padding_mask: Any,
+        positions: Any = None,
+        training: bool | None = None,
+    ) -> Any:
         """Returns the module's `sequence_output`, `[batch, tokens, width]`; arguments as `BertEncoder.call`."""
         given = {"input_word_ids": token_ids, "input_mask": padding_mask, "input_type_ids": segment_ids}
         inputs = {name: keras.ops.cast(array, "int32") for name, array in given.items()}
         options = {"training": bool(training)} if self._takes_training else {}
-        return self._loaded(inputs, **options)["sequence_output"]
+        states = self._loaded(inputs, **options)["sequence_output"]
+        return states if positions is None else keras.ops.take_along_axis(states, positions[:, :, None], axis=1)
 
     def compute_output_shape(self, token_ids_shape: Any, *_: Any) -> tuple[Any, ...]:
         return (*token_ids_shape, self.width)

@@ -65,6 +65,61 @@ def test_half_precision_weights(tmp_path: Path) -> None:
     np.testing.assert_allclose(encode(encoder, *inputs), bert_forward(weights, TINY_SHAPE, *inputs), atol=1e-5)
 
 
+POSITIONS = np.array([[3, 39, 0], [0, 0, 0], [16, 0, 0]], np.int32)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new"])
+def test_some_positions_only(tmp_path: Path, activation: str) -> None:
+    shape = {**TINY_SHAPE, "hidden_act": activation}
+    weights = tiny_weights(shape, seed=11)
+    encoder = open_encoder(
+        EncoderSettings(handle=str(write_checkpoint(tmp_path / "bert", weights=weights, shape=shape)))
+    )
+    inputs = padded_batch(shape["vocab_size"], (40, 1, 17))
+    expected = np.take_along_axis(bert_forward(weights, shape, *inputs), POSITIONS[:, :, None], axis=1)
+    np.testing.assert_allclose(encode(encoder.build(), *inputs, POSITIONS), expected, atol=1e-5)
+
+
+def test_one_layer_and_no_windows(tiny_encoder: Path) -> None:
+    """The only layer is the last one, and batches may be empty: `cls` groups sentences by length."""
+    encoder = open_encoder(EncoderSettings(handle=str(tiny_encoder), layers=1)).build()
+    inputs = padded_batch(TINY_SHAPE["vocab_size"], (40, 1, 17))
+    whole = bert_forward(tiny_weights(TINY_SHAPE), {**TINY_SHAPE, "num_hidden_layers": 1}, *inputs)
+    expected = np.take_along_axis(whole, POSITIONS[:, :, None], axis=1)
+    np.testing.assert_allclose(encode(encoder, *inputs, POSITIONS), expected, atol=1e-5)
+    nothing = [array[:0] for array in (*inputs, POSITIONS)]
+    assert encode(encoder, *nothing).shape == (0, 3, 16)
+    assert encode(encoder, *nothing[:3]).shape == (0, 40, 16)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_last_layer_reads_all_tokens_but_computes_some(tiny_encoder: Path, training: bool) -> None:
+    """Products of two dimensions, which take their bias along, and in the last layer with few rows."""
+    import tensorflow as tf
+
+    encoder = open_encoder(EncoderSettings(handle=str(tiny_encoder))).build()
+    inputs = [tf.TensorSpec([2, count], tf.int32) for count in (10, 10, 10, 3)]
+    function = tf.function(lambda *given: encoder(*given, training=training), autograph=False)
+    graph = function.get_concrete_function(*inputs).graph
+    products = [node for node in graph.get_operations() if node.type == "MatMul"]
+    rows = [(node.name.split("/")[-2].removesuffix("_1"), node.outputs[0].shape.as_list()) for node in products]
+    width, wide = 16, 32
+    every, some = (
+        [
+            ("query", [count, width]),
+            ("key", [20, width]),
+            ("value", [20, width]),
+            ("attention_output", [count, width]),
+            ("intermediate", [count, wide]),
+            ("output", [count, width]),
+        ]
+        for count in (20, 6)
+    )
+    assert rows == every + some
+    assert {node.outputs[0].consumers()[0].type for node in products} == {"BiasAdd"}
+    assert "Erfc" not in {node.type for node in graph.get_operations()}
+
+
 def test_padding_never_changes_real_tokens(tiny_encoder: Path) -> None:
     encoder = open_encoder(EncoderSettings(handle=str(tiny_encoder))).build()
     lengths = (2, 7, 23, 64)
@@ -98,7 +153,11 @@ def test_minilm_forward_pass(minilm: Path) -> None:
     weights = load_file(minilm / "model.safetensors")
     inputs = padded_batch(shape["vocab_size"], (64, 5, 31))
     encoder = open_encoder(EncoderSettings(handle=str(minilm))).build()
-    np.testing.assert_allclose(encode(encoder, *inputs), bert_forward(weights, shape, *inputs), atol=1e-4)
+    expected = bert_forward(weights, shape, *inputs)
+    np.testing.assert_allclose(encode(encoder, *inputs), expected, atol=5e-6)
+    positions = np.array([[63, 5, 0], [4, 0, 0], [30, 2, 0]], np.int32)
+    expected = np.take_along_axis(expected, positions[:, :, None], axis=1)
+    np.testing.assert_allclose(encode(encoder, *inputs, positions), expected, atol=5e-6)
 
 
 def refusal(folder: Path, **settings: Any) -> str:

@@ -44,6 +44,9 @@ def test_the_mixture_is_a_scaled_softmax(tiny_encoder: Path) -> None:
     shares = np.exp([0.5, -1.0, 2.0]) / np.exp([0.5, -1.0, 2.0]).sum()
     expected = 1.7 * sum(share * states for share, states in zip(shares, states_by_layer(*inputs), strict=True))
     np.testing.assert_allclose(encode(encoder, *inputs), expected, atol=1e-5)
+    positions = np.array([[8, 0], [29, 3]], np.int32)
+    expected = np.take_along_axis(expected, positions[:, :, None], axis=1)
+    np.testing.assert_allclose(encode(encoder, *inputs, positions), expected, atol=1e-5)
 
 
 def gradients(encoder: BertEncoder, *inputs: np.ndarray) -> dict[str, bool]:
@@ -163,7 +166,9 @@ inputs = np.load(inputs)
 arrays = [inputs[name] for name in ("token_ids", "segment_ids", "mask")]
 encoder = open_encoder(EncoderSettings(handle=folder)).build()
 mixed = open_encoder(EncoderSettings(handle=folder, mix_layers=True, frozen_layers=1)).build()
-np.savez(outputs, plain=encoder(*arrays, training=False), mixed=mixed(*arrays, training=False),
+positions = np.array([[39, 0], [0, 0], [16, 3]], np.int32)
+np.savez(outputs, plain=encoder(*arrays, training=False), some=encoder(*arrays, positions, training=False),
+         mixed=mixed(*arrays, training=False),
          dropped=encoder(*arrays, training=True))
 """
 
@@ -178,5 +183,6 @@ def test_the_same_under_jax(tiny_encoder: Path, tmp_path: Path) -> None:
     subprocess.run(command, cwd=PROJECT, env={**os.environ, "KERAS_BACKEND": "jax"}, check=True)
     outputs, expected = np.load(tmp_path / "out.npz"), states_by_layer(token_ids, segment_ids, mask)
     np.testing.assert_allclose(outputs["plain"], expected[-1], atol=1e-5)
+    np.testing.assert_allclose(outputs["some"], expected[-1][[[0], [1], [2]], [[39, 0], [0, 0], [16, 3]]], atol=1e-5)
     np.testing.assert_allclose(outputs["mixed"], np.mean(expected, axis=0), atol=1e-5)
     assert np.abs(outputs["dropped"] - outputs["plain"]).max() > 1e-3

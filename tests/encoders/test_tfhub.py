@@ -61,6 +61,9 @@ def test_wrapped_and_native_agree_with_numpy(hub_bert: Path) -> None:
     assert isinstance(wrapped, WrappedEncoder) and isinstance(native, BertEncoder)
     np.testing.assert_allclose(encode(wrapped, *inputs), expected, atol=1e-5)
     np.testing.assert_allclose(encode(native, *inputs), expected, atol=1e-5)
+    positions = np.tile(np.array([0, 3], np.int32), (len(expected), 1))
+    for encoder in (wrapped, native):
+        np.testing.assert_allclose(encode(encoder, *inputs, positions), expected[:, [0, 3]], atol=1e-5)
     assert native.count_params() == sum(tensor.size for tensor in WEIGHTS.values())
 
 
