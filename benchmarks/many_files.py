@@ -3,10 +3,12 @@
     python benchmarks/many_files.py [--files 20000 200000] [--table FILE] [--folder DIR] [--at s3://BUCKET -- FLAGS]
 
 Makes that many files of one record, and plays a job over them without a model: it lists and fingerprints the files,
-claims a folder, plans the units and hands them to Beam, lists a part for each file, claims the folder again, as a
-repeat does, publishes it, and claims it when it is finished. Each size runs in a process of its own. The table has a
-line for each size that is done, and those are not done again. Prints for each step the seconds and the memory above
-that of the start, the slope between the smallest and the largest size, and what a million files would take by it.
+claims a folder, plans the units, hands them to Beam and shares them out among workers, lists a part for each file,
+counts what is done by them, claims the folder again, as a repeat does, publishes it, and claims it when it is finished.
+Each size runs in a process of its own. The table has a line for each size that is done, and those are not done again.
+Prints for each step the seconds, those of all cores (which other work on the machine changes less) and the peak of the
+memory above that of the start, the slopes between the smallest and the largest size, and what a million files would
+take by them.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ import argparse
 import io
 import json
 import multiprocessing
+import pickle
 import resource
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -32,18 +34,21 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from model.bundles.bundle import Bundle
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sources import fingerprint_sources, match_sources
+from pipelines.runners.local_processes import share_out
 from pipelines.scoring.counts import PartCounts, count_metadata
 from pipelines.scoring.pipeline import create_units
+from pipelines.scoring.progress import ScoreProgress
 from pipelines.scoring.score import plan_units
 from pipelines.scoring.scored_folder import Job, claim_scored_folder, finished_parts, publish
 from pipelines.scoring.settings import ScoreSettings, ScoringContext
 from pipelines.storage import objects
+from pipelines.storage.parallel import map_files
 
 MILLION = 1_000_000
-_THREADS = 16
+_ALL = "all"
 _FOLDER_FILES = 1000
-Steps = dict[str, tuple[float, float]]
-"""Seconds, and how far the peak of memory lies above the start at its end, in MiB, by step."""
+Steps = dict[str, tuple[float, float, float]]
+"""Seconds, those of all cores, and how far the peak of memory lies above the start at its end, in MiB, by step."""
 
 
 def write_all(contents: Iterator[tuple[str, bytes]]) -> None:
@@ -57,9 +62,8 @@ def write_all(contents: Iterator[tuple[str, bytes]]) -> None:
         else:
             objects.write_bytes(path, content)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(write, contents):
-            pass
+    for _ in map_files(write, contents, local=False):
+        pass
 
 
 def peak() -> float:
@@ -85,10 +89,11 @@ def run(files: int, place: str, flags: list[str], result: Any) -> None:
 
     @contextmanager
     def step(name: str) -> Iterator[None]:
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         yield
-        steps[name] = (time.perf_counter() - started, peak() - start)
-        print(f"{files:>9,} files: {name}: {steps[name][0]:.1f} s, {steps[name][1]:,.0f} MiB", flush=True)
+        steps[name] = (time.perf_counter() - started, time.process_time() - busy, peak() - start)
+        seconds, of_cores, memory = steps[name]
+        print(f"{files:>9,} files: {name}: {seconds:.1f} s, {of_cores:.1f} s of cores, {memory:,.0f} MiB", flush=True)
 
     write_all(
         (
@@ -112,15 +117,22 @@ def run(files: int, place: str, flags: list[str], result: Any) -> None:
     assert not failures
     with step("hand to Beam"):
         create_units(units)
-    del units
+    with step("share out"):
+        shares = share_out(units, 2)
+        pickle.dumps(shares)
+    progress = ScoreProgress(job, units, options, limit=None, folder=output, samples=False)
+    del units, shares
     part = part_bytes()
-    write_all((f"{output}/{prefix}-000000-last.parquet", part) for prefix in job.prefixes().values())
+    write_all((f"{output}/{prefix}-000000-last.parquet", part) for prefix in job.prefixes)
     with step("list the parts"):
         assert len(finished_parts(output)) == files
+    with step("look at the progress"):
+        assert progress.describe() == f"{files:,} records are done"
+    del progress
     with step("claim at a repeat"):
-        assert all(each.whole for each in claim_scored_folder(output, job).finished.values())
+        assert all(each.whole for each in claim_scored_folder(output, job).finished)
     with step("publish"):
-        publish(output, job, {"inputs": list(job.inputs)})
+        publish(output, job, {})
     with step("claim when finished"):
         assert claim_scored_folder(output, job).complete
     result.send(steps)
@@ -144,18 +156,25 @@ def measure(files: int, place: str, flags: list[str]) -> Steps:
 def report(table: dict[int, Steps]) -> None:
     """Prints the figures, and the slopes between the smallest and the largest size."""
     least, most = min(table), max(table)
-
-    def slope(low: float, high: float) -> float:
-        return (high - low) / (most - least) if most > least else 0.0
-
     sizes = sorted(table)
-    print(" | ".join(["step", *(f"{size:,} files: s, MiB" for size in sizes), "us a file", "KiB a file", "a million"]))
-    for name in table[least]:
-        (low, few), (high, many) = table[least][name], table[most][name]
-        seconds, memory = slope(low, high), slope(few, many)
-        cells = [f"{table[size][name][0]:.1f}, {table[size][name][1]:,.0f}" for size in sizes]
-        million = f"{low + seconds * (MILLION - least):,.0f} s, {few + memory * (MILLION - least):,.0f} MiB"
-        print(" | ".join([name, *cells, f"{seconds * 1e6:.0f}", f"{memory * 1024:.2f}", million]))
+    print(" | ".join(["step", *(f"{size:,} files: s, s of cores, MiB" for size in sizes), "a file", "a million"]))
+    for name in [*table[least], _ALL]:
+        cells = ["{:.1f}, {:.1f}, {:,.0f}".format(*_figures(table[size], name)) for size in sizes]
+        low, high = _figures(table[least], name), _figures(table[most], name)
+        slopes = [(above - below) / max(1, most - least) for below, above in zip(low, high, strict=True)]
+        seconds, of_cores, memory = (
+            below + slope * (MILLION - least) for below, slope in zip(low, slopes, strict=True)
+        )
+        a_file = f"{slopes[0] * 1e6:.0f} us, {slopes[1] * 1e6:.0f} us, {slopes[2] * 1024:.2f} KiB"
+        print(" | ".join([name, *cells, a_file, f"{seconds:,.0f} s, {of_cores:,.0f} s, {memory:,.0f} MiB"]))
+
+
+def _figures(steps: Steps, name: str) -> tuple[float, float, float]:
+    """Returns the figures of a step, or of all together."""
+    if name != _ALL:
+        return steps[name]
+    seconds, of_cores, memory = zip(*steps.values(), strict=True)
+    return sum(seconds), sum(of_cores), max(memory)
 
 
 def main() -> None:

@@ -125,6 +125,8 @@ def run_score(options: argparse.Namespace) -> int:
     from model.records import Reason
     from pipelines.corpora.chunks import ids_are_shared
     from pipelines.scoring.score import score
+    from pipelines.scoring.scored_folder import MANIFEST
+    from pipelines.storage import objects
     from pipelines.terminal import show_estimate, show_scored
 
     settings = score_settings(options)
@@ -158,7 +160,7 @@ def run_score(options: argparse.Namespace) -> int:
         trust_model=options.trust_model,
     )
     if options.json:
-        _print_json(manifest)
+        _print_json(objects.read_json(f"{options.output.rstrip('/')}/{MANIFEST}"))
     else:
         show_scored(manifest, options.output)
     counts = manifest["counts"]

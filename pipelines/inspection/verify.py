@@ -93,7 +93,8 @@ def _verify_scored(folder: str, done: Callable[[int], None]) -> Verification:
     try:
         listed |= read_marks(folder)
         listed |= {PARTS: read_manifest(folder)["parts"]["sha256"]}
-        listed |= {part.name: part.sha256 for part in read_parts_list(folder, read_manifest(folder)).values()}
+        parts = read_parts_list(folder, read_manifest(folder))
+        listed |= dict(zip(parts["name"].to_pylist(), parts["sha256"].to_pylist(), strict=True))
     except (ValueError, KeyError, TypeError) as error:
         # Without the list nothing is said about the parts.
         problems.append(f"{error}; the parts can't be checked without it, repeat the job")
@@ -120,7 +121,7 @@ def _verify_old_scored(folder: str, found: Verification, written: int) -> Verifi
     problems = [reason for _, reason in sorted(read.damaged.items())]
     if read.counts.to_json() != counts:
         problems.append("the parts' counts are not those of the manifest")
-    return replace(found, files=len(read.parts), problems=tuple(problems), note=_no_checksums(written))
+    return replace(found, files=read.table.num_rows, problems=tuple(problems), note=_no_checksums(written))
 
 
 def _verify_records(folder: str, done: Callable[[int], None]) -> Verification:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from model.threads import limit_threads
 from pipelines.runners.fork_server import ForkServer, Worker
 from pipelines.runners.machine import free_memory, usable_cores
+from pipelines.storage.packed import Packed
 
 T = TypeVar("T")
 
@@ -38,9 +39,12 @@ def default_workers(model: Path, *, gpus: int = 0) -> int:
     return max(1, min(usable_cores() // _CORES_A_WORKER, in_memory))
 
 
-def share_out(items: Sequence[T], workers: int) -> list[list[T]]:
+def share_out(items: Sequence[T], workers: int) -> list[Packed[T]]:
     """Returns each worker's share of the items, dealt out in turn; with fewer items than workers, fewer shares."""
-    return [list(items[start::workers]) for start in range(min(workers, len(items)))]
+    shares: list[Packed[T]] = [Packed() for _ in range(min(workers, len(items)))]
+    for number, item in enumerate(items):
+        shares[number % workers].add(item)
+    return shares
 
 
 @dataclass(frozen=True, slots=True)

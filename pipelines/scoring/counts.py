@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from model.records import Reason
-from pipelines.storage.objects import open_object
+from pipelines.storage.parquet import read_footer
 
 COUNTS_KEY = "sepline.counts"
 """The key of the counts in the metadata of a part of predictions."""
 _REJECTS = "rejects."
-_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +60,23 @@ class PartCounts:
     @classmethod
     def from_names(cls, counts: Mapping[str, int]) -> PartCounts:
         """Returns the counts that `by_name` returned; names that it doesn't know are ignored, missing ones are 0."""
-        numbers = {each.name: counts.get(each.name, 0) for each in fields(cls) if each.name != "rejects"}
-        rejects = {reason: counts[f"{_REJECTS}{reason}"] for reason in Reason if f"{_REJECTS}{reason}" in counts}
+        numbers = {name: counts.get(name, 0) for name in _numbers()}
+        known = _reasons()
+        rejects = {known[name]: count for name, count in counts.items() if name in known}
         return cls(**numbers, rejects=Counter(rejects))
 
     def _numbers(self) -> dict[str, int]:
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "rejects"}
+        return {name: getattr(self, name) for name in _numbers()}
+
+
+@cache
+def _numbers() -> tuple[str, ...]:
+    return tuple(each.name for each in fields(PartCounts) if each.name != "rejects")
+
+
+@cache
+def _reasons() -> Mapping[str, Reason]:
+    return {f"{_REJECTS}{reason}": reason for reason in Reason}
 
 
 def count_metadata(counts: PartCounts) -> dict[str, str]:
@@ -78,21 +86,4 @@ def count_metadata(counts: PartCounts) -> dict[str, str]:
 
 def read_part_counts(path: str) -> PartCounts:
     """Returns the counts in the metadata of a part of predictions."""
-    with open_object(path) as stream:
-        return PartCounts.from_names(json.loads(pq.read_schema(stream).metadata[COUNTS_KEY.encode()]))
-
-
-class PartCountsReader:
-    """Reads the counts of a folder's parts, each part once."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._by_part: dict[str, PartCounts] = {}
-
-    def read(self, parts: Collection[str]) -> Mapping[str, PartCounts]:
-        """Returns the counts of the named parts. Those not read before are read now, several at a time."""
-        new = [part for part in parts if part not in self._by_part]
-        with ThreadPoolExecutor(_THREADS) as pool:
-            read = pool.map(lambda part: read_part_counts(f"{self._folder}/{part}.parquet"), new)
-            self._by_part.update(zip(new, read, strict=True))
-        return {part: self._by_part[part] for part in parts}
+    return PartCounts.from_names(json.loads(read_footer(path).metadata[COUNTS_KEY.encode()]))

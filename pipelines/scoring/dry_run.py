@@ -15,9 +15,9 @@ from pipelines.corpora.chunks import Chunk, Unit, read_chunks
 from pipelines.corpora.options import ReadOptions
 from pipelines.scoring.pipeline import SplitAndTokenize
 from pipelines.scoring.predictions import ChunkInference, assemble_documents, prediction_table
-from pipelines.scoring.progress import estimate_records
+from pipelines.scoring.progress import estimate_records, sample_sources, sources_to_sample
 from pipelines.scoring.score import describe_job, plan_units
-from pipelines.scoring.scored_folder import finished_sources
+from pipelines.scoring.scored_folder import finished_parts, finished_sources
 from pipelines.scoring.settings import ScoreSettings, ScoringContext
 from pipelines.scoring.worker_notes import report_failures
 from pipelines.storage.parquet import parquet_bytes
@@ -78,17 +78,18 @@ def estimate(
     prediction_schema(bundle.labels, {}, **asdict(settings.format))  # raises for a column that there isn't
     context = ScoringContext(bundle, output, settings, options)
     job = describe_job(bundle, inputs, settings=settings, options=options)
-    finished = finished_sources(output, job)
+    finished = finished_sources(job, finished_parts(output))
     units, failures = plan_units(job, finished, context)
     report_failures(failures, len(job.sources))
-    records = sum(estimate_records(job.sources, units, options, limit=settings.limit).values())
+    beginnings = sample_sources(sources_to_sample(units), options)
+    records = int(estimate_records(job.sources, units, beginnings, limit=settings.limit).sum())
 
     sample = _run_sample(units, context)
     speed = sample.records / sample.seconds if sample.seconds else 0.0
     return Estimate(
-        sources=len(job.inputs),
-        input_bytes=sum(source["size"] for source in job.inputs),
-        finished_sources=sum(each.whole for each in finished.values()),
+        sources=len(job.sources),
+        input_bytes=sum(source["size"] for source in job.inputs()),
+        finished_sources=sum(each.whole for each in finished),
         units=len(units),
         records=records,
         exact=all(unit.records is not None for unit in units),

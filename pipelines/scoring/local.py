@@ -10,22 +10,22 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from model.bundles.bundle import Bundle
 from model.errors import JobFailure, UserError
 from pipelines.corpora.chunks import Killer, Unit, finished_chunks, unfinished
+from pipelines.corpora.options import ReadOptions
 from pipelines.runners.local_processes import LocalWorkers, count_gpus, default_workers, share_out
 from pipelines.runners.machine import visible_gpus
-from pipelines.scoring.progress import estimate_records
+from pipelines.scoring.progress import sample_sources, sources_to_sample
 from pipelines.scoring.quarantine import Stage, Told
-from pipelines.scoring.scored_folder import Job, finished_parts
+from pipelines.scoring.scored_folder import finished_parts
 from pipelines.scoring.server import PIPELINE, scoring_server
 from pipelines.scoring.settings import ScoringContext
 
-_ESTIMATE = "estimate"
+_SAMPLE = "sample"
 _MOST_KILLERS = 20  # of a chunk; a model that kills its process whatever it reads is no matter of single records
 _MEMORY = "if memory ran out, take fewer --workers, a smaller --batch-tokens or fewer --chunk-records"
 
@@ -59,8 +59,7 @@ def score_locally(
     context: ScoringContext,
     beam_options: PipelineOptions,
     *,
-    job: Job,
-    expect: Callable[[dict[str, int]], None],
+    expect: Callable[[tuple[int, int]], None],
     workers: int | None = None,
 ) -> None:
     """Scores the units.
@@ -69,8 +68,7 @@ def score_locally(
         units: what is to be scored, at least one.
         context: of the job.
         beam_options: of the pipeline that each worker runs.
-        job: whose units they are.
-        expect: is told the number of records of each source, which a worker estimates.
+        expect: is told what `sample_sources` returns, which a worker runs, since it parses records.
         workers: number of processes; None for as many as suit the machine and the units.
 
     Raises:
@@ -86,14 +84,14 @@ def score_locally(
         workers = max(1, min(default_workers(context.bundle.path, gpus=len(gpus)), len(units) // 2))
     shares = share_out(units, workers)
     with LocalWorkers(server, len(shares), gpus=gpus) as running:
-        running.start(_ESTIMATE, f"{__name__}:estimate", job.sources, units, context)
+        running.start(_SAMPLE, f"{__name__}:sample", sources_to_sample(units), context.options)
         _LocalJob(running, context, beam_options, expect).score(shares)
 
 
-def estimate(inputs: Sequence[Any], units: Sequence[Unit], context: ScoringContext) -> dict[str, int] | None:
-    """Returns what `estimate_records` does, None if a filesystem doesn't answer. It parses records, so in a worker."""
+def sample(paths: Sequence[str], options: ReadOptions) -> tuple[int, int] | None:
+    """Returns what `sample_sources` does, None if a filesystem doesn't answer."""
     with suppress(JobFailure):
-        return estimate_records(inputs, units, context.options, limit=context.settings.limit)
+        return sample_sources(paths, options)
     return None
 
 
@@ -105,7 +103,7 @@ class _LocalJob:
         workers: LocalWorkers,
         context: ScoringContext,
         beam_options: PipelineOptions,
-        expect: Callable[[dict[str, int]], None],
+        expect: Callable[[tuple[int, int]], None],
     ) -> None:
         self._workers, self._context, self._beam_options, self._expect = workers, context, beam_options, expect
         self._size = context.settings.chunk_records
@@ -116,7 +114,7 @@ class _LocalJob:
         for number, units in left.items():
             self._start(number, units)
         while end := self._workers.next_end():
-            if end.key == _ESTIMATE:
+            if end.key == _SAMPLE:
                 if end.returned is not None:
                     self._expect(end.returned)
             elif end.died is not None:

@@ -7,14 +7,14 @@ manifest has the checksum of the list, and `_SUCCESS` that of the manifest. What
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model.errors import JobFailure
@@ -22,23 +22,18 @@ from model.schema import part_list_schema
 from pipelines.scoring.counts import COUNTS_KEY, PartCounts
 from pipelines.scoring.predictions import REJECTS
 from pipelines.storage import objects
-from pipelines.storage.parquet import parquet_bytes
+from pipelines.storage.parallel import map_files
+from pipelines.storage.parquet import parquet_bytes, parse_footer, read_footer
 
 PARTS = "_parts.parquet"
 SUFFIX = ".parquet"
-_THREADS = 16
+_ROWS = 10_000
+_Read: TypeAlias = Callable[[str], tuple[pq.FileMetaData, int, str]]
+"""Reads a part, or its end; returns what it says about itself, and its size and SHA-256 if all of it was read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One part file, of predictions or of rejects.
-
-    Attributes:
-        name: its name in the scored folder, such as `_rejects/part-a-0123456789abcdef-000000.parquet`.
-        rows: of its table.
-        bytes: its size.
-        sha256: of its bytes.
-    """
+class _Part(NamedTuple):
+    """One part file, of predictions or of rejects: its name in the scored folder, rows, size, and SHA-256."""
 
     name: str
     rows: int
@@ -51,12 +46,12 @@ class ReadParts:
     """What reading all parts of a folder has found.
 
     Attributes:
-        parts: every part, sorted by name.
+        table: name, rows, bytes and SHA-256 of every part, sorted by name (`part_list_schema`).
         counts: the sum of the counts of all chunks.
         damaged: the names of chunks whose parts can't be read, or whose part of rejects is missing, with the reason.
     """
 
-    parts: Sequence[Part]
+    table: pa.Table
     counts: PartCounts
     damaged: Mapping[str, str]
 
@@ -71,29 +66,56 @@ def read_parts(folder: str, names: Collection[str]) -> ReadParts:
     Raises:
         JobFailure: a filesystem does not answer.
     """
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(lambda name: _read_chunk(folder, name), sorted(names)))
-    damaged = {name: what for name, what in zip(sorted(names), found, strict=True) if isinstance(what, str)}
-    read = [what for what in found if not isinstance(what, str)]
-    parts = sorted((part for of_chunk, _ in read for part in of_chunk), key=lambda part: part.name)
-    return ReadParts(parts, sum((counts for _, counts in read), PartCounts()), damaged)
+    counts: Counter[str] = Counter()
+    damaged: dict[str, str] = {}
+    rejects, predictions = _Rows(), _Rows()  # in this order, they are sorted
+    ordered = sorted(names)
+    found = map_files(lambda name: _read_chunk(folder, name, _read_whole), ordered, local=objects.is_local(folder))
+    for name, what in zip(ordered, found, strict=True):
+        if isinstance(what, str):
+            damaged[name] = what
+            continue
+        parts, numbers = what
+        counts.update(numbers)
+        for rows, part in zip((predictions, rejects), parts, strict=False):
+            rows.add(part)
+    table = pa.concat_tables([rejects.table(), predictions.table()]).combine_chunks()
+    return ReadParts(table, PartCounts.from_names(counts), damaged)
 
 
-def write_parts_list(folder: str, parts: Sequence[Part]) -> dict[str, Any]:
+def find_damaged(folder: str, names: Collection[str]) -> dict[str, str]:
+    """Returns the chunks whose parts are damaged, with the reason, by the ends of the files alone.
+
+    Args:
+        folder: of the parts.
+        names: of the parts of predictions, without suffix.
+
+    Raises:
+        JobFailure: a filesystem does not answer.
+    """
+
+    def check(name: str) -> str | None:
+        what = _read_chunk(folder, name, _read_end)
+        return what if isinstance(what, str) else None
+
+    found = map_files(check, names, local=objects.is_local(folder))
+    return {name: what for name, what in zip(names, found, strict=True) if what is not None}
+
+
+def write_parts_list(folder: str, parts: pa.Table) -> dict[str, Any]:
     """Writes the list, and returns what the manifest says about it."""
-    columns = {name: [getattr(part, name) for part in parts] for name in Part.__slots__}
-    content = parquet_bytes(pa.Table.from_pydict(columns, schema=part_list_schema()))
+    content = parquet_bytes(parts)
     objects.write_bytes(f"{folder}/{PARTS}", content)
     return {
         "list": PARTS,
         "sha256": hashlib.sha256(content).hexdigest(),
-        "count": len(parts),
-        "bytes": sum(part.bytes for part in parts),
+        "count": parts.num_rows,
+        "bytes": pc.sum(parts["bytes"]).as_py() or 0,
     }
 
 
-def read_parts_list(folder: str, manifest: Mapping[str, Any]) -> dict[str, Part]:
-    """Returns the parts of a finished folder by name.
+def read_parts_list(folder: str, manifest: Mapping[str, Any]) -> pa.Table:
+    """Returns name, rows, bytes and SHA-256 of the parts of a finished folder.
 
     Raises:
         ValueError: the list can't be read, or is not the one of the manifest.
@@ -102,43 +124,73 @@ def read_parts_list(folder: str, manifest: Mapping[str, Any]) -> dict[str, Part]
         content = objects.read_bytes(f"{folder}/{PARTS}")
         if hashlib.sha256(content).hexdigest() != manifest["parts"]["sha256"]:
             raise ValueError(f"{PARTS} is not the one that the manifest names")
-        table = pq.read_table(io.BytesIO(content))
+        return pq.read_table(pa.BufferReader(content)).select(part_list_schema().names)
     except (OSError, KeyError, pa.ArrowException) as error:
         raise ValueError(f"{PARTS} can't be read: {' '.join(str(error).split())}") from error
-    return {row["name"]: Part(**row) for row in table.to_pylist()}
 
 
-def _read_chunk(folder: str, name: str) -> tuple[list[Part], PartCounts] | str:
-    """Returns the parts of a chunk and its counts, or what is wrong with them."""
+class _Rows:
+    """Rows of the list; Python's objects would take five times the memory."""
+
+    def __init__(self) -> None:
+        self._tables = [part_list_schema().empty_table()]
+        self._parts: list[_Part] = []
+
+    def add(self, part: _Part) -> None:
+        self._parts.append(part)
+        if len(self._parts) == _ROWS:
+            self._close()
+
+    def table(self) -> pa.Table:
+        self._close()
+        return pa.concat_tables(self._tables)
+
+    def _close(self) -> None:
+        columns = dict(zip(_Part._fields, zip(*self._parts, strict=True), strict=False))
+        if columns:
+            self._tables.append(pa.Table.from_pydict(columns, schema=part_list_schema()))
+        self._parts = []
+
+
+def _read_chunk(folder: str, name: str, read: _Read) -> tuple[list[_Part], Mapping[str, int]] | str:
+    """Returns the parts of a chunk and its counts by name, or what is wrong with them."""
     try:
-        predictions, metadata = _read_part(folder, f"{name}{SUFFIX}")
-        counts = PartCounts.from_names(json.loads(metadata[COUNTS_KEY.encode()]))
-        if not counts.rejected:
+        predictions, metadata = _read_part(folder, f"{name}{SUFFIX}", read)
+        described = metadata.schema.to_arrow_schema().metadata or {}
+        counts = dict(json.loads(described[COUNTS_KEY.encode()]))
+        rejected = counts.get("rejected", 0)
+        if not rejected:
             return [predictions], counts
-        rejects, _ = _read_part(folder, f"{REJECTS}/{name}{SUFFIX}")
-    except (KeyError, TypeError, ValueError) as error:
+        rejects, _ = _read_part(folder, f"{REJECTS}/{name}{SUFFIX}", read)
+    except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
         return " ".join(str(error).split()) or type(error).__name__
-    if rejects.rows != counts.rejected:
-        return f"{rejects.name} has {rejects.rows} rows, and {counts.rejected} records were rejected"
+    if rejects.rows != rejected:
+        return f"{rejects.name} has {rejects.rows} rows, and {rejected} records were rejected"
     return [predictions, rejects], counts
 
 
-def _read_part(folder: str, name: str) -> tuple[Part, Mapping[bytes, bytes]]:
-    """Returns a part and the metadata of its schema.
+def _read_part(folder: str, name: str, read: _Read) -> tuple[_Part, pq.FileMetaData]:
+    """Returns a part and what it says about itself.
 
     Raises:
         ValueError: it is missing, or no Parquet.
         JobFailure: it can't be read.
     """
     try:
-        content = objects.read_bytes(f"{folder}/{name}")
+        metadata, size, digest = read(f"{folder}/{name}")
     except FileNotFoundError:
         raise ValueError(f"{name} is missing") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     except OSError as error:
         raise JobFailure(f"{folder}/{name}: cannot be read: {error.strerror or error}; repeat the command") from error
-    try:
-        metadata = pq.read_metadata(io.BytesIO(content))
-        described = metadata.schema.to_arrow_schema().metadata or {}
-    except (OSError, pa.ArrowException) as error:  # Arrow has OSError for damaged files, too
-        raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
-    return Part(name, metadata.num_rows, len(content), hashlib.sha256(content).hexdigest()), described
+    return _Part(name, metadata.num_rows, size, digest), metadata
+
+
+def _read_whole(path: str) -> tuple[pq.FileMetaData, int, str]:
+    content = objects.read_bytes(path)
+    return parse_footer(content), len(content), hashlib.sha256(content).hexdigest()
+
+
+def _read_end(path: str) -> tuple[pq.FileMetaData, int, str]:
+    return read_footer(path), 0, ""

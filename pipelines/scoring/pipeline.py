@@ -8,8 +8,6 @@ predictions and, if records are rejected, one part of rejects, as soon as it is 
 
 from __future__ import annotations
 
-import pickle
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,8 +29,7 @@ from pipelines.scoring.predictions import ChunkInference, TokenizedChunk, write_
 from pipelines.scoring.quarantine import last_place, place_in, read_one_by_one, tell_place
 from pipelines.scoring.settings import ScoringContext
 from pipelines.scoring.worker_notes import note_chunk, read_or_note
-
-_PACKET_UNITS = 1000
+from pipelines.storage.packed import Packed, unpack
 
 
 def score_share(units: Sequence[Unit], context: ScoringContext, beam_options: PipelineOptions) -> None:
@@ -51,15 +48,11 @@ def submit_units(units: Sequence[Unit], context: ScoringContext, beam_options: P
     """Starts the pipeline over units and returns Beam's result. A runner in a process of its own may still be busy."""
     quiet_expected_errors()
     pipeline = beam.Pipeline(options=beam_options)
-    settings = context.settings
     (
         pipeline
         | "Units" >> create_units(units)
         | "SpreadUnits" >> beam.Reshuffle()
-        | "ReadChunks"
-        >> beam.FlatMap(
-            read_or_note, context.folder, context.options, size=settings.chunk_records, limit=settings.limit
-        )
+        | "ReadChunks" >> beam.ParDo(ReadChunks(context))
         | "SplitAndTokenize" >> beam.ParDo(SplitAndTokenize(context))
         | "Classify" >> RunInference(ClassifierHandler(context))
         | "WriteParts" >> beam.ParDo(WriteParts(context))
@@ -73,16 +66,22 @@ def create_units(units: Sequence[Unit]) -> beam.PTransform:
     They travel in packets, compressed: a unit takes 400 bytes in the job's description, whose size runners limit, and
     30 in a packet.
     """
-    packets = [
-        zlib.compress(pickle.dumps(units[start : start + _PACKET_UNITS]))
-        for start in range(0, len(units), _PACKET_UNITS)
-    ]
-    return beam.Create(packets) | "Unpack" >> beam.FlatMap(_unpack_units)
+    packed = units if isinstance(units, Packed) else Packed(units)
+    return beam.Create(packed.packets()) | "Unpack" >> beam.FlatMap(unpack)
 
 
-def _unpack_units(packet: bytes) -> list[Unit]:
-    units: list[Unit] = pickle.loads(zlib.decompress(packet))
-    return units
+class ReadChunks(beam.DoFn):
+    """Reads the chunks of units; a source that can't be read is noted in the folder, and not tried again here."""
+
+    def __init__(self, context: ScoringContext) -> None:
+        self._folder, self._options, self._settings = context.folder, context.options, context.settings
+
+    def setup(self) -> None:
+        self._failed: set[str] = set()
+
+    def process(self, unit: Unit) -> Iterator[Chunk]:
+        size, limit = self._settings.chunk_records, self._settings.limit
+        yield from read_or_note(unit, self._folder, self._options, size=size, limit=limit, failed=self._failed)
 
 
 class SplitAndTokenize(beam.DoFn):

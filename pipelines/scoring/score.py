@@ -8,8 +8,7 @@ from the finished parts, and the folder (`scored_folder.py`) becomes the same as
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -26,19 +25,19 @@ from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sources import FingerprintedSource, SourceFailure, fingerprint_sources
 from pipelines.runners.failures import one_line_failures
 from pipelines.runners.options import check_paths
-from pipelines.scoring.counts import PartCountsReader
 from pipelines.scoring.local import check_model, score_locally
 from pipelines.scoring.progress import ScoreProgress
-from pipelines.scoring.scored_folder import MANIFEST, Claim, Job, claim_scored_folder, finished_parts, publish
+from pipelines.scoring.scored_folder import Claim, Job, claim_scored_folder, finished_parts, publish, read_manifest
 from pipelines.scoring.server import scoring_server
 from pipelines.scoring.settings import ScoreSettings, ScoringContext
 from pipelines.scoring.versions import software_versions
 from pipelines.scoring.worker_notes import describe_work, read_notes, report_failures
 from pipelines.storage import objects
+from pipelines.storage.packed import Packed
+from pipelines.storage.parallel import map_files
 
 _MANY_SOURCES, _SMALL_BYTES = 1000, 1 << 20
 """Above so many sources, a smaller one than this is one unit, which nobody opens before it is scored."""
-_THREADS = 8
 _LOCAL_RUNNERS = ("FnApiRunner", "apache_beam.runners.portability.fn_api_runner.FnApiRunner")
 
 
@@ -55,7 +54,7 @@ def score(
     resume: bool = False,
     trust_model: bool = False,
 ) -> dict[str, Any]:
-    """Scores every record of the inputs and returns the manifest of the folder.
+    """Scores every record of the inputs and returns the manifest of the folder, without the list of inputs.
 
     Chunks whose parts exist, from the same bundle, inputs and settings, are not scored again.
 
@@ -97,22 +96,22 @@ def score(
             print(f"{len(claim.damaged)} parts are damaged and scored again: {chunk}: {reason}", file=sys.stderr)
         if claim.complete:
             report_failures(job.failures, len(job.sources))
-            return dict(objects.read_json(f"{output}/{MANIFEST}"))
+            return read_manifest(output)
         units, failures = plan_units(job, claim.finished, context)
-        counts = PartCountsReader(output)
-        progress = ScoreProgress(
-            job, units, options, limit=settings.limit, folder=output, counts=counts, estimates=not local
-        )
+        progress = ScoreProgress(job, units, options, limit=settings.limit, folder=output, samples=not local)
         ending = one_line_failures(
             interrupted=lambda: f"{progress.describe()}. Repeat the command to continue",
             failed="what is finished is kept; repeat the command to continue",
             lost=lambda: describe_work(
-                output, job.prefixes(), finished_chunks(finished_parts(output)), size=settings.chunk_records
+                output,
+                {prefix: source.path for prefix, source in zip(job.prefixes, job.sources, strict=True)},
+                finished_chunks(finished_parts(output)),
+                size=settings.chunk_records,
             ),
         )
         with progress, ending:
             if units and local:
-                score_locally(units, context, beam_options, job=job, expect=progress.expect, workers=workers)
+                score_locally(units, context, beam_options, expect=progress.expect, workers=workers)
             elif units:
                 from pipelines.scoring.pipeline import score_units  # which loads TensorFlow
 
@@ -142,42 +141,39 @@ def describe_job(
     )
 
 
-def plan_units(
-    job: Job, finished: Mapping[str, Finished], context: ScoringContext
-) -> tuple[list[Unit], dict[str, str]]:
-    """Returns the units of all unfinished sources, and why the others have none.
+def plan_units(job: Job, finished: Sequence[Finished], context: ScoringContext) -> tuple[Packed[Unit], dict[str, str]]:
+    """Returns the units of all unfinished sources, in the order of the sources, and why the others have none.
 
     Reads plain files to find records. Among many files, a small one is not worth that: it is one unit.
+
+    Args:
+        job: whose sources they are.
+        finished: the finished chunks of each source.
+        context: of the job.
     """
     size, limit = context.settings.chunk_records, context.settings.limit
-    failures, prefixes = job.failures, job.prefixes()
+    failures = dict(job.failures)
     many = len(job.sources) > _MANY_SOURCES
+    local = all(objects.is_local(source.path) for source in job.sources)
 
-    def cut(source: FingerprintedSource) -> list[Unit] | SourceFailure:
+    def cut(planned: tuple[FingerprintedSource, str, Finished]) -> list[Unit]:
+        source, prefix, of_source = planned
         path, state = source.path, source.state
+        if source.failure is not None:
+            return []
         whole = many and state is not None and state.size < _SMALL_BYTES
         try:
             return cut_source(
-                path,
-                prefixes[path],
-                context.options,
-                size=size,
-                limit=limit,
-                finished=finished[path],
-                state=state,
-                whole=whole,
+                path, prefix, context.options, size=size, limit=limit, finished=of_source, state=state, whole=whole
             )
         except SourceFailure as failure:
-            return failure
+            failures[path] = str(failure)
+            return []
 
-    units: list[Unit] = []
-    readable = [source for source in job.sources if source.path not in failures]
-    with ThreadPoolExecutor(_THREADS) as pool:  # a store takes its time for each
-        for source, found in zip(readable, pool.map(cut, readable), strict=True):
-            if isinstance(found, SourceFailure):
-                failures[source.path] = str(found)
-            else:
-                units += found
+    units: Packed[Unit] = Packed()
+    for found in map_files(cut, zip(job.sources, job.prefixes, finished, strict=True), local=local):
+        for unit in found:
+            units.add(unit)
     return units, failures
 
 
@@ -187,7 +183,6 @@ def _manifest(bundle_dir: str, context: ScoringContext, job: Job, claim: Claim) 
         "bundle": {"path": bundle_dir, "fingerprint": bundle.fingerprint, "labels": list(bundle.labels)},
         "predictor": context.predictor.describe(),
         **{key: job.identity[key] for key in ("settings", "options")},
-        "inputs": list(job.inputs),
         "versions": {**job.versions, "apache-beam": beam.__version__},
     }
     if claim.earlier_versions:

@@ -16,25 +16,35 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from functools import cached_property
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from model.errors import JobFailure, UserError
-from model.folders import difference, json_bytes
-from pipelines.corpora.chunks import Finished, finished_chunks, part_prefix, prefix_of
-from pipelines.corpora.sources import FingerprintedSource, shown_path
-from pipelines.scoring.parts_list import PARTS, SUFFIX, read_parts, read_parts_list, write_parts_list
+from model.folders import difference
+from pipelines.corpora.chunks import NOTHING, Finished, finished_chunks, part_prefix, prefix_of
+from pipelines.corpora.sources import FingerprintedSource
+from pipelines.scoring.parts_list import PARTS, SUFFIX, find_damaged, read_parts, read_parts_list, write_parts_list
 from pipelines.scoring.predictions import REJECTS
 from pipelines.scoring.worker_notes import remove_notes
 from pipelines.storage import objects
+from pipelines.storage.checksums import checksum
+from pipelines.storage.long_json import long_json_bytes, read_long_json
+from pipelines.storage.packed import Packed
 
 SUCCESS = "_SUCCESS"
 MANIFEST = "_manifest.json"
 JOB = "_job.json"
+INPUTS = "inputs"
+"""The key of the list of inputs in both."""
 JOB_FORMAT = 3
 """Of the job, the manifest and the parts. Format 1 had no list of parts; `verify` reads it still."""
+_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -51,45 +61,44 @@ class Job:
     sources: Sequence[FingerprintedSource]
     versions: Mapping[str, str]
 
-    @property
-    def inputs(self) -> list[dict[str, Any]]:
-        """Path and fingerprint of every source, as JSON values."""
-        return [source.fingerprint for source in self.sources]
+    def inputs(self) -> Iterator[dict[str, Any]]:
+        """Yields path and fingerprint of every source, as JSON values."""
+        return (source.fingerprint for source in self.sources)
 
-    @property
+    @cached_property
     def failures(self) -> dict[str, str]:
         """The sources whose fingerprint couldn't be taken, with the reason."""
         return {source.path: source.failure for source in self.sources if source.failure is not None}
 
-    def prefixes(self) -> dict[str, str]:
-        """Returns the prefix of the names of each source's parts, by its path.
+    @cached_property
+    def prefixes(self) -> Sequence[str]:
+        """The prefix of the names of each source's parts, in the order of the sources.
 
         Raises:
             UserError: two sources have the same; by chance, or since their names differ only in bytes that are escaped.
         """
         job = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
-        prefixes = {
-            source.path: part_prefix(source.fingerprint["path"], job, json.dumps(source.fingerprint, sort_keys=True))
-            for source in self.sources
-        }
-        if len(set(prefixes.values())) < len(prefixes):
-            (prefix, _), *_ = Counter(prefixes.values()).most_common(1)
-            twins = [shown_path(path) for path, one in prefixes.items() if one == prefix]
+        prefixes = [
+            part_prefix(fingerprint["path"], job, json.dumps(fingerprint, sort_keys=True))
+            for fingerprint in self.inputs()
+        ]
+        if len(set(prefixes)) < len(prefixes):
+            (prefix, _), *_ = Counter(prefixes).most_common(1)
+            twins = [
+                fingerprint["path"] for fingerprint, one in zip(self.inputs(), prefixes, strict=True) if one == prefix
+            ]
             raise UserError(f"{' and '.join(twins)}: their parts would have the same names; rename one of them")
         return prefixes
 
-    def with_known(self, inputs: Sequence[Mapping[str, Any]]) -> Job:
-        """Returns the job with the fingerprints that an earlier call took of the sources that can't be read now."""
-        known = {source["path"]: dict(source) for source in inputs}
-        return replace(
-            self,
-            sources=[
-                source
-                if source.failure is None
-                else replace(source, fingerprint=known.get(source.fingerprint["path"], source.fingerprint))
-                for source in self.sources
-            ],
+    def with_known(self, known: Mapping[str, dict[str, Any]]) -> Job:
+        """Returns the job with fingerprints that an earlier call took of sources that can't be read now, by path."""
+        if not known:
+            return self
+        sources = (
+            replace(source, fingerprint=known.get(source.fingerprint["path"], source.fingerprint))
+            for source in self.sources
         )
+        return replace(self, sources=Packed(sources))
 
 
 @dataclass(frozen=True)
@@ -97,13 +106,13 @@ class Claim:
     """What `claim_scored_folder` found in a folder that now belongs to a job.
 
     Attributes:
-        finished: the finished chunks of each source, by path.
+        finished: the finished chunks of each source, in the order of the sources.
         complete: whether the folder is finished.
         earlier_versions: other versions of the software than the job's that made some of the finished parts.
         damaged: chunks of earlier calls that have to be scored again since their files are damaged, with the reason.
     """
 
-    finished: Mapping[str, Finished]
+    finished: Sequence[Finished]
     complete: bool
     earlier_versions: tuple[Mapping[str, str], ...] = ()
     damaged: Mapping[str, str] = field(default_factory=dict)
@@ -124,75 +133,71 @@ def claim_scored_folder(folder: str, job: Job, *, overwrite: bool = False, resum
     Raises:
         UserError: the folder belongs to another job, or inputs or versions differ and `resume` is False.
     """
-    names = objects.list_names(folder)
-    if overwrite and JOB in names:
-        _empty(folder, names)
-        there, names = None, set()
+    sizes = _list_sizes(folder)
+    if overwrite and JOB in sizes:
+        _empty(folder, sizes)
+        there, sizes = None, {}
     else:
-        there = _read_job(folder, names)
-    if there is not None:
-        job = job.with_known(there["inputs"])
-    expected = set(job.prefixes().values())
+        there = _read_job(folder, sizes)
     damaged: dict[str, str] = {}
+    finished: Sequence[Finished] = []
     earlier_versions: list[Mapping[str, str]] = []
     if there is not None:
-        _check_identity(folder, there, job)
-        _check_inputs(folder, there, job, resume=resume)
-        published, damaged = _find_damage(folder, names)
-        finished = finished_sources(folder, job, names - {f"{chunk}{SUFFIX}" for chunk in damaged})
-        whole = all(each.whole for each in finished.values())
-        parts = _parts(names)
-        if whole and published and {prefix_of(part) for part in parts} == expected:
+        head, inputs = there
+        _check_identity(folder, head, job)
+        job = _check_inputs(folder, inputs, job, resume=resume)
+        published, damaged = _find_damage(folder, sizes, job)
+        finished = finished_sources(job, (chunk for chunk in _chunks(sizes) if chunk not in damaged))
+        whole = all(each.whole for each in finished)
+        if whole and published and not _surplus(sizes, job):
             return Claim(finished, complete=True)
-        earlier_versions = there["earlier_versions"]
-        if there["versions"] != job.versions and parts:
-            _check_versions(folder, there, job, resume=resume or whole)
-            earlier_versions = [*earlier_versions, there["versions"]]
+        earlier_versions = head["earlier_versions"]
+        if head["versions"] != job.versions and any(_chunks(sizes)):
+            _check_versions(folder, head, job, resume=resume or whole)
+            earlier_versions = [*earlier_versions, head["versions"]]
+    finished = finished or finished_sources(job, ())
     objects.remove_temporaries(folder)
     remove_notes(folder)
     # First, since they promise readers a finished folder.
-    objects.remove([f"{folder}/{name}" for name in (SUCCESS, MANIFEST, PARTS) if name in names])
+    objects.remove([f"{folder}/{name}" for name in (SUCCESS, MANIFEST, PARTS) if name in sizes])
     mark = {
         "format": JOB_FORMAT,
         "identity": job.identity,
         "versions": job.versions,
         "earlier_versions": earlier_versions,
-        "inputs": job.inputs,
     }
-    objects.write_json(f"{folder}/{JOB}", mark)
-    for place in (folder, f"{folder}/{REJECTS}"):
-        there_now = _parts(objects.list_names(place))
-        stale = [part for part in there_now if prefix_of(part) not in expected or part in damaged]
-        objects.remove([f"{place}/{part}{SUFFIX}" for part in stale])
-    return Claim(
-        finished_sources(folder, job), complete=False, earlier_versions=tuple(earlier_versions), damaged=damaged
-    )
+    objects.write_bytes(f"{folder}/{JOB}", long_json_bytes(mark, INPUTS, job.inputs()))
+    of_damaged = (f"{place}{chunk}{SUFFIX}" for chunk in damaged for place in ("", f"{REJECTS}/"))
+    objects.remove([f"{folder}/{name}" for name in {*_surplus(sizes, job), *of_damaged} if name in sizes])
+    return Claim(finished, complete=False, earlier_versions=tuple(earlier_versions), damaged=damaged)
 
 
-def _find_damage(folder: str, names: Collection[str]) -> tuple[bool, dict[str, str]]:
+def _list_sizes(folder: str) -> dict[str, int]:
+    """Returns the sizes of the files in a folder by name, those of rejects as `_rejects/NAME`."""
+    sizes = objects.list_sizes(folder)
+    sizes |= {f"{REJECTS}/{name}": size for name, size in objects.list_sizes(f"{folder}/{REJECTS}").items()}
+    return sizes
+
+
+def _find_damage(folder: str, sizes: Mapping[str, int], job: Job) -> tuple[bool, dict[str, str]]:
     """Returns whether the folder is published as it stands, and the chunks whose files are damaged, with the reason.
 
-    The files of a published folder are compared with the list of its parts by size; those of any other are read.
+    The files of a published folder are compared with the list of its parts by size; of any other, the ends are read.
     """
-    if SUCCESS in names:
-        try:
+    listed: pa.Table | None = None
+    if SUCCESS in sizes:
+        with suppress(ValueError):
             listed = read_parts_list(folder, read_manifest(folder))
-        except ValueError:
-            listed = None
-        if listed is not None:
-            there = objects.list_sizes(folder)
-            there |= {f"{REJECTS}/{name}": size for name, size in objects.list_sizes(f"{folder}/{REJECTS}").items()}
-            sizes = {name: size for name, size in there.items() if PurePosixPath(name).name.startswith("part-")}
-            wrong = sorted(
-                name for name in sizes.keys() | listed if name not in listed or sizes.get(name) != listed[name].bytes
-            )
-            damaged = {
-                PurePosixPath(name).name.removesuffix(SUFFIX): f"{name} is missing or has another size"
-                for name in wrong
-                if name in listed
-            }
-            return not wrong, damaged
-    return False, dict(read_parts(folder, _parts(names)).damaged)
+    if listed is None:
+        prefixes = set(job.prefixes)
+        return False, find_damaged(folder, [name for name in _chunks(sizes) if prefix_of(name) in prefixes])
+    wrong: list[str] = []
+    for batch in listed.select(["name", "bytes"]).to_batches(max_chunksize=_ROWS):
+        names, bytes_ = (column.to_pylist() for column in batch.columns)
+        wrong += [name for name, size in zip(names, bytes_, strict=True) if sizes.get(name) != size]
+    added = sum(map(_is_part, sizes)) - (listed.num_rows - sum(name not in sizes for name in wrong))
+    damaged = {_chunk(name): f"{name} is missing or has another size" for name in sorted(wrong)}
+    return not (wrong or added), damaged
 
 
 def read_marks(folder: str) -> dict[str, str]:
@@ -209,35 +214,37 @@ def read_marks(folder: str) -> dict[str, str]:
 
 
 def read_manifest(folder: str) -> dict[str, Any]:
-    """Returns the manifest of a finished folder.
+    """Returns the manifest of a finished folder, without the inputs.
 
     Raises:
         ValueError: it can't be read, or `_SUCCESS` names another one.
     """
+    path = f"{folder}/{MANIFEST}"
     try:
-        content = objects.read_bytes(f"{folder}/{MANIFEST}")
+        with objects.open_object(path) as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
     except OSError as error:
         raise ValueError(f"{MANIFEST} can't be read: {' '.join(str(error).split())}") from error
-    if read_marks(folder)[MANIFEST] != hashlib.sha256(content).hexdigest():
+    if read_marks(folder)[MANIFEST] != digest:
         raise ValueError(f"{MANIFEST} is not the one that {SUCCESS} names")
-    return dict(json.loads(content))
+    manifest, _ = read_long_json(path, INPUTS)
+    return manifest
 
 
-def finished_sources(folder: str, job: Job, names: Collection[str] | None = None) -> dict[str, Finished]:
-    """Returns the finished chunks of each source of a job, by path.
+def finished_sources(job: Job, chunks: Iterable[str]) -> list[Finished]:
+    """Returns the finished chunks of each source of a job, in the order of the sources.
 
     Args:
-        folder: of the parts.
         job: whose sources they are.
-        names: of the objects in the folder; None to list them.
+        chunks: the names of the parts of predictions in the folder, without suffix.
     """
-    parts = finished_chunks(_parts(objects.list_names(folder) if names is None else names))
-    return {path: parts.get(prefix, Finished(set())) for path, prefix in job.prefixes().items()}
+    found = finished_chunks(chunks)
+    return [found.get(prefix, NOTHING) for prefix in job.prefixes]
 
 
 def finished_parts(folder: str) -> set[str]:
     """Returns the names of the folder's parts of predictions, without suffix."""
-    return _parts(objects.list_names(folder))
+    return set(_chunks(objects.list_names(folder)))
 
 
 def publish(folder: str, job: Job, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,22 +255,25 @@ def publish(folder: str, job: Job, manifest: Mapping[str, Any]) -> dict[str, Any
     Args:
         folder: of the parts.
         job: whose folder it is.
-        manifest: without the counts and the list of parts, which are added here.
+        manifest: without the inputs, the counts and the list of parts, which are added here.
 
     Returns:
-        The manifest.
+        The manifest without the inputs.
 
     Raises:
         JobFailure: parts are missing or damaged; the damaged ones are removed, and a repeated job makes them again.
     """
     objects.remove_temporaries(folder)
-    _remove_surplus(folder, job, None)
-    names = finished_parts(folder)
-    found = finished_chunks(names)
-    for path, prefix in job.prefixes().items():
-        if prefix not in found or not found[prefix].whole:
+    sizes = _list_sizes(folder)
+    surplus = _surplus(sizes, job)
+    objects.remove([f"{folder}/{name}" for name in surplus])
+    chunks = set(_chunks(name for name in sizes if name not in surplus))
+    del sizes
+    for number, finished in enumerate(finished_sources(job, chunks)):
+        if not finished.whole:
+            path = job.sources[number].path
             raise JobFailure(f"{folder}: parts of {path} are missing, though the job has ended; repeat the command")
-    read = read_parts(folder, names)
+    read = read_parts(folder, chunks)
     if read.damaged:
         for place in (folder, f"{folder}/{REJECTS}"):
             objects.remove([f"{place}/{chunk}{SUFFIX}" for chunk in read.damaged])
@@ -271,55 +281,63 @@ def publish(folder: str, job: Job, manifest: Mapping[str, Any]) -> dict[str, Any
         raise JobFailure(
             f"{folder}: {len(read.damaged)} parts are damaged ({chunk}: {reason}) and were removed; repeat the command"
         )
-    listed = write_parts_list(folder, read.parts)
+    listed = write_parts_list(folder, read.table)
     manifest = {"format": JOB_FORMAT, **manifest, "counts": read.counts.to_json(), "parts": listed}
-    content = json_bytes(manifest)
+    content = long_json_bytes(manifest, INPUTS, job.inputs())
     objects.write_bytes(f"{folder}/{MANIFEST}", content)
-    marks = {MANIFEST: content, JOB: objects.read_bytes(f"{folder}/{JOB}")}
-    objects.write_json(f"{folder}/{SUCCESS}", {name: hashlib.sha256(text).hexdigest() for name, text in marks.items()})
-    _remove_surplus(folder, job, {part.name for part in read.parts})
+    marks = {MANIFEST: hashlib.sha256(content).hexdigest(), JOB: checksum(f"{folder}/{JOB}")}
+    objects.write_json(f"{folder}/{SUCCESS}", marks)
+    rejects = pc.filter(read.table["name"], pc.starts_with(read.table["name"], f"{REJECTS}/")).to_pylist()
+    for place, known in (("", chunks), (f"{REJECTS}/", {_chunk(name) for name in rejects})):
+        names = objects.list_names(f"{folder}/{place}".rstrip("/"))
+        late = [name for name in names if name.startswith("part-") and _chunk(name) not in known]
+        objects.remove([f"{folder}/{place}{name}" for name in late])
     remove_notes(folder)
     return manifest
 
 
-def _remove_surplus(folder: str, job: Job, listed: Collection[str] | None) -> None:
-    """Removes parts that are not the job's, or not in the list."""
-    expected = set(job.prefixes().values())
-    for place in ("", f"{REJECTS}/"):
-        surplus = [
-            f"{folder}/{place}{part}{SUFFIX}"
-            for part in _parts(objects.list_names(f"{folder}/{place}".rstrip("/")))
-            if prefix_of(part) not in expected or (listed is not None and f"{place}{part}{SUFFIX}" not in listed)
-        ]
-        objects.remove(surplus)
+def _surplus(sizes: Iterable[str], job: Job) -> set[str]:
+    """Returns the parts of predictions and rejects that are not the job's, by the names of the files."""
+    prefixes = set(job.prefixes)
+    return {name for name in sizes if _is_part(name) and prefix_of(_chunk(name)) not in prefixes}
 
 
-def _parts(names: Iterable[str]) -> set[str]:
-    return {name.removesuffix(SUFFIX) for name in names if name.startswith("part-")}
+def _is_part(name: str) -> bool:
+    return name.startswith(("part-", f"{REJECTS}/part-"))
+
+
+def _chunk(name: str) -> str:
+    """Returns the name of a part without folder and suffix."""
+    return name.rpartition("/")[2].removesuffix(SUFFIX)
+
+
+def _chunks(names: Iterable[str]) -> Iterator[str]:
+    """Yields the names of parts of predictions, without suffix."""
+    return (name.removesuffix(SUFFIX) for name in names if name.startswith("part-"))
 
 
 def _empty(folder: str, names: Collection[str]) -> None:
     """Removes a job's files: first the mark that it is finished, last the mark that says whose folder it is."""
     objects.remove([f"{folder}/{name}" for name in (SUCCESS, MANIFEST, PARTS) if name in names])
-    for place in (folder, f"{folder}/{REJECTS}"):
-        objects.remove([f"{place}/{part}{SUFFIX}" for part in _parts(objects.list_names(place))])
+    objects.remove([f"{folder}/{name}" for name in names if _is_part(name)])
     objects.remove_folder(f"{folder}/{REJECTS}")
     remove_notes(folder)
     objects.remove([f"{folder}/{JOB}"])
 
 
-def _read_job(folder: str, names: Collection[str]) -> dict[str, Any] | None:
+def _read_job(folder: str, names: Collection[str]) -> tuple[dict[str, Any], Iterator[dict[str, Any]]] | None:
+    """Returns what the folder's job is, and its inputs; None for an empty folder."""
     if JOB not in names:
         if not objects.is_empty(folder):
             raise UserError(f"{folder}: is not empty and has no {JOB}; name another --output")
         return None
-    job: dict[str, Any] = objects.read_json(f"{folder}/{JOB}")
-    if job.get("format") != JOB_FORMAT:
+    head, inputs = read_long_json(f"{folder}/{JOB}", INPUTS)
+    if head.get("format") != JOB_FORMAT:
         raise UserError(
-            f"{folder}: has format {job.get('format')}, and this sepline writes format {JOB_FORMAT}; its parts can be "
+            f"{folder}: has format {head.get('format')}, and this sepline writes format {JOB_FORMAT}; its parts can be "
             "read as they are; name another --output, or --overwrite it"
         )
-    return job
+    return head, inputs
 
 
 def _check_identity(folder: str, there: Mapping[str, Any], job: Job) -> None:
@@ -329,18 +347,40 @@ def _check_identity(folder: str, there: Mapping[str, Any], job: Job) -> None:
         raise UserError(f"{folder}: was made with {what}; name another --output, or --overwrite this one")
 
 
-def _check_inputs(folder: str, there: Mapping[str, Any], job: Job, *, resume: bool) -> None:
-    known = {source["path"]: source for source in there["inputs"]}
-    named = {source["path"]: source for source in job.inputs}
-    changed = sorted(
-        path
-        for path in known.keys() & named.keys()
+def _check_inputs(folder: str, inputs: Iterator[dict[str, Any]], job: Job, *, resume: bool) -> Job:
+    """Checks that the inputs are those of the folder, or more; returns the job with what was known of unreadable ones.
+
+    Both lists are sorted by path, so that neither has to be held; what is in one alone is compared at the end.
+    """
+    changed: list[str] = []
+    known: dict[str, dict[str, Any]] = {}
+
+    def compare(before: dict[str, Any], now: FingerprintedSource) -> None:
+        if now.failure is not None:
+            known[before["path"]] = before
         # A source whose fingerprint could not be taken has not been scored.
-        if known[path] != named[path] and known[path].get("sha256", "") is not None
-    )
-    gone = sorted(known.keys() - named.keys())
+        elif before != now.fingerprint and before.get("sha256", "") is not None:
+            changed.append(before["path"])
+
+    before_alone: dict[str, dict[str, Any]] = {}
+    now_alone: dict[str, FingerprintedSource] = {}
+    sources = iter(job.sources)
+    now = next(sources, None)
+    for before in inputs:
+        while now is not None and now.fingerprint["path"] < before["path"]:
+            now_alone[now.fingerprint["path"]] = now
+            now = next(sources, None)
+        if now is not None and now.fingerprint["path"] == before["path"]:
+            compare(before, now)
+            now = next(sources, None)
+        else:
+            before_alone[before["path"]] = before
+    for source in (*now_alone.values(), *([] if now is None else [now]), *(sources if before_alone else ())):
+        if (before_of := before_alone.pop(source.fingerprint["path"], None)) is not None:
+            compare(before_of, source)
+    changed, gone = sorted(changed), sorted(before_alone)
     if resume or not (changed or gone):
-        return
+        return job.with_known(known)
     said, mend = [], []
     if changed:
         said.append(f"{_count(changed, 'changed')}")

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
 from model.errors import JobFailure
-from pipelines.corpora.chunks import Chunk, Finished, Unit, read_chunks
+from pipelines.corpora.chunks import NOTHING, Chunk, Finished, Unit, read_chunks
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sources import SourceFailure, shown_path
 from pipelines.runners.fork_server import has_starter
@@ -30,14 +30,27 @@ _SHOWN = 5
 
 
 def read_or_note(
-    unit: Unit, folder: str, options: ReadOptions, *, size: int, limit: int | None = None
+    unit: Unit, folder: str, options: ReadOptions, *, size: int, limit: int | None = None, failed: set[str]
 ) -> Iterator[Chunk]:
-    """Yields the chunks of a unit as `read_chunks` does; if the source fails, leaves a note in the folder instead."""
+    """Yields the chunks of a unit as `read_chunks` does; if the source fails, leaves a note in the folder instead.
+
+    The units of a source that has failed are not tried: each would fail as well, after all the waits between tries.
+
+    Args:
+        unit: what to read.
+        folder: for the notes.
+        options: how to read it.
+        size, limit: as for `read_chunks`.
+        failed: the prefixes of sources that have failed; the unit's is added if it fails.
+    """
+    if unit.prefix in failed:
+        return
     try:
         for chunk in read_chunks(unit, options, size=size, limit=limit, read=read_around):
             note_chunk(folder, last_place(chunk), "splitting")
             yield chunk
     except SourceFailure as failure:
+        failed.add(unit.prefix)
         note = {"source": shown_path(unit.source), "failure": str(failure)}
         objects.write_json(f"{folder}/{FAILED}/{unit.prefix}.json", note)
 
@@ -56,24 +69,23 @@ def note_chunk(folder: str, place: Place | None, stage: Stage) -> None:
         objects.write_json(f"{folder}/{WORKING}/{name}.json", {**asdict(place), "stage": stage})
 
 
-def describe_work(folder: str, prefixes: Mapping[str, str], finished: Mapping[str, Finished], *, size: int) -> str:
+def describe_work(folder: str, paths: Mapping[str, str], finished: Mapping[str, Finished], *, size: int) -> str:
     """Returns in a phrase which chunks the workers of a cluster had in hand; empty if nobody knows.
 
     Args:
         folder: of the notes.
-        prefixes: of the names of each source's parts, by path.
+        paths: of the sources, by the prefix of their parts.
         finished: the finished chunks of each source, by prefix.
         size: records per chunk.
     """
-    paths = {prefix: shown_path(path) for path, prefix in prefixes.items()}
     begun, behind = [], []
     for name in sorted(objects.list_names(f"{folder}/{WORKING}")):
         note = objects.read_json(f"{folder}/{WORKING}/{name}")
         place, stage = Place(note["prefix"], note["start"], note["record_index"]), note["stage"]
         if place.prefix not in paths:
             continue
-        path, index = paths[place.prefix], place.record_index // size
-        if index not in finished.get(place.prefix, Finished(set())).chunks:
+        path, index = shown_path(paths[place.prefix]), place.record_index // size
+        if index not in finished.get(place.prefix, NOTHING).chunks:
             begun.append(f"{path}, records {max(place.start, index * size)} to {place.record_index} ({stage})")
         elif not finished[place.prefix].whole:
             behind.append(f"{path}, after record {place.record_index} (reading)")

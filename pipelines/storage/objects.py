@@ -97,7 +97,10 @@ def open_object(path: str) -> BinaryIO:
 
 def list_names(folder: str) -> set[str]:
     """Returns the names of the objects directly in a folder, as `list_sizes` lists them."""
-    return set(list_sizes(folder))
+    if not is_local(folder):
+        return set(list_sizes(folder))
+    with _looking_into(folder):
+        return {entry.name for entry in _scan(folder)}
 
 
 def list_sizes(folder: str) -> dict[str, int]:
@@ -111,14 +114,12 @@ def list_sizes(folder: str) -> dict[str, int]:
     """
     with _looking_into(folder):
         if is_local(folder):
-            try:
-                with os.scandir(folder) as entries:
-                    sizes = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-            except FileNotFoundError:
-                return {}
-        else:
-            sizes = _list_remote(folder)
-    return {name: size for name, size in sizes.items() if not name.endswith(_TEMPORARY)}
+            sizes = {}
+            for entry in _scan(folder):
+                with suppress(FileNotFoundError):  # it is gone meanwhile
+                    sizes[entry.name] = entry.stat().st_size
+            return sizes
+        return {name: size for name, size in _list_remote(folder).items() if not name.endswith(_TEMPORARY)}
 
 
 def list_tree(folder: str) -> set[str]:
@@ -196,8 +197,10 @@ def remove_folder(folder: str) -> None:
 def remove_temporaries(folder: str) -> None:
     """Removes the unfinished objects of dead writers from a local folder, which must be locked (`lock_folder`)."""
     if is_local(folder):
-        for leftover in Path(folder).rglob(f".*{_TEMPORARY}"):
-            leftover.unlink(missing_ok=True)
+        for place, _, names in os.walk(folder):
+            for name in names:
+                if name.startswith(".") and name.endswith(_TEMPORARY):
+                    Path(place, name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -241,6 +244,12 @@ def _looking_into(folder: str) -> Iterator[None]:
         raise UserError(f"{folder}: is a file; name a folder for the output") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: cannot be listed: {' '.join(str(error).split())}") from error
+
+
+def _scan(folder: str) -> Iterator[os.DirEntry[str]]:
+    """Yields the finished files directly in a local folder; none if it doesn't exist."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        yield from (entry for entry in entries if not entry.name.endswith(_TEMPORARY) and entry.is_file())
 
 
 def _list_remote(folder: str, pattern: str = "*") -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -11,13 +11,13 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-LOCAL_THREADS = 4
-"""More would wait for each other's Python: a small local file takes less time to read than to ask for."""
-REMOTE_THREADS = 16
+_LOCAL_THREADS = 4
+# More would wait for each other's Python: a small local file takes less time to read than to ask for.
+_REMOTE_THREADS = 16
 _MOST_IN_CALL = 64
 
 
-def map_files(function: Callable[[T], R], items: Collection[T], *, local: bool) -> Iterator[R]:
+def map_files(function: Callable[[T], R], items: Iterable[T], *, local: bool) -> Iterator[R]:
     """Yields the results of a function in the order of the items; however many there are, few are in memory.
 
     Args:
@@ -25,13 +25,14 @@ def map_files(function: Callable[[T], R], items: Collection[T], *, local: bool) 
         items: one for each file.
         local: whether the files are this machine's; a store takes its time for each, so more are asked for at once.
     """
-    threads = LOCAL_THREADS if local else REMOTE_THREADS
-    size = max(1, min(len(items) // (4 * threads), _MOST_IN_CALL))
-    left = iter(items)
+    threads = _LOCAL_THREADS if local else _REMOTE_THREADS
+    left, started = iter(items), 0
     running: deque[Future[list[R]]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
-        while group := list(islice(left, size)):
+        # A call for each item while there are few, so that all threads have work; a call has its price.
+        while group := list(islice(left, max(1, min(started // (4 * threads), _MOST_IN_CALL)))):
+            started += len(group)
             running.append(pool.submit(_call, function, group))
             if len(running) > 2 * threads:
                 yield from running.popleft().result()

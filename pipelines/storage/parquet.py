@@ -15,6 +15,8 @@ from model.schema import reject_schema
 from pipelines.storage import objects
 from pipelines.storage.objects import read_bytes, write_bytes
 
+_END_BYTES = 1 << 16
+
 
 def parquet_bytes(table: pa.Table) -> bytes:
     """Returns a table as a Parquet file, compressed with zstd."""
@@ -31,6 +33,37 @@ def write_table(path: str, table: pa.Table) -> None:
 def read_table(path: str) -> pa.Table:
     """Returns one Parquet part."""
     return pq.read_table(pa.BufferReader(read_bytes(path)))
+
+
+def read_footer(path: str) -> pq.FileMetaData:
+    """Returns what a Parquet file says about itself, from its end alone.
+
+    Raises:
+        ValueError: it is no Parquet, or damaged.
+        OSError: it doesn't exist or can't be read.
+        JobFailure: its filesystem does not answer.
+    """
+    with objects.open_object(path) as stream:
+        size = stream.seek(0, io.SEEK_END)
+        stream.seek(max(0, size - _END_BYTES))
+        end = stream.read()
+        footer = int.from_bytes(end[-8:-4], "little") + 8
+        if len(end) < footer <= size:
+            stream.seek(size - footer)
+            end = stream.read()
+    return parse_footer(end)
+
+
+def parse_footer(content: bytes) -> pq.FileMetaData:
+    """Returns what a Parquet file says about itself.
+
+    Raises:
+        ValueError: it is no Parquet, or damaged.
+    """
+    try:
+        return pq.read_metadata(pa.BufferReader(content))
+    except (OSError, pa.ArrowException) as error:  # Arrow has OSError for damaged files, too
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def write_rejects(path: str, rejects: Sequence[Reject], metadata: dict[str, str]) -> None:

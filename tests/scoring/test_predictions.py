@@ -19,7 +19,7 @@ from model.inference.kinds import Outputs
 from model.inference.predictor import WindowFailure
 from model.records import Document, EncodedWindow, Reason, Reject, Window
 from model.text.vocabulary import Vocabulary
-from pipelines.scoring.counts import PartCounts, PartCountsReader, read_part_counts
+from pipelines.scoring.counts import PartCounts, read_part_counts
 from pipelines.scoring.predictions import ChunkInference, TokenizedChunk, assemble_documents, write_part
 from pipelines.scoring.settings import PartFormat
 
@@ -200,14 +200,10 @@ def test_a_chunk_of_nothing_has_a_part_all_the_same(tmp_path: Path, layout: str,
     assert read_part_counts(str(tmp_path / "part-e.parquet")).to_json()["rejected"] == 2
 
 
-def test_counts_are_read_once_and_add_up(tmp_path: Path) -> None:
+def test_counts_add_up(tmp_path: Path) -> None:
     first = write_part(CHUNK, INFERENCE, str(tmp_path), bundle=bundle(), format=PartFormat())
     empty = TokenizedChunk("part-e", 2, 0, (), (), (EARLY, LATE))
     second = write_part(empty, ChunkInference((), 0, 0), str(tmp_path), bundle=bundle(), format=PartFormat())
-    reader = PartCountsReader(str(tmp_path))
-    assert reader.read(["part-a-000000"]) == {"part-a-000000": first}
-    (tmp_path / "part-a-000000.parquet").unlink()
-    assert reader.read(["part-e", "part-a-000000"]) == {"part-e": second, "part-a-000000": first}
-    assert reader.read([]) == {}
+    assert read_part_counts(str(tmp_path / "part-a-000000.parquet")) == first
     total = sum((first, second), PartCounts()).to_json()
     assert total == {**COUNTS, "records": 9, "rejected": 5, "rejects": {"failed_window": 1, "no_text": 4}}

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from model import progress
 from model.progress import ProgressReporter, show_seconds
-from pipelines.corpora.chunks import Finished, cut_source, part_prefix
+from pipelines.corpora.chunks import NOTHING, Unit, cut_source, part_prefix
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sources import fingerprint_sources
-from pipelines.scoring.progress import estimate_records
+from pipelines.scoring.counts import PartCounts, count_metadata
+from pipelines.scoring.progress import ScoreProgress, estimate_records, sample_sources, sources_to_sample
+from pipelines.scoring.scored_folder import Job
 
 
 @pytest.mark.parametrize(
@@ -48,12 +53,43 @@ def test_totals_are_exact_where_units_are_and_estimated_from_sizes_elsewhere(tmp
     paths = [str(tmp_path / name) for name in ("a.jsonl", "b.jsonl.gz")]
     options = ReadOptions()
     units = [
-        unit
-        for path in paths
-        for unit in cut_source(path, part_prefix(path), options, size=100, finished=Finished(set()))
+        unit for path in paths for unit in cut_source(path, part_prefix(path), options, size=100, finished=NOTHING)
     ]
     inputs = fingerprint_sources(paths)
-    found = estimate_records(inputs, units, options)
-    assert found[paths[0]] == 1234
-    assert found[paths[1]] == pytest.approx(40_000, rel=0.2)
-    assert estimate_records(inputs, units, options, limit=50)[paths[1]] == 50
+    assert sources_to_sample(units) == paths[1:]
+    sample = sample_sources(paths[1:], options)
+    exact, about = estimate_records(inputs, units, sample)
+    assert exact == 1234
+    assert about == pytest.approx(40_000, rel=0.2)
+    assert list(estimate_records(inputs, units, sample, limit=50)) == [1234, 50]
+    assert list(estimate_records(inputs, units[-1:], (0, 0))) == [0, 1]  # what has no units is finished
+
+
+def test_parts_are_read_once_and_totals_become_exact(tmp_path: Path) -> None:
+    for name in ("a.jsonl.gz", "b.jsonl.gz"):
+        (tmp_path / name).write_bytes(gzip.compress(b'{"doc_id": "a", "text": "One."}\n'))
+    job = Job({}, fingerprint_sources([f"{tmp_path}/*.gz"]), {})
+    units = [Unit(source.path, prefix) for source, prefix in zip(job.sources, job.prefixes, strict=True)]
+    out = tmp_path / "out"
+    looking = ScoreProgress(job, units, ReadOptions(), limit=None, folder=str(out), samples=False)
+
+    def write(name: str, records: int) -> Path:
+        schema = pa.schema([pa.field("doc_id", pa.string())], metadata=count_metadata(PartCounts(records=records)))
+        out.mkdir(exist_ok=True)
+        pq.write_table(schema.empty_table(), out / f"{name}.parquet")
+        return out / f"{name}.parquet"
+
+    assert looking.describe() == "0 records are done"
+    first = write(f"{job.prefixes[0]}-000000", 500)
+    write(f"part-other-{'0' * 16}-000000-last", 7)  # of no source
+    assert looking.describe() == "500 records are done"
+    looking.expect((10, 1))
+    sizes = [(tmp_path / name).stat().st_size for name in ("a.jsonl.gz", "b.jsonl.gz")]
+    assert looking.describe() == f"500 of about {max(500, 10 * sizes[0]) + 10 * sizes[1]:,} records are done"
+    first.write_bytes(b"is not read again")
+    write(f"{job.prefixes[0]}-000001-last", 3)
+    assert looking.describe() == f"503 of about {503 + 10 * sizes[1]:,} records are done"
+    write(f"{job.prefixes[1]}-000000-last", 1)
+    assert looking.describe() == "504 of 504 records are done"
+    shutil.rmtree(out)
+    assert looking.describe() == "504 of 504 records are done"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import pickle
 import signal
 from pathlib import Path
 
@@ -14,9 +15,13 @@ from support.warm_jobs import WarmJobs, stop_before
 
 from model.bundles.bundle import Bundle
 from pipelines.cli import main
-from pipelines.corpora.chunks import finished_chunks, prefix_of
+from pipelines.corpora.chunks import NOTHING, cut_source, finished_chunks, prefix_of
+from pipelines.corpora.options import ReadOptions
+from pipelines.corpora.sources import fingerprint_sources
+from pipelines.scoring.pipeline import ReadChunks
 from pipelines.scoring.scored_folder import finished_parts
-from pipelines.scoring.worker_notes import describe_work
+from pipelines.scoring.settings import ScoreSettings, ScoringContext
+from pipelines.scoring.worker_notes import describe_work, read_notes, read_or_note
 
 
 def lines(count: int, *, first: int = 0) -> str:
@@ -127,8 +132,8 @@ def test_a_worker_that_is_lost_has_left_a_note_about_its_chunk(
 
     def described() -> str:
         parts = finished_parts(str(output))
-        prefixes = {str(tmp_path / "b.jsonl.gz"): prefix_of(part) or "" for part in parts}
-        return describe_work(str(output), prefixes, finished_chunks(parts), size=10)
+        paths = {prefix_of(part) or "": str(tmp_path / "b.jsonl.gz") for part in parts}
+        return describe_work(str(output), paths, finished_chunks(parts), size=10)
 
     job = warm_jobs.start([*command, "--output", str(output), *flags], before=stop_before(r"-000001\.parquet$"))
     job.wait_until_stopped()
@@ -141,3 +146,41 @@ def test_a_worker_that_is_lost_has_left_a_note_about_its_chunk(
     assert described() == "" and not (output / "_working").exists()
     assert warm_jobs.run([*command, "--output", str(tmp_path / "fresh")]) == 0
     assert tree(output) == tree(tmp_path / "fresh")
+
+
+def test_the_other_units_of_a_failed_source_are_not_tried(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
+    for path in paths:
+        path.write_text(lines(20), encoding="utf-8")
+    sources = fingerprint_sources([str(path) for path in paths])
+    units = [
+        unit
+        for source in sources
+        for unit in cut_source(
+            source.path, f"part-{Path(source.path).stem}-0", ReadOptions(), size=5, finished=NOTHING, state=source.state
+        )
+    ]
+    assert len(units) == 8
+    paths[0].rename(tmp_path / "gone")
+    failed: set[str] = set()
+    read = [list(read_or_note(unit, str(tmp_path), ReadOptions(), size=5, failed=failed)) for unit in units[:1]]
+    (tmp_path / "gone").rename(paths[0])  # it could be read now, but the others are not tried
+    read += [list(read_or_note(unit, str(tmp_path), ReadOptions(), size=5, failed=failed)) for unit in units[1:]]
+    assert [len(chunks) for chunks in read] == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert read_notes(str(tmp_path)) == {str(paths[0]): f"{paths[0]}: cannot be read: No such file or directory"}
+
+
+def test_a_failed_source_waits_once_in_a_worker(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """Each of its units would be tried for seconds, and leave its note again."""
+    (tmp_path / "a.jsonl").write_text(lines(20), encoding="utf-8")
+    (source,) = fingerprint_sources([f"{tmp_path}/a.jsonl"])
+    units = cut_source(source.path, "part-a-0", ReadOptions(), size=5, finished=NOTHING, state=source.state)
+    context = ScoringContext(tiny_bundle, str(tmp_path), ScoreSettings(chunk_records=5), ReadOptions())
+    os.utime(source.path, ns=(0, 0))
+    reader = pickle.loads(pickle.dumps(ReadChunks(context)))
+    reader.setup()
+    assert list(reader.process(units[0])) == []
+    (note,) = (tmp_path / "_failed").iterdir()
+    note.unlink()
+    assert [chunk for unit in units[1:] for chunk in reader.process(unit)] == []
+    assert not note.exists()
