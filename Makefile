@@ -46,6 +46,10 @@ faults: .venv/installed
 	$(BIN)/python benchmarks/fuzz.py --minutes 1
 	$(BIN)/python benchmarks/faults.py kill --cases 12 --folder build/faults/short
 	$(BIN)/python benchmarks/faults.py fail --cases 20 --folder build/faults/short
+	$(BIN)/python benchmarks/damage.py --cases 50 --table build/faults/short/damage.json \
+		build/faults/short/kill-1/whole/score/out build/faults/short/kill-1/data/records \
+		build/faults/short/kill-1/data/run/bundle
+	$(BIN)/python benchmarks/two_jobs.py --place locks --place no-locks --rounds 3 --folder build/faults/short
 
 # docs/mutation-testing.md has its latest figures.
 mutants: .venv/installed

@@ -74,6 +74,11 @@ def make_jobs(folder: Path, warm: WarmJobs, verbs: list[str]) -> dict[str, Fault
     return jobs
 
 
+def write_documents(folder: Path, count: int) -> Path:
+    """Writes a corpus of short documents and returns its file."""
+    return write_corpus(folder, "a.jsonl", tiny_documents(count))
+
+
 def _make_data(data: Path, warm: WarmJobs) -> None:
     encoder = write_checkpoint(data / "encoder")
     settings = {**_SETTINGS, "encoder": {**_SETTINGS["encoder"], "handle": str(encoder)}}

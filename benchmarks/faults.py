@@ -41,7 +41,7 @@ FAILURES = {  # what a bad disk, a full disk and a limit of open files answer
     "EMFILE": ("openat",),
 }
 REPEATS = 3
-SECONDS = 240.0  # after which a job that neither ends nor fails counts as hanging
+SECONDS = 900.0  # after which a job that neither ends nor fails counts as hanging
 _LINE = re.compile(r"(?P<thread>\d+) +(?P<call>\w+)\((?P<rest>.*)")
 
 
@@ -217,7 +217,7 @@ def _end(job: Job) -> int | None:
         if time.monotonic() > deadline:
             job.kill()
             return None
-        time.sleep(0.01)
+        time.sleep(0.05)
     return job.wait()
 
 
@@ -227,7 +227,7 @@ def run_campaign(options: argparse.Namespace) -> None:
     table.parent.mkdir(parents=True, exist_ok=True)
     done = {line["number"] for line in _lines(table) if line["seed"] == options.seed}
     verbs = options.verb or list(VERBS)
-    own = options.folder / f"{options.fault}-{options.seed}-{'-'.join(verbs)}"
+    own = options.folder / "-".join([options.fault, str(options.seed), *(options.verb or [])])
     own.mkdir(parents=True, exist_ok=True)
     with WarmJobs(own) as warm, open(table, "a", encoding="utf-8") as file:
         jobs = make_jobs(own, warm, verbs)
