@@ -27,6 +27,8 @@ _STOP = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"
 class WarmJobs:
     """Starts jobs, one after the other; use it as a context manager.
 
+    A job that nobody has waited for, since a test failed meanwhile, is killed when the next one starts.
+
     Attributes:
         output, errors: the files to which what the jobs print is appended.
         pid: the process that starts them.
@@ -47,6 +49,7 @@ class WarmJobs:
                 text=True,
             )
         self.pid = self._server.pid
+        self._running: Job | None = None
         self._answer()  # it is ready
         return self
 
@@ -58,8 +61,11 @@ class WarmJobs:
 
     def start(self, arguments: Sequence[str], *, before: str = "") -> Job:
         """Starts `sepline ARGUMENTS`; the process runs the Python code `before` first."""
+        if self._running is not None:
+            self._running.kill()
         self._ask(json.dumps([before, list(arguments)]))
-        return Job(int(self._answer()), self._reap)
+        self._running = Job(int(self._answer()), self._reap)
+        return self._running
 
     def run(self, arguments: Sequence[str], *, before: str = "") -> int:
         """Runs `sepline ARGUMENTS`, as `start` does, and returns its exit code."""
@@ -82,6 +88,7 @@ class WarmJobs:
         return job, tracer
 
     def _reap(self) -> int:
+        self._running = None
         self._ask("")
         return int(self._answer())
 
