@@ -188,6 +188,7 @@ def reporting_disk_errors(place: Path) -> Iterator[None]:
         yield
     except (OSError, *_DISK_ERRORS) as error:
         reason = getattr(error, "strerror", None) or str(getattr(error, "message", error)).strip().split("\n")[0]
+        reason = reason.rpartition("}} ")[2]  # what TensorFlow calls the operation
         raise JobFailure(f"{place}: {reason}; repeat the command to continue") from error
 
 

@@ -19,7 +19,7 @@ _LONGEST_LINE = 500
 _SYSTEM_REASONS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 _SYSTEM_ERROR = re.compile(
     r"\w+Error: \[Errno \d+\] (?P<errno>.+?)(?: \[while running|$)"
-    rf"|^(?:[\w.]+Error: )?(?P<told>.*?(?:{'|'.join(map(os.strerror, _SYSTEM_REASONS))}))"
+    rf"|^(?:[\w.]+Error: )?(?:{{{{.*}}}} )?(?P<told>.*?(?:{'|'.join(map(os.strerror, _SYSTEM_REASONS))}))"
 )
 
 
