@@ -34,7 +34,6 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from model.bundles.bundle import Bundle
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sources import fingerprint_sources, match_sources
-from pipelines.runners.local_processes import share_out
 from pipelines.scoring.counts import PartCounts, count_metadata
 from pipelines.scoring.pipeline import create_units
 from pipelines.scoring.progress import ScoreProgress
@@ -117,11 +116,11 @@ def run(files: int, place: str, flags: list[str], result: Any) -> None:
     assert not failures
     with step("hand to Beam"):
         create_units(units)
-    with step("share out"):
-        shares = share_out(units, 2)
-        pickle.dumps(shares)
+    with step("supply a worker"):
+        for unit in units:
+            pickle.dumps(unit)
     progress = ScoreProgress(job, units, options, limit=None, folder=output, samples=False)
-    del units, shares
+    del units
     part = part_bytes()
     write_all((f"{output}/{prefix}-000000-last.parquet", part) for prefix in job.prefixes)
     with step("list the parts"):

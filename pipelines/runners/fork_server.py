@@ -241,12 +241,27 @@ def _serve(control: socket.socket, wake: int) -> None:
 
 
 _to_starter: list[Connection] = []  # of a worker, which has one
+_sending = threading.Lock()
 
 
-def tell(message: Any) -> None:
-    """Sends a message to the process that started this worker; does nothing in other processes."""
+def tell(message: Any, *, by: str) -> None:
+    """Sends a message to the process that started this worker; does nothing in other processes.
+
+    Args:
+        message: what is told.
+        by: the part of the worker that tells it; of each part, the last message counts.
+    """
     for channel in _to_starter:
-        channel.send(("told", message))
+        with _sending:
+            channel.send(("told", (by, message)))
+
+
+def ask() -> Any:
+    """Returns what the process that started this worker supplies next; only one thread may ask."""
+    (channel,) = _to_starter
+    with _sending:
+        channel.send(("asked", None))
+    return channel.recv()
 
 
 def has_starter() -> bool:
@@ -266,10 +281,13 @@ def _work(channel: int, watched: int) -> None:
         try:
             name, arguments, place = pickle.loads(to_starter.recv_bytes())
             os.chdir(place)  # the server may have been started elsewhere
-            to_starter.send(("returned", resolve_name(name)(*arguments)))
+            result = resolve_name(name)(*arguments)
+            with _sending:
+                to_starter.send(("returned", result))
             code = 0
         except BaseException:
-            to_starter.send(("raised", traceback.format_exc()))
+            with _sending:
+                to_starter.send(("raised", traceback.format_exc()))
         sys.stdout.flush()
         sys.stderr.flush()
     finally:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 from pkgutil import resolve_name
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from model.threads import limit_threads
 from pipelines.runners.fork_server import ForkServer, Worker
 from pipelines.runners.machine import free_memory, usable_cores
-from pipelines.storage.packed import Packed
-
-T = TypeVar("T")
 
 _BYTES_A_WORKER = 2 << 30  # TensorFlow, Beam, a chunk and a micro-batch, without the model
 _MODEL_COPIES = 3  # memory for a model and its activations, in model sizes on disk
@@ -39,14 +37,6 @@ def default_workers(model: Path, *, gpus: int = 0) -> int:
     return max(1, min(usable_cores() // _CORES_A_WORKER, in_memory))
 
 
-def share_out(items: Sequence[T], workers: int) -> list[Packed[T]]:
-    """Returns each worker's share of the items, dealt out in turn; with fewer items than workers, fewer shares."""
-    shares: list[Packed[T]] = [Packed() for _ in range(min(workers, len(items)))]
-    for number, item in enumerate(items):
-        shares[number % workers].add(item)
-    return shares
-
-
 @dataclass(frozen=True, slots=True)
 class End:
     """How a worker ended.
@@ -54,13 +44,13 @@ class End:
     Attributes:
         key: which worker it was, as `LocalWorkers.start` was told.
         died: what ended it, such as `signal 9`; None if it did its work.
-        told: the last thing that it told, see `fork_server.tell`.
+        told: the last thing that each of its parts told, see `fork_server.tell`; the newest comes last.
         returned: what its function returned.
     """
 
     key: Any
     died: str | None
-    told: Any
+    told: tuple[Any, ...]
     returned: Any
 
 
@@ -68,7 +58,8 @@ class End:
 class _Running:
     key: Hashable
     worker: Worker
-    told: Any = None
+    supply: Callable[[], Any]
+    told: dict[str, Any] = field(default_factory=dict)
     returned: Any = None
     raised: str | None = None
 
@@ -101,7 +92,14 @@ class LocalWorkers:
         while self._running:
             self._reap()
 
-    def start(self, key: Hashable, function: str, *arguments: Any, gpu: int = 0) -> None:
+    def start(
+        self,
+        key: Hashable,
+        function: str,
+        *arguments: Any,
+        gpu: int = 0,
+        supply: Callable[[], Any] = lambda: None,
+    ) -> None:
         """Starts a worker.
 
         Args:
@@ -109,13 +107,14 @@ class LocalWorkers:
             function: its name, as `module:name`.
             arguments: of the function; they are pickled.
             gpu: the number of its GPU, counted on from the first again after the last.
+            supply: returns what the worker gets each time that it asks, see `fork_server.ask`.
 
         Raises:
             JobFailure: no process can be started.
         """
         own = self._gpus[gpu % len(self._gpus)] if self._gpus else None
         worker = self._server.fork(f"{__name__}:run_with_share", self._threads, own, function, arguments)
-        self._running[worker.pid] = _Running(key, worker)
+        self._running[worker.pid] = _Running(key, worker, supply)
 
     def next_end(self, key: Hashable = None) -> End | None:
         """Waits for the next end of a worker, or of the one with the given key; None if none is left.
@@ -162,7 +161,7 @@ class LocalWorkers:
         if running.raised is not None:
             raise RuntimeError(f"in a worker process: {running.raised}")
         died = None if code == 0 else f"signal {-code}" if code < 0 else f"exit code {code}"
-        self._ended.append(End(running.key, died, running.told, running.returned))
+        self._ended.append(End(running.key, died, tuple(running.told.values()), running.returned))
 
     def _reap(self) -> tuple[_Running, int]:
         pid, code = self._server.next_end()
@@ -180,7 +179,12 @@ def _take(running: _Running) -> bool:
     except (EOFError, OSError):
         return False
     if kind == "told":
-        running.told = content
+        part, message = content
+        running.told.pop(part, None)  # the newest comes last
+        running.told[part] = message
+    elif kind == "asked":
+        with suppress(OSError):  # one that is dead by now is told by its end
+            running.worker.channel.send(running.supply())
     elif kind == "returned":
         running.returned = content
     else:

@@ -6,10 +6,10 @@ are tried one at a time, in a worker that writes nothing. Those that kill it are
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -17,15 +17,17 @@ from model.bundles.bundle import Bundle
 from model.errors import JobFailure, UserError
 from pipelines.corpora.chunks import Killer, Unit, finished_chunks, unfinished
 from pipelines.corpora.options import ReadOptions
-from pipelines.runners.local_processes import LocalWorkers, count_gpus, default_workers, share_out
+from pipelines.runners.local_processes import LocalWorkers, count_gpus, default_workers
 from pipelines.runners.machine import visible_gpus
 from pipelines.scoring.progress import sample_sources, sources_to_sample
-from pipelines.scoring.quarantine import Stage, Told
+from pipelines.scoring.quarantine import Stage, Supplied, Told
 from pipelines.scoring.scored_folder import finished_parts
 from pipelines.scoring.server import PIPELINE, scoring_server
 from pipelines.scoring.settings import ScoringContext
+from pipelines.storage.packed import Packed
 
 _SAMPLE = "sample"
+_MOST_SORTED = 1000  # units; among more, none is a large share of the work, and they are not all held in memory
 _MOST_KILLERS = 20  # of a chunk; a model that kills its process whatever it reads is no matter of single records
 _MEMORY = "if memory ran out, take fewer --workers, a smaller --batch-tokens or fewer --chunk-records"
 
@@ -82,10 +84,10 @@ def score_locally(
             gpus = gpus[: counting.run(f"{count_gpus.__module__}:{count_gpus.__name__}").returned or 0]
     if workers is None:
         workers = max(1, min(default_workers(context.bundle.path, gpus=len(gpus)), len(units) // 2))
-    shares = share_out(units, workers)
-    with LocalWorkers(server, len(shares), gpus=gpus) as running:
+    workers = min(workers, len(units))
+    with LocalWorkers(server, workers, gpus=gpus) as running:
         running.start(_SAMPLE, f"{__name__}:sample", sources_to_sample(units), context.options)
-        _LocalJob(running, context, beam_options, expect).score(shares)
+        _LocalJob(running, context, beam_options, expect).score(units, workers)
 
 
 def sample(paths: Sequence[str], options: ReadOptions) -> tuple[int, int] | None:
@@ -93,6 +95,23 @@ def sample(paths: Sequence[str], options: ReadOptions) -> tuple[int, int] | None
     with suppress(JobFailure):
         return sample_sources(paths, options)
     return None
+
+
+@dataclass(slots=True)
+class _Line:
+    """A worker and those that replace it.
+
+    Attributes:
+        number: of the line.
+        taken: the units that the present worker has taken.
+        again: the units that its predecessor left, which it takes first, and carefully.
+        suspected: the chunks that the predecessor was busy with when it died.
+    """
+
+    number: int
+    taken: Packed[Supplied] = field(default_factory=Packed)
+    again: deque[Unit] = field(default_factory=deque)
+    suspected: frozenset[tuple[str, int]] = frozenset()
 
 
 class _LocalJob:
@@ -109,29 +128,65 @@ class _LocalJob:
         self._size = context.settings.chunk_records
         self._deaths: Counter[tuple[str, int] | None] = Counter()  # by prefix and chunk; None before the first chunk
 
-    def score(self, shares: Sequence[Sequence[Unit]]) -> None:
-        left = dict(enumerate(shares))
-        for number, units in left.items():
-            self._start(number, units)
+    def score(self, units: Sequence[Unit], workers: int) -> None:
+        if workers > 1 and len(units) <= _MOST_SORTED:
+            units = sorted(units, key=_files_by_size)
+        self._units = iter(units)
+        self._next = next(self._units, None)
+        lines = [_Line(number) for number in range(workers)]
+        for line in lines:
+            self._start(line)
         while end := self._workers.next_end():
             if end.key == _SAMPLE:
                 if end.returned is not None:
                     self._expect(end.returned)
             elif end.died is not None:
-                left[end.key] = self._mend(left[end.key], end.died, end.told)
-                if left[end.key]:
-                    self._start(end.key, left[end.key])
+                line = lines[end.key]
+                line.again.extendleft(reversed(self._mend(line, end.died, end.told)))
+                line.taken = Packed()
+                if line.again or self._next:
+                    self._start(line)
 
-    def _start(self, number: int, units: Sequence[Unit]) -> None:
-        function = f"{PIPELINE}:score_share"
-        self._workers.start(number, function, units, self._context, self._beam_options, gpu=number)
+    def _start(self, line: _Line) -> None:
+        function = f"{PIPELINE}:score_supplied"
+        self._workers.start(
+            line.number,
+            function,
+            self._context,
+            self._beam_options,
+            gpu=line.number,
+            supply=lambda: self._supply(line),
+        )
 
-    def _mend(self, share: Sequence[Unit], died: str, told: Told) -> list[Unit]:
-        """Returns what is left of the share of a worker that died; if need be, with the records that kill."""
-        left = unfinished(share, finished_chunks(finished_parts(self._context.folder)), size=self._size)
-        place = told[0] if told else None
-        chunk = (place.prefix, place.record_index // self._size) if place else None
-        self._deaths[chunk] += 1
+    def _supply(self, line: _Line) -> Supplied | None:
+        """Returns the next unit for a worker; None if there is none."""
+        if line.again:
+            supplied = Supplied(line.again.popleft(), careful=True)
+        elif self._next:
+            supplied = Supplied(self._next)
+            self._next = next(self._units, None)
+        else:
+            return None
+        line.taken.add(supplied)
+        return supplied
+
+    def _mend(self, line: _Line, died: str, told: Sequence[Told]) -> list[Unit]:
+        """Returns what a worker that died has left of what it took; if need be, with the records that kill.
+
+        A worker that reads ahead may have died of two chunks. Its successor does one thing at a time with the units
+        that it has left.
+        """
+        taken = [supplied.unit for supplied in line.taken]
+        left = unfinished(taken, finished_chunks(finished_parts(self._context.folder)), size=self._size)
+        places = [place for place, _ in told if place]
+        chunks = [(place.prefix, place.record_index // self._size) for place in places]
+        careful = {(each.unit.prefix, each.unit.start.record_index) for each in line.taken if each.careful}
+        if places and (places[-1].prefix, places[-1].start) not in careful:
+            line.suspected = frozenset(chunks)
+            return left
+        place, chunk = (places[-1], chunks[-1]) if places else (None, None)
+        self._deaths[chunk] += 1 + (chunk in line.suspected)
+        line.suspected = frozenset()
         if self._deaths[chunk] < 2:
             return left
         if place is None or chunk is None:
@@ -156,7 +211,7 @@ class _LocalJob:
             trial = self._workers.run(f"{PIPELINE}:try_records", tried, index, first, self._context, self._beam_options)
             if trial.died is None:
                 return found
-            told: Told = trial.told or (None, "reading")
+            told: Told = trial.told[-1] if trial.told else (None, "reading")
             place, stage = told
             if place is None or not first <= place.record_index < end:
                 raise JobFailure(f"a worker process ended with {trial.died} in {self._name(unit, index)}; {_MEMORY}")
@@ -170,6 +225,11 @@ class _LocalJob:
 
     def _name(self, unit: Unit, index: int) -> str:
         return f"the records {index * self._size} to {(index + 1) * self._size - 1} of {unit.source}"
+
+
+def _files_by_size(unit: Unit) -> int:
+    """Sorts whole files first, the largest first, so that none of them is left alone at the end."""
+    return 0 if unit.records is not None or unit.state is None else -unit.state.size
 
 
 def _killer(record_index: int, died: str, stage: Stage) -> Killer:

@@ -1,13 +1,15 @@
 """The Beam pipeline of scoring, one chain:
 
-    units | Reshuffle | ReadChunks | SplitAndTokenize | RunInference(ClassifierHandler) | WriteParts
+    units | Reshuffle | ReadAndTokenize | RunInference(ClassifierHandler) | WriteParts
 
 The elements are whole chunks, so that Beam's cost per element hardly matters. Each chunk becomes one part of
-predictions and, if records are rejected, one part of rejects, as soon as it is scored.
+predictions and, if records are rejected, one part of rejects, as soon as it is scored. While that happens, the next one
+is read, split and tokenized. A local worker takes its units from the process that started it, one after the other.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,17 +26,22 @@ from model.records import Document, Reason, Reject
 from pipelines.corpora.checks import reject_document, wrong_features
 from pipelines.corpora.chunks import Chunk, Unit, hash_share, ids_are_shared, position_id
 from pipelines.corpora.sentences import SentenceSplitter, split_document
+from pipelines.runners.ahead import Ahead
 from pipelines.runners.failures import quiet_expected_errors
+from pipelines.runners.fork_server import ask
 from pipelines.scoring.predictions import ChunkInference, TokenizedChunk, write_part
-from pipelines.scoring.quarantine import last_place, place_in, read_one_by_one, tell_place
+from pipelines.scoring.quarantine import Supplied, last_place, place_in, read_one_by_one, tell_place
 from pipelines.scoring.settings import ScoringContext
 from pipelines.scoring.worker_notes import note_chunk, read_or_note
 from pipelines.storage.packed import Packed, unpack
 
 
-def score_share(units: Sequence[Unit], context: ScoringContext, beam_options: PipelineOptions) -> None:
-    """Runs the pipeline over units in a local worker, which tells where it is."""
-    score_units(units, context, beam_options)
+def score_supplied(context: ScoringContext, beam_options: PipelineOptions) -> None:
+    """Runs the pipeline in a local worker over the units that it is supplied with; it tells where it is."""
+    quiet_expected_errors()
+    pipeline = beam.Pipeline(options=beam_options)
+    _score_chunks(pipeline | beam.Create([None]) | "ReadAndTokenize" >> beam.ParDo(ReadAndTokenize(context)), context)
+    pipeline.run().wait_until_finish()
 
 
 def score_units(units: Sequence[Unit], context: ScoringContext, beam_options: PipelineOptions) -> Any:
@@ -48,16 +55,18 @@ def submit_units(units: Sequence[Unit], context: ScoringContext, beam_options: P
     """Starts the pipeline over units and returns Beam's result. A runner in a process of its own may still be busy."""
     quiet_expected_errors()
     pipeline = beam.Pipeline(options=beam_options)
-    (
+    chunks = (
         pipeline
         | "Units" >> create_units(units)
         | "SpreadUnits" >> beam.Reshuffle()
-        | "ReadChunks" >> beam.ParDo(ReadChunks(context))
-        | "SplitAndTokenize" >> beam.ParDo(SplitAndTokenize(context))
-        | "Classify" >> RunInference(ClassifierHandler(context))
-        | "WriteParts" >> beam.ParDo(WriteParts(context))
+        | "ReadAndTokenize" >> beam.ParDo(ReadAndTokenize(context))
     )
+    _score_chunks(chunks, context)
     return pipeline.run()
+
+
+def _score_chunks(chunks: beam.PCollection, context: ScoringContext) -> None:
+    (chunks | "Classify" >> RunInference(ClassifierHandler(context)) | "WriteParts" >> beam.ParDo(WriteParts(context)))
 
 
 def create_units(units: Sequence[Unit]) -> beam.PTransform:
@@ -68,20 +77,6 @@ def create_units(units: Sequence[Unit]) -> beam.PTransform:
     """
     packed = units if isinstance(units, Packed) else Packed(units)
     return beam.Create(packed.packets()) | "Unpack" >> beam.FlatMap(unpack)
-
-
-class ReadChunks(beam.DoFn):
-    """Reads the chunks of units; a source that can't be read is noted in the folder, and not tried again here."""
-
-    def __init__(self, context: ScoringContext) -> None:
-        self._folder, self._options, self._settings = context.folder, context.options, context.settings
-
-    def setup(self) -> None:
-        self._failed: set[str] = set()
-
-    def process(self, unit: Unit) -> Iterator[Chunk]:
-        size, limit = self._settings.chunk_records, self._settings.limit
-        yield from read_or_note(unit, self._folder, self._options, size=size, limit=limit, failed=self._failed)
 
 
 class SplitAndTokenize(beam.DoFn):
@@ -135,6 +130,42 @@ class SplitAndTokenize(beam.DoFn):
         if wrong := wrong_features(document, len(self._bundle.features)):
             return reject_document(document, Reason.WRONG_FEATURES, wrong, excerpt=beginning)
         return split_document(document, self._splitter, max_sentences=self._max_sentences)
+
+
+class ReadAndTokenize(beam.DoFn):
+    """Reads the chunks of units and turns them into chunks of windows, while the ones before are scored.
+
+    A source that can't be read is noted in the folder, and not tried again here.
+    """
+
+    def __init__(self, context: ScoringContext) -> None:
+        self._context = context
+        self._split_and_tokenize = SplitAndTokenize(context)
+
+    def setup(self) -> None:
+        self._split_and_tokenize.setup()
+        self._failed: set[str] = set()
+
+    def process(self, unit: Unit | None) -> Iterator[TokenizedChunk]:
+        """Yields the chunks of a unit; in a local worker, without one, those of all units that it is supplied with."""
+        units = iter(ask, None) if unit is None else iter([Supplied(unit)])
+        ahead: Ahead[TokenizedChunk] = Ahead()
+        reader = f"{threading.get_ident()}-ahead"
+
+        def make() -> Iterator[TokenizedChunk]:
+            for supplied in units:
+                wait = ahead.wait_until_used if supplied.careful else lambda: None
+                wait()
+                for chunk in self._read(supplied.unit, reader):
+                    yield from self._split_and_tokenize.process(chunk)
+                    wait()
+
+        yield from ahead.run(make())
+
+    def _read(self, unit: Unit, reader: str) -> Iterator[Chunk]:
+        folder, options, settings = self._context.folder, self._context.options, self._context.settings
+        size, limit = settings.chunk_records, settings.limit
+        return read_or_note(unit, folder, options, size=size, limit=limit, failed=self._failed, reader=reader)
 
 
 class ClassifierHandler(ModelHandler[TokenizedChunk, PredictionResult, Predictor]):

@@ -36,13 +36,29 @@ class Place:
     record_index: int
 
 
+@dataclass(frozen=True, slots=True)
+class Supplied:
+    """A unit that a local worker is supplied with.
+
+    Attributes:
+        unit: to be scored.
+        careful: True to do one thing at a time, so that it is known what a worker did when it died.
+    """
+
+    unit: Unit
+    careful: bool = False
+
+
 Told: TypeAlias = tuple[Place | None, Stage]
 """Where a worker is, and what it does there."""
 
 
 def tell_place(place: Place | None, stage: Stage) -> None:
-    """Tells the process that has started this worker, if one has, where it is and what it does there."""
-    tell((place, stage))
+    """Tells the process that has started this worker, if one has, where it is and what it does there.
+
+    The thread that reads and splits may be some chunks ahead of the one that predicts and writes.
+    """
+    tell((place, stage), by="reader" if stage in ("reading", "splitting") else "predictor")
 
 
 def place_in(unit: Unit, record_index: int) -> Place:

@@ -30,7 +30,14 @@ _SHOWN = 5
 
 
 def read_or_note(
-    unit: Unit, folder: str, options: ReadOptions, *, size: int, limit: int | None = None, failed: set[str]
+    unit: Unit,
+    folder: str,
+    options: ReadOptions,
+    *,
+    size: int,
+    limit: int | None = None,
+    failed: set[str],
+    reader: str | None = None,
 ) -> Iterator[Chunk]:
     """Yields the chunks of a unit as `read_chunks` does; if the source fails, leaves a note in the folder instead.
 
@@ -42,12 +49,13 @@ def read_or_note(
         options: how to read it.
         size, limit: as for `read_chunks`.
         failed: the prefixes of sources that have failed; the unit's is added if it fails.
+        reader: as for `note_chunk`.
     """
     if unit.prefix in failed:
         return
     try:
         for chunk in read_chunks(unit, options, size=size, limit=limit, read=read_around):
-            note_chunk(folder, last_place(chunk), "splitting")
+            note_chunk(folder, last_place(chunk), "splitting", reader)
             yield chunk
     except SourceFailure as failure:
         failed.add(unit.prefix)
@@ -62,10 +70,13 @@ def read_notes(folder: str) -> dict[str, str]:
     return {note["source"]: note["failure"] for note in notes}
 
 
-def note_chunk(folder: str, place: Place | None, stage: Stage) -> None:
-    """Leaves a note about the chunk that this worker has in hand, in place of its last one; not in local workers."""
+def note_chunk(folder: str, place: Place | None, stage: Stage, reader: str | None = None) -> None:
+    """Leaves a note about the chunk that this worker has in hand, in place of its last one; not in local workers.
+
+    `reader` stands for all threads that read for one of the worker's; None for the thread itself.
+    """
     if place is not None and not has_starter():
-        name = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
+        name = f"{socket.gethostname()}-{os.getpid()}-{reader or threading.get_ident()}"
         objects.write_json(f"{folder}/{WORKING}/{name}.json", {**asdict(place), "stage": stage})
 
 
@@ -78,13 +89,17 @@ def describe_work(folder: str, paths: Mapping[str, str], finished: Mapping[str, 
         finished: the finished chunks of each source, by prefix.
         size: records per chunk.
     """
-    begun, behind = [], []
+    noted: dict[tuple[str, int], tuple[Place, Stage]] = {}
     for name in sorted(objects.list_names(f"{folder}/{WORKING}")):
         note = objects.read_json(f"{folder}/{WORKING}/{name}")
-        place, stage = Place(note["prefix"], note["start"], note["record_index"]), note["stage"]
-        if place.prefix not in paths:
-            continue
-        path, index = shown_path(paths[place.prefix]), place.record_index // size
+        place = Place(note["prefix"], note["start"], note["record_index"])
+        key = place.prefix, place.record_index // size
+        # A chunk that is put to the model may still have the note of its reader, too.
+        if place.prefix in paths and (key not in noted or note["stage"] == "predicting"):
+            noted[key] = place, note["stage"]
+    begun, behind = [], []
+    for (_, index), (place, stage) in noted.items():
+        path = shown_path(paths[place.prefix])
         if index not in finished.get(place.prefix, NOTHING).chunks:
             begun.append(f"{path}, records {max(place.start, index * size)} to {place.record_index} ({stage})")
         elif not finished[place.prefix].whole:

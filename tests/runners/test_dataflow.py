@@ -155,7 +155,7 @@ def assert_configured(job: Built, expected: dict[str, Any]) -> None:
 def test_scoring(tiny_bundle: Bundle, tiny_corpus: Path, tmp_path: Path, config: str, expected: dict[str, Any]) -> None:
     job = build_scoring(tmp_path, tiny_bundle, tiny_corpus, config)
     assert_configured(job, expected)
-    assert {"SpreadUnits", "ReadChunks", "SplitAndTokenize", "WriteParts"} <= set(job.transforms)
+    assert {"SpreadUnits", "ReadAndTokenize", "Classify", "WriteParts"} <= set(job.transforms)
 
 
 def test_preprocessing(preprocessing: dict[str, Built]) -> None:

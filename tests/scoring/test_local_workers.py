@@ -85,6 +85,42 @@ def test_records_that_kill_their_worker_are_rejected_and_all_others_are_scored(
     assert {path.name: hashlib.sha256(path.read_bytes()).digest() for path in output.rglob("part-*")} == made
 
 
+def test_a_slow_file_holds_up_none_that_another_worker_can_take(
+    tiny_bundle: Bundle, warm_jobs: WarmJobs, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(8):
+        text = "A slow drug ." if number == 0 else "We measured the group ."
+        (tmp_path / "in" / f"{number}.jsonl.gz").write_bytes(gzip.compress(json_lines([text]).encode(), mtime=0))
+    output = tmp_path / "out"
+    # The first file takes until the seven others are done but the one that its worker has read ahead.
+    slow = f"""
+import time
+from pathlib import Path
+from pipelines.scoring import pipeline
+
+results = pipeline.Predictor.results
+
+def wait(self, windows, *arguments):
+    if any({tiny_bundle.vocabulary.pieces.index("drug")} in window.token_ids for window in windows):
+        tries = 600
+        while len(list(Path({str(output)!r}).glob("part-*"))) < 6:
+            time.sleep(0.1)
+            tries -= 1
+            assert tries, "the other worker has stopped"
+    return results(self, windows, *arguments)
+
+pipeline.Predictor.results = wait
+"""
+    command = ["score", "--model", str(tiny_bundle.path), "--input", f"{tmp_path}/in/*", "--output", str(output)]
+    assert warm_jobs.run([*command, "--workers", "2"], before=slow) == 0
+    alone = [*command[:-1], str(tmp_path / "alone"), "--workers", "1"]
+    assert warm_jobs.run(alone) == 0
+    parts = {path.name: path.read_bytes() for path in output.glob("part-*")}
+    assert parts == {path.name: path.read_bytes() for path in (tmp_path / "alone").glob("part-*")}
+    assert len(parts) == 8
+
+
 def other_bundle(bundle: Bundle, folder: Path) -> Bundle:
     """Writes a bundle with the same model and another description."""
 

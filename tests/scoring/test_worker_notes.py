@@ -18,7 +18,7 @@ from pipelines.cli import main
 from pipelines.corpora.chunks import NOTHING, cut_source, finished_chunks, prefix_of
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sources import fingerprint_sources
-from pipelines.scoring.pipeline import ReadChunks
+from pipelines.scoring.pipeline import ReadAndTokenize
 from pipelines.scoring.scored_folder import finished_parts
 from pipelines.scoring.settings import ScoreSettings, ScoringContext
 from pipelines.scoring.worker_notes import describe_work, read_notes, read_or_note
@@ -177,7 +177,7 @@ def test_a_failed_source_waits_once_in_a_worker(tiny_bundle: Bundle, tmp_path: P
     units = cut_source(source.path, "part-a-0", ReadOptions(), size=5, finished=NOTHING, state=source.state)
     context = ScoringContext(tiny_bundle, str(tmp_path), ScoreSettings(chunk_records=5), ReadOptions())
     os.utime(source.path, ns=(0, 0))
-    reader = pickle.loads(pickle.dumps(ReadChunks(context)))
+    reader = pickle.loads(pickle.dumps(ReadAndTokenize(context)))
     reader.setup()
     assert list(reader.process(units[0])) == []
     (note,) = (tmp_path / "_failed").iterdir()

@@ -183,13 +183,13 @@ def stop_before(pattern: str, *, times: int = 1, event: Literal["os.rename", "op
         event: Python's audit event.
     """
     return f"""
-import os, re, signal, sys
+import re, signal, sys, threading
 
 def stop(event, arguments, left=[{times}]):
     if event == {event!r} and re.search({pattern!r}, str(arguments[{int(event == "os.rename")}])):
         left[0] -= 1
         if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # not the process: another thread may be later
 
 sys.addaudithook(stop)
 """
