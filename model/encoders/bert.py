@@ -10,7 +10,7 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from model.encoders.operations import LayerNorm, gelu
+from model.encoders.operations import Dropout, LayerNorm, gelu
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class BertEncoder(keras.layers.Layer):
         self.position_embeddings = embedding(config.positions, "position_embeddings")
         self.segment_embeddings = embedding(config.segments, "segment_embeddings")
         self.embeddings_norm = LayerNorm(epsilon=config.layer_norm_epsilon, dtype=policy, name="embeddings_norm")
-        self.embeddings_dropout = keras.layers.Dropout(config.dropout, dtype=policy, name="embeddings_dropout")
+        self.embeddings_dropout = Dropout(config.dropout, dtype=policy, name="embeddings_dropout")
         self.transformer_layers = [
             TransformerLayer(config, dtype=policy, name=f"layer_{index}") for index in range(config.layers)
         ]
@@ -191,8 +191,8 @@ class TransformerLayer(keras.layers.Layer):
         self.intermediate = dense(config.intermediate_width, "intermediate")
         self.output_dense = dense(config.width, "output")
         self.output_norm = norm("output_norm")
-        self.dropout = keras.layers.Dropout(config.dropout, dtype=policy)
-        self.attention_dropout = keras.layers.Dropout(config.attention_dropout, dtype=policy)
+        self.dropout = Dropout(config.dropout, dtype=policy)
+        self.attention_dropout = Dropout(config.attention_dropout, dtype=policy)
 
     def build(self, states_shape: Any) -> None:
         for layer in (self.query, self.key, self.value, self.attention_output, self.intermediate):
@@ -238,7 +238,8 @@ class TransformerLayer(keras.layers.Layer):
         # The mask is passed as integers, since Keras would cast a float bias to half precision.
         bias = (1.0 - ops.cast(padding_mask, "float32"))[:, None, None, :] * -1e9
         weights = ops.cast(ops.softmax(ops.cast(scores, "float32") + bias, axis=-1), scores.dtype)
-        weights = self.attention_dropout(weights, training=training)
+        if training:
+            weights, value = self.attention_dropout.mask(weights), value * self.attention_dropout.scale
         mixed = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
         return ops.reshape(mixed, (-1, self.config.width))
 
