@@ -54,11 +54,14 @@ TRAINING_RECORD: Mapping[str, Feature] = {
 
 
 def training_spec() -> dict[str, Any]:
-    """Returns the spec for `tf.io.parse_single_example`: lists become dense tensors, absent lists empty ones."""
+    """Returns the spec for `tf.io.parse_example`, in whose result lists are ragged `[records, (items)]`.
+
+    For `tf.io.parse_single_example` they are tensors. Absent lists are empty.
+    """
     import tensorflow as tf
 
     return {
-        name: tf.io.FixedLenSequenceFeature([], feature.kind, allow_missing=True)
+        name: tf.io.RaggedFeature(feature.kind, row_splits_dtype=tf.int64)
         if feature.ragged
         else tf.io.FixedLenFeature([], feature.kind)
         for name, feature in TRAINING_RECORD.items()

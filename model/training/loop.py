@@ -59,7 +59,7 @@ class Fit:
         for one in self.sets:
             lengths = one.data.window_lengths["train"]
             a_pass = sum(length * count for length, count in lengths.items())
-            total += a_pass * one.batches / one.own_batches
+            total += a_pass * one.batches / one.plan.batches
         return round(total)
 
 
@@ -74,6 +74,8 @@ def run_epochs(classifier: TrainableClassifier, fit: Fit) -> tuple[list[dict[str
     variables = [*(variable.value for variable in classifier.variables), *running]
     checkpoints = Checkpoints(fit.run, variables, classifier.optimizer)
     progress = checkpoints.restore()
+    if progress.steps >= fit.steps:  # of an earlier version, whose epochs had more batches
+        progress = replace(progress, steps=0)
     summaries = tf.summary.create_file_writer(str(fit.run / "tensorboard"))
     epochs = fit.training.epochs
     for epoch in range(progress.epochs, epochs):
@@ -171,6 +173,8 @@ class _Watcher(keras.callbacks.Callback):
         self._fit, self._reporter, self._checkpoints, self._progress = fit, reporter, checkpoints, progress
         self._stop, self._running, self._summaries = stop, running, summaries
         self._saved = self._started = time.monotonic()
+        self._due: tuple[int, float, Any, Mapping[str, Any]] | None = None  # the summary that is not written yet
+        self._known: list[str] = []  # the metrics of the last summary
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """Goes on with the figures of a resumed epoch, which Keras has just set to 0."""
@@ -178,17 +182,25 @@ class _Watcher(keras.callbacks.Callback):
             for there, saved in zip(self._figures(), self._running, strict=True):
                 there.assign(saved)
 
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        done, total = self._progress.steps + batch + 1, self._fit.steps
-        speed = (batch + 1) * self._fit.tokens / total / (time.monotonic() - self._started)
-        figures = dict(logs or {})
-        note = ", ".join([*(f"{name} {figure:.3f}" for name, figure in figures.items()), f"{speed:,.0f} tokens/s"])
-        self._reporter.update(done=done, note=note)
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Looks at the step before; `on_train_batch_end` would wait for each step's metrics."""
+        if batch:
+            self._look(batch)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Looks at the last step."""
+        total, before = self._fit.steps, self._progress.steps
+        self._look(total - before)
+        self._write()
+
+    def _look(self, steps: int) -> None:
+        """Reports, saves and stops if it is time to, after so many steps."""
+        done, total = self._progress.steps + steps, self._fit.steps
+        speed = steps * self._fit.tokens / total / (time.monotonic() - self._started)
         if done % _STEPS_BETWEEN_SUMMARIES == 0 or done == total:
-            rate = float(self.model.optimizer.learning_rate)
-            named = {f"train/{name}": figure for name, figure in figures.items()}
-            named |= {"train/learning_rate": rate, "train/tokens_per_second": speed}
-            _summarize(self._summaries, named, step=self._progress.epochs * total + done)
+            self._write()
+            self._due = done, speed, self.model.optimizer.learning_rate, self.model.get_metrics_result()
+        self._reporter.update(done=done, note=", ".join([*self._known, f"{speed:,.0f} tokens/s"]))
         if done == total:  # the end of the epoch saves; so a resumed epoch always has at least one step left
             return
         if self._stop or time.monotonic() - self._saved >= self._fit.training.checkpoint_seconds:
@@ -198,6 +210,18 @@ class _Watcher(keras.callbacks.Callback):
                 f"epoch {self._progress.epochs + 1} of {self._fit.training.epochs} is saved at step {done} of {total}; "
                 "repeat the command to continue"
             )
+
+    def _write(self) -> None:
+        """Writes the summary that is due; a few steps late, so that no device has to wait until it has been read."""
+        if self._due is None:
+            return
+        done, speed, rate, metrics = self._due
+        figures = {name: float(figure) for name, figure in metrics.items()}
+        self._known = [f"{name} {figure:.3f}" for name, figure in figures.items()]
+        named = {f"train/{name}": figure for name, figure in figures.items()}
+        named |= {"train/learning_rate": float(rate), "train/tokens_per_second": speed}
+        _summarize(self._summaries, named, step=self._progress.epochs * self._fit.steps + done)
+        self._due = None
 
     def _save(self, done: int) -> None:
         for saved, there in zip(self._running, self._figures(), strict=True):
@@ -222,10 +246,10 @@ def _report(figures: Mapping[str, Any], epochs: int, summaries: tf.summary.Summa
     print(f"{line} ({figures['seconds']:.0f} s, {figures['tokens_per_second']:,} tokens/s)", flush=True)
     plain = {f"dev/{name}": float(figure) for name, figure in dev.items() if isinstance(figure, int | float)}
     _summarize(summaries, plain, step=figures["epoch"] * steps)
+    summaries.flush()
 
 
 def _summarize(summaries: tf.summary.SummaryWriter, figures: Mapping[str, float], *, step: int) -> None:
     with summaries.as_default(step=step):
         for name, figure in figures.items():
             tf.summary.scalar(name, figure)
-    summaries.flush()

@@ -87,7 +87,14 @@ def train_and_evaluate(
     devices = choose_devices(training.precision)
     print(describe_devices(training, devices), flush=True)
     num_labels, width = len(labels) or None, len(data.features)
-    sets = plan_training_sets(folders, shares=shares, labels=labels, batch_tokens=training.batch_tokens)
+    batching = Batching(
+        batch_tokens=training.batch_tokens,
+        pad_id=vocabulary.pad_id,
+        seed=training.seed,
+        label_weights=label_weights(training, folders, labels),
+        static_shapes=training.xla,
+    )
+    sets = plan_training_sets(folders, batching, shares=shares, labels=labels)
     with devices.scope():
         classifier = TrainableClassifier(encoder.build(), num_labels, settings.model, name="classifier")
         steps = count_steps(sum(one.batches for one in sets), training.accumulate) * training.epochs
@@ -101,13 +108,7 @@ def train_and_evaluate(
             run=run,
             training=training,
             sets=sets,
-            batching=Batching(
-                batch_tokens=training.batch_tokens,
-                pad_id=vocabulary.pad_id,
-                seed=training.seed,
-                label_weights=label_weights(training, folders, labels),
-                static_shapes=training.xla,
-            ),
+            batching=batching,
             devices=devices,
             evaluate=dev.evaluator(classifier) if dev else None,
             before_epoch=before_epoch,

@@ -19,7 +19,7 @@ from model.records import LabelledWindow
 from model.schema import SPLITS, TRAINING_RECORD, encode_training_record, training_spec
 from model.text.tokenization import Tokenizer
 from model.text.vocabulary import Vocabulary
-from model.training.input_pipeline import Batching, count_batches, plan_training_sets, training_batches
+from model.training.input_pipeline import Batching, plan_split, plan_training_sets, training_batches
 
 PAD, CLS, SEP = 0, 2, 3
 BUDGETS = (8, 48, 100, 192, 500, 5000)
@@ -35,7 +35,7 @@ def read_batches(
 ) -> list[tuple[Any, np.ndarray, np.ndarray]]:
     batching = Batching(**{"batch_tokens": 192, "pad_id": PAD, "seed": 1, **options})
     labels = list(dict.fromkeys(label for folder in folders for label in folder.labels))
-    sets = plan_training_sets(folders, shares=shares, labels=labels, batch_tokens=batching.batch_tokens)
+    sets = plan_training_sets(folders, batching, shares=shares, labels=labels)
     return list(training_batches(sets, batching, epoch=epoch).as_numpy_iterator())
 
 
@@ -100,17 +100,34 @@ def test_batches_are_padded_and_masked(data: TrainingData) -> None:
 def test_batches_are_counted_and_within_the_budget(data: TrainingData, batch_tokens: int) -> None:
     for epoch in (0, 3):
         batches = read_batches(data, batch_tokens=batch_tokens, epoch=epoch)
-        assert len(batches) == count_batches(data, "train", batch_tokens=batch_tokens)
+        assert len(batches) == plan_split(data, "train", Batching(batch_tokens, PAD, 1)).batches
         for inputs, _, _ in batches:
             assert inputs["token_ids"].size <= batch_tokens or len(inputs["token_ids"]) == 1
 
 
 def test_a_batch_holds_windows_of_similar_length(data: TrainingData) -> None:
-    boundaries = data.bucket_boundaries
-    assert boundaries
-    for inputs, _, _ in read_batches(data, batch_tokens=500):
-        buckets = np.searchsorted(boundaries, inputs["padding_mask"].sum(axis=1), side="right")
-        assert len(set(buckets.tolist())) == 1
+    plan = plan_split(data, "train", Batching(192, PAD, 1))
+    mixed = 0
+    for inputs, _, _ in read_batches(data, batch_tokens=192):
+        buckets = set(np.searchsorted(plan.longest, inputs["padding_mask"].sum(axis=1)).tolist())
+        mixed += len(buckets) > 1
+        assert len(inputs["token_ids"]) <= plan.sizes[max(buckets)]
+    assert mixed <= len(plan.rest_sizes) < plan.batches
+    padded = sum(inputs["token_ids"].size for inputs, _, _ in read_batches(data, batch_tokens=192))
+    assert padded / sum(length * count for length, count in data.window_lengths["train"].items()) < 1.2
+
+
+def test_static_shapes_are_one_for_each_bucket(data: TrainingData) -> None:
+    shapes = set()
+    batches = read_batches(data, batch_tokens=500, static_shapes=True)
+    for inputs, labels, weights in batches:
+        assert labels.shape == weights.shape == inputs["sep_positions"].shape
+        shapes.add((inputs["token_ids"].shape, labels.shape))
+        empty = inputs["padding_mask"].sum(axis=1) == 0
+        assert (inputs["sep_positions"][empty] == -1).all() and (weights[empty] == 0).all()
+    assert 1 < len(shapes) <= len(data.bucket_boundaries) + 1 < len(batches)
+    expected = read_batches(data, batch_tokens=500)
+    assert weighted_labels(batches) == weighted_labels(expected)
 
 
 def batch_bytes(data: TrainingData, **options: Any) -> list[bytes]:

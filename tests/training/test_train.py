@@ -24,7 +24,7 @@ from model.inference.labelled_windows import read_windows
 from model.inference.predictor import Predictor
 from model.training.checkpoints import Checkpoints, Progress
 from model.training.devices import Devices
-from model.training.input_pipeline import count_batches
+from model.training.input_pipeline import Batching, plan_split
 from model.training.loop import best_epoch, has_stopped, read_history
 from model.training.schedule import SlantedTriangle
 from model.training.step import TrainableClassifier, compile_classifier
@@ -262,7 +262,7 @@ def test_a_killed_run_goes_on(tiny_records: Path, tiny_settings: Settings, tmp_p
     file = tmp_path / "settings.yaml"
     file.write_text(json.dumps(settings.model_dump(mode="json")))
     data = open_training_data(tiny_records)
-    steps = count_batches(data, "train", batch_tokens=96)
+    steps = plan_split(data, "train", Batching(96, 0, 1)).batches
     killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
     # A checkpoint a batch, that of an epoch's last one after the figures: this is the third of the second epoch.
     kill = AFTER_A_CHECKPOINT.format(count=steps + 3, signal="SIGKILL")
