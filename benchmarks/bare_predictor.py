@@ -12,22 +12,24 @@ from itertools import islice
 
 from model.bundles.bundle import load_bundle
 from model.inference.document_windows import encode_documents
+from model.inference.kinds import PredictorChoice
 from model.inference.predictor import Predictor
-from model.text.tokenization import Tokenizer
 from pipelines.corpora.sentences import SentenceSplitter
 
 _CHUNK = 500
 
 
 def main() -> None:
-    path, file, _ = sys.argv[1:]
+    path, file, wanted = sys.argv[1:]
+    name, _, precision = wanted.partition("-")
+    choice = PredictorChoice(name, precision)
     bundle, splitter = load_bundle(path), SentenceSplitter()
-    predictor, tokenizer = Predictor.load(bundle), Tokenizer(bundle.vocabulary)
+    predictor, tokenize = Predictor.load(bundle, choice), choice.kind().open_tokenizer(bundle)
     with open(file, encoding="utf-8") as stream:
         documents = iter([(splitter.split(json.loads(line)["text"]), ()) for line in stream])
     seconds = 0.0
     while chunk := list(islice(documents, _CHUNK)):
-        windows = [window for windows in encode_documents(chunk, bundle, tokenizer) for window in windows]
+        windows = [window for windows in encode_documents(chunk, bundle, tokenize) for window in windows]
         started = time.process_time()
         predictor.run(windows)
         seconds += time.process_time() - started

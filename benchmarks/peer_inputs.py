@@ -98,6 +98,22 @@ class Inputs:
 
         return str(self._made("model", write) / "run" / "bundle")
 
+    def bundle_for(self, predictor: str) -> str:
+        """Returns the bundle that a predictor such as `openvino-int8` is measured with: for int8, one made from it.
+
+        Raises:
+            CommandError: it can't be made.
+        """
+        if not predictor.endswith("int8"):
+            return self.bundle()
+        bundle = self.bundle()
+        records = self.records(self.training) if self.given_bundle else Path(bundle).parent.parent / "records"
+
+        def write(path: Path) -> None:
+            run([*SEPLINE, "optimize", bundle, "--int8", "--data", str(records), "--output", str(path)])
+
+        return str(self._made("model-int8", write))
+
     def checkpoint(self) -> Path:
         """Returns the bundle as a Hugging Face checkpoint."""
         return self._made("checkpoint", lambda path: _export("checkpoint", self.bundle(), path))

@@ -167,7 +167,7 @@ class Peers:
         def command(output: Path) -> list[str]:
             flags = [*predictor_flags(predictor), *(["--workers", str(workers)] if workers else [])]
             place = ["--input", str(self.inputs.abstracts(size)), "--output", str(output)]
-            return [*SEPLINE, "score", "--model", self.inputs.bundle(), *place, *flags]
+            return [*SEPLINE, "score", "--model", self.inputs.bundle_for(predictor), *place, *flags]
 
         who = sepline_name(predictor) + (f", workers of one thread: {workers}" if workers else "")
         return Job(measure, who, size, command, cores=cores)
@@ -177,7 +177,13 @@ class Peers:
 
         def command(output: Path) -> list[str]:
             script = str(Path(__file__).with_name("bare_predictor.py"))
-            return [sys.executable, script, self.inputs.bundle(), str(self.inputs.abstracts(size)), predictor]
+            return [
+                sys.executable,
+                script,
+                self.inputs.bundle_for(predictor),
+                str(self.inputs.abstracts(size)),
+                predictor,
+            ]
 
         def read_printed(output: Path, usage: Usage) -> Mapping[str, float]:
             return {"predictor_cpu_seconds": json.loads(usage.output)["cpu_seconds"]}
@@ -209,9 +215,9 @@ def missing(predictor: str, inputs: Inputs, scratch: Path) -> str | None:
     """Returns why sepline can't score with a predictor here; None if it can."""
     if not has_predictors():
         return None if predictor == "tensorflow-f32" else "this sepline has no --predictor"
-    place = ["--input", str(inputs.abstracts(1)), "--output", str(scratch)]
+    place = ["--input", str(inputs.abstracts(1)), "--output", str(scratch), "--overwrite"]
     try:
-        run([*SEPLINE, "score", "--model", inputs.bundle(), *place, *predictor_flags(predictor)])
+        run([*SEPLINE, "score", "--model", inputs.bundle_for(predictor), *place, *predictor_flags(predictor)])
     except CommandError as error:
         return str(error)
     return None
