@@ -71,7 +71,7 @@ def json_bytes(content: Any) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode("utf-8")
 
 
-def write_bytes(path: Path, content: bytes, *, shared: bool = False) -> None:
+def write_bytes(path: Path, content: bytes | memoryview, *, shared: bool = False) -> None:
     """Writes a file so that readers, and the machine after a crash, see all of it or what was there before.
 
     Args:

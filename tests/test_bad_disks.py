@@ -103,6 +103,28 @@ def test_checkpoints_on_a_bad_disk_are_kept(
     assert "is damaged" not in warm_jobs.output.read_bytes()[told:].decode()
 
 
+@pytest.mark.usefixtures("strace")
+def test_weights_that_the_disk_does_not_take_end_the_training(
+    tiny_records: Path, tiny_encoder: Path, tmp_path: Path, warm_jobs: WarmJobs
+) -> None:
+    """No block of the best epoch's weights is lost without a word; the repeated command ends as if nothing was."""
+    settings = tmp_path / "settings.yaml"
+    training = "{epochs: 1, batch_tokens: 384, learning_rate: 0.01}"
+    settings.write_text(f"encoder: {{handle: {tiny_encoder}}}\ntraining: {training}\n", encoding="utf-8")
+    words = ["train", "--config", str(settings), "--data", str(tiny_records), "--output"]
+    run, said = tmp_path / "run", warm_jobs.errors.stat().st_size
+    bad = ["-o", "/dev/null", "-P", str(run / ".best-1.npz.writing"), "-e", "inject=write,pwrite64:error=EIO:when=1"]
+    job, tracer = warm_jobs.start_traced([*words, str(run)], bad)
+    assert job.wait() == 1
+    tracer.wait()
+    message = printed(warm_jobs, said)
+    assert f"{run}/best-1.npz" in message and "Input/output error" in message and "Traceback" not in message, message
+    assert warm_jobs.run([*words, str(run)]) == 0
+    assert warm_jobs.run([*words, str(tmp_path / "fresh")]) == 0
+    weights = [folder / "bundle/variables/variables.data-00000-of-00001" for folder in (run, tmp_path / "fresh")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def _pipe(path: Path) -> None:
     os.mkfifo(path)
 

@@ -9,19 +9,21 @@ knows: if the newer one has been damaged, the run resumes from the older one.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from pydantic import TypeAdapter
 
 from model.errors import JobFailure
-from model.folders import make_folder, publish_folder, sync
+from model.folders import make_folder, publish_folder, write_bytes
 
 FOLDER = "checkpoints"
 _KEPT = 2
@@ -56,7 +58,7 @@ class BestWeights:
     @property
     def file(self) -> str:
         """The name of the file in the run's folder."""
-        return f"best-{self.epoch}.weights.h5"
+        return f"best-{self.epoch}.npz"
 
 
 @dataclass(frozen=True)
@@ -130,28 +132,46 @@ class Checkpoints:
         self._best = [*self._best, progress.best][-_KEPT:]
         self._remove_weights(self._best)
 
-    def save_best(self, save: Callable[[Path], object], epoch: int) -> BestWeights:
+    def save_best(self, weights: Sequence[np.ndarray], epoch: int) -> BestWeights:
         """Saves the weights of the best epoch so far; the next checkpoint makes them count.
 
+        They are hashed before they are written: HDF5, Keras's format, can lose a block without an error.
+
         Args:
-            save: writes the weights into a file.
+            weights: of the classifier, in its order.
             epoch: from 1.
+
+        Raises:
+            JobFailure: they can't be written.
         """
-        fresh = self._run / "writing.weights.h5"
-        with reporting_disk_errors(self._run):
-            _save_hdf5(save, fresh)
-            best = BestWeights(epoch, _sha256(fresh))
-            sync(fresh)
-            fresh.replace(self._run / best.file)
-            sync(self._run)
+        buffer = io.BytesIO()
+        np.savez(buffer, *weights)
+        best = BestWeights(epoch, hashlib.sha256(buffer.getbuffer()).hexdigest())
+        file = self._run / best.file
+        with reporting_disk_errors(file):
+            write_bytes(file, buffer.getbuffer())
         return best
+
+    def read_best(self, best: BestWeights) -> list[np.ndarray]:
+        """Returns the weights of the best epoch, in the classifier's order.
+
+        Raises:
+            JobFailure: they can't be read, or are not those that were saved.
+        """
+        file = self._run / best.file
+        with reporting_disk_errors(file):
+            content = file.read_bytes()
+        if hashlib.sha256(content).hexdigest() != best.sha256:
+            raise JobFailure(f"{file}: is damaged; repeat the command to continue")
+        with np.load(io.BytesIO(content)) as arrays:
+            return [arrays[f"arr_{number}"] for number in range(len(arrays.files))]
 
     def _all(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("[0-9]*") if path.name.isdigit())
 
     def _read(self, folder: Path) -> Progress | None:
         """Returns the progress of a checkpoint; None if it, or the best weights that it counts on, are not whole."""
-        for file in (*folder.iterdir(), *self._run.glob("best-*.weights.h5")):
+        for file in (*folder.iterdir(), *self._run.glob("best-*.npz")):
             with reporting_disk_errors(file):
                 _sha256(file)  # a disk that can't be read is no damage, and the readers below don't tell them apart
         try:
@@ -169,7 +189,7 @@ class Checkpoints:
     def _remove_weights(self, kept: Iterable[BestWeights | None]) -> None:
         """Removes the weights that none of the kept checkpoints counts on."""
         names = {best.file for best in kept if best}
-        for file in self._run.glob("best-*.weights.h5"):
+        for file in self._run.glob("best-*.npz"):
             if file.name not in names:
                 file.unlink(missing_ok=True)
 
@@ -182,7 +202,7 @@ def reporting_disk_errors(place: Path) -> Iterator[None]:
         place: the file or folder that is read or written, for the message.
 
     Raises:
-        JobFailure: Python, HDF5 or TensorFlow could not read or write.
+        JobFailure: Python or TensorFlow could not read or write.
     """
     try:
         yield
@@ -190,13 +210,6 @@ def reporting_disk_errors(place: Path) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or str(getattr(error, "message", error)).strip().split("\n")[0]
         reason = reason.rpartition("}} ")[2]  # what TensorFlow calls the operation
         raise JobFailure(f"{place}: {reason}; repeat the command to continue") from error
-
-
-def _save_hdf5(save: Callable[[Path], object], file: Path) -> None:
-    try:
-        save(file)
-    except RuntimeError as error:  # HDF5's, when it closes a file on a full disk
-        raise OSError(str(error)) from error
 
 
 def _sha256(file: Path) -> str:

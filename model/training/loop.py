@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from model.config import TrainingSettings
@@ -63,8 +64,8 @@ class Fit:
         return round(total)
 
 
-def run_epochs(classifier: TrainableClassifier, fit: Fit) -> tuple[list[dict[str, Any]], Path]:
-    """Runs the remaining epochs and returns the metrics of all, and the file with the best epoch's weights.
+def run_epochs(classifier: TrainableClassifier, fit: Fit) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """Runs the remaining epochs and returns the metrics of all, and the best epoch's weights.
 
     Raises:
         Interrupted: the user or the machine stopped it; the next call resumes.
@@ -114,14 +115,14 @@ def run_epochs(classifier: TrainableClassifier, fit: Fit) -> tuple[list[dict[str
         history, best = [*progress.history, line], progress.best
         _report(line, epochs, summaries, steps=fit.steps)
         if best_epoch(history) is line:
-            best = checkpoints.save_best(classifier.save_weights, epoch + 1)
+            best = checkpoints.save_best(classifier.get_weights(), epoch + 1)
         progress = Progress(epoch + 1, 0, history, best)
         checkpoints.save(progress)
         write_json(fit.run / _HISTORY, history)
     if progress.best is None:
         raise AssertionError("a training has at least one epoch")
     write_json(fit.run / _HISTORY, progress.history)
-    return progress.history, fit.run / progress.best.file
+    return progress.history, checkpoints.read_best(progress.best)
 
 
 def best_epoch(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ A run's folder:
 
     run.json          settings, and fingerprints of the data; a folder with others is refused
     checkpoints/      the last two checkpoints; a killed run resumes from the last one that is whole
-    best-N.weights.h5 the weights of the best epoch so far
+    best-N.npz        the weights of the best epoch so far
     history.json      the metrics of each epoch
     tensorboard/      the same and more for TensorBoard
     bundle/           the result, written last
@@ -114,11 +114,10 @@ def train_and_evaluate(
             before_epoch=before_epoch,
         ),
     )
-    classifier.load_weights(best_weights)
     # What is exported is in float32, on one device and without the optimizer.
     exported = SentenceClassifier(encoder.build(pretrained=False), num_labels, settings.model, name="classifier")
     exported.build_variables(width)
-    exported.set_weights(classifier.get_weights())
+    exported.set_weights(best_weights)
     temperature, dev_figures = dev.calibrate(exported) if dev else (1.0, None)
     serving = ServingModule(
         exported,
