@@ -253,7 +253,7 @@ def test_a_name_that_is_not_utf8_is_written_with_escapes(tmp_path: Path) -> None
     assert isinstance(document, Document) and document.source == shown
 
 
-@pytest.mark.parametrize("content", [b"", gzip.compress(b"")])
+@pytest.mark.parametrize("content", [b"", gzip.compress(b"", mtime=0)], ids=["empty", "gzip"])
 def test_an_empty_file_is_one_reject(tmp_path: Path, content: bytes) -> None:
     (reject,) = read(write(tmp_path / "a.jsonl.gz", content))
     assert isinstance(reject, Reject)
