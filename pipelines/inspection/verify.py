@@ -14,7 +14,7 @@ from model.errors import UserError
 from model.folders import json_bytes
 from model.progress import ProgressReporter
 from pipelines.preprocessing.records_folder import FILES, MARK, read_files
-from pipelines.scoring.parts_list import PARTS, read_parts, read_parts_list
+from pipelines.scoring.parts_list import PARTS, SUFFIX, read_parts, read_parts_list
 from pipelines.scoring.scored_folder import (
     JOB,
     JOB_FORMAT,
@@ -117,7 +117,7 @@ def _verify_old_scored(folder: str, found: Verification, written: int) -> Verifi
         counts: Mapping[str, Any] = manifest["counts"]
     except (OSError, ValueError, KeyError, TypeError, UserError):
         return replace(found, problems=(f"{MANIFEST} is missing or damaged",))
-    read = read_parts(folder, finished_parts(folder))
+    read = read_parts(folder, [f"{part}{SUFFIX}" for part in finished_parts(folder)])
     problems = [reason for _, reason in sorted(read.damaged.items())]
     if read.counts.to_json() != counts:
         problems.append("the parts' counts are not those of the manifest")

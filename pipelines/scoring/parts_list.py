@@ -56,12 +56,12 @@ class ReadParts:
     damaged: Mapping[str, str]
 
 
-def read_parts(folder: str, names: Collection[str]) -> ReadParts:
+def read_parts(folder: str, files: Collection[str]) -> ReadParts:
     """Reads every part of a folder once.
 
     Args:
         folder: of the parts.
-        names: of the parts of predictions, without suffix.
+        files: the names of those of predictions.
 
     Raises:
         JobFailure: a filesystem does not answer.
@@ -69,37 +69,37 @@ def read_parts(folder: str, names: Collection[str]) -> ReadParts:
     counts: Counter[str] = Counter()
     damaged: dict[str, str] = {}
     rejects, predictions = _Rows(), _Rows()  # in this order, they are sorted
-    ordered = sorted(names)
-    found = map_files(lambda name: _read_chunk(folder, name, _read_whole), ordered, local=objects.is_local(folder))
-    for name, what in zip(ordered, found, strict=True):
+    ordered = sorted(files)
+    found = map_files(lambda file: _read_chunk(folder, file, _read_whole), ordered, local=objects.is_local(folder))
+    for file, what in zip(ordered, found, strict=True):
         if isinstance(what, str):
-            damaged[name] = what
+            damaged[file.removesuffix(SUFFIX)] = what
             continue
         parts, numbers = what
         counts.update(numbers)
         for rows, part in zip((predictions, rejects), parts, strict=False):
             rows.add(part)
-    table = pa.concat_tables([rejects.table(), predictions.table()]).combine_chunks()
+    table = pa.concat_tables([rejects.table(), predictions.table()])
     return ReadParts(table, PartCounts.from_names(counts), damaged)
 
 
-def find_damaged(folder: str, names: Collection[str]) -> dict[str, str]:
+def find_damaged(folder: str, files: Collection[str]) -> dict[str, str]:
     """Returns the chunks whose parts are damaged, with the reason, by the ends of the files alone.
 
     Args:
         folder: of the parts.
-        names: of the parts of predictions, without suffix.
+        files: the names of those of predictions.
 
     Raises:
         JobFailure: a filesystem does not answer.
     """
 
-    def check(name: str) -> str | None:
-        what = _read_chunk(folder, name, _read_end)
+    def check(file: str) -> str | None:
+        what = _read_chunk(folder, file, _read_end)
         return what if isinstance(what, str) else None
 
-    found = map_files(check, names, local=objects.is_local(folder))
-    return {name: what for name, what in zip(names, found, strict=True) if what is not None}
+    found = map_files(check, files, local=objects.is_local(folder))
+    return {file.removesuffix(SUFFIX): what for file, what in zip(files, found, strict=True) if what is not None}
 
 
 def write_parts_list(folder: str, parts: pa.Table) -> dict[str, Any]:
@@ -152,16 +152,16 @@ class _Rows:
         self._parts = []
 
 
-def _read_chunk(folder: str, name: str, read: _Read) -> tuple[list[_Part], Mapping[str, int]] | str:
+def _read_chunk(folder: str, file: str, read: _Read) -> tuple[list[_Part], Mapping[str, int]] | str:
     """Returns the parts of a chunk and its counts by name, or what is wrong with them."""
     try:
-        predictions, metadata = _read_part(folder, f"{name}{SUFFIX}", read)
+        predictions, metadata = _read_part(folder, file, read)
         described = metadata.schema.to_arrow_schema().metadata or {}
         counts = dict(json.loads(described[COUNTS_KEY.encode()]))
         rejected = counts.get("rejected", 0)
         if not rejected:
             return [predictions], counts
-        rejects, _ = _read_part(folder, f"{REJECTS}/{name}{SUFFIX}", read)
+        rejects, _ = _read_part(folder, f"{REJECTS}/{file}", read)
     except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
         return " ".join(str(error).split()) or type(error).__name__
     if rejects.rows != rejected:

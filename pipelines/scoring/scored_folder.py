@@ -190,7 +190,8 @@ def _find_damage(folder: str, sizes: Mapping[str, int], job: Job) -> tuple[bool,
             listed = read_parts_list(folder, read_manifest(folder))
     if listed is None:
         prefixes = set(job.prefixes)
-        return False, find_damaged(folder, [name for name in _chunks(sizes) if prefix_of(name) in prefixes])
+        files = [name for name in sizes if _is_part(name) and "/" not in name and prefix_of(_chunk(name)) in prefixes]
+        return False, find_damaged(folder, files)
     wrong: list[str] = []
     for batch in listed.select(["name", "bytes"]).to_batches(max_chunksize=_ROWS):
         names, bytes_ = (column.to_pylist() for column in batch.columns)
@@ -264,16 +265,15 @@ def publish(folder: str, job: Job, manifest: Mapping[str, Any]) -> dict[str, Any
         JobFailure: parts are missing or damaged; the damaged ones are removed, and a repeated job makes them again.
     """
     objects.remove_temporaries(folder)
-    sizes = _list_sizes(folder)
-    surplus = _surplus(sizes, job)
+    files = _list_parts(folder)
+    surplus = _surplus(files, job) | _surplus(_list_parts(folder, f"{REJECTS}/"), job)
     objects.remove([f"{folder}/{name}" for name in surplus])
-    chunks = set(_chunks(name for name in sizes if name not in surplus))
-    del sizes
-    for number, finished in enumerate(finished_sources(job, chunks)):
+    files -= surplus
+    for number, finished in enumerate(finished_sources(job, _chunks(files))):
         if not finished.whole:
             path = job.sources[number].path
             raise JobFailure(f"{folder}: parts of {path} are missing, though the job has ended; repeat the command")
-    read = read_parts(folder, chunks)
+    read = read_parts(folder, files)
     if read.damaged:
         for place in (folder, f"{folder}/{REJECTS}"):
             objects.remove([f"{place}/{chunk}{SUFFIX}" for chunk in read.damaged])
@@ -281,19 +281,28 @@ def publish(folder: str, job: Job, manifest: Mapping[str, Any]) -> dict[str, Any
         raise JobFailure(
             f"{folder}: {len(read.damaged)} parts are damaged ({chunk}: {reason}) and were removed; repeat the command"
         )
-    listed = write_parts_list(folder, read.table)
-    manifest = {"format": JOB_FORMAT, **manifest, "counts": read.counts.to_json(), "parts": listed}
+    manifest = {
+        "format": JOB_FORMAT,
+        **manifest,
+        "counts": read.counts.to_json(),
+        "parts": write_parts_list(folder, read.table),
+    }
+    rejects = set(pc.filter(read.table["name"], pc.starts_with(read.table["name"], f"{REJECTS}/")).to_pylist())
+    del read
     content = long_json_bytes(manifest, INPUTS, job.inputs())
     objects.write_bytes(f"{folder}/{MANIFEST}", content)
     marks = {MANIFEST: hashlib.sha256(content).hexdigest(), JOB: checksum(f"{folder}/{JOB}")}
     objects.write_json(f"{folder}/{SUCCESS}", marks)
-    rejects = pc.filter(read.table["name"], pc.starts_with(read.table["name"], f"{REJECTS}/")).to_pylist()
-    for place, known in (("", chunks), (f"{REJECTS}/", {_chunk(name) for name in rejects})):
-        names = objects.list_names(f"{folder}/{place}".rstrip("/"))
-        late = [name for name in names if name.startswith("part-") and _chunk(name) not in known]
-        objects.remove([f"{folder}/{place}{name}" for name in late])
+    late = _list_parts(folder) - files, _list_parts(folder, f"{REJECTS}/") - rejects
+    objects.remove([f"{folder}/{name}" for names in late for name in names])
     remove_notes(folder)
     return manifest
+
+
+def _list_parts(folder: str, place: str = "") -> set[str]:
+    """Returns the names of the parts of predictions, or of those of rejects as `_rejects/NAME`."""
+    names = (f"{place}{name}" for name in objects.list_names(f"{folder}/{place}".rstrip("/")))
+    return {name for name in names if _is_part(name)}
 
 
 def _surplus(sizes: Iterable[str], job: Job) -> set[str]:
@@ -303,7 +312,7 @@ def _surplus(sizes: Iterable[str], job: Job) -> set[str]:
 
 
 def _is_part(name: str) -> bool:
-    return name.startswith(("part-", f"{REJECTS}/part-"))
+    return name.startswith(("part-", f"{REJECTS}/part-")) and name.endswith(SUFFIX)
 
 
 def _chunk(name: str) -> str:
@@ -313,7 +322,7 @@ def _chunk(name: str) -> str:
 
 def _chunks(names: Iterable[str]) -> Iterator[str]:
     """Yields the names of parts of predictions, without suffix."""
-    return (name.removesuffix(SUFFIX) for name in names if name.startswith("part-"))
+    return (name.removesuffix(SUFFIX) for name in names if _is_part(name) and "/" not in name)
 
 
 def _empty(folder: str, names: Collection[str]) -> None:

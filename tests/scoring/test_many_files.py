@@ -138,12 +138,16 @@ def test_publishing_lists_the_parts_in_order_and_claiming_finds_what_is_damaged(
     (tmp_path / "_rejects" / f"{broken[1]}.parquet").unlink()
     pq.write_table(pa.table({"reason": ["none", "more"]}), tmp_path / "_rejects" / f"{broken[2]}.parquet")
     (tmp_path / f"part-late-{'0' * 16}-000000-last.parquet").touch()
+    (tmp_path / "part-of-my-notes.txt").touch()
+    (tmp_path / "_rejects" / "part-of-my-notes.txt").touch()
     claim = claim_scored_folder(folder, job)
     assert not claim.complete and claim.damaged.keys() == set(broken)
     assert "is missing" in claim.damaged[broken[1]]
     assert "has 2 rows, and 1 records were rejected" in claim.damaged[broken[2]]
     assert [number for number, finished in enumerate(claim.finished) if not finished.whole] == [1, 3, 6]
-    assert len(list(tmp_path.glob("part-*"))) == 27 and len(list(tmp_path.glob("_rejects/part-*"))) == 8
+    assert len(list(tmp_path.glob("part-*.parquet"))) == 27
+    assert len(list(tmp_path.glob("_rejects/part-*.parquet"))) == 8
+    assert len(list(tmp_path.rglob("part-of-my-notes.txt"))) == 2
 
 
 def test_the_end_of_a_part_is_enough_to_read_its_counts(tmp_path: Path) -> None:
