@@ -93,7 +93,7 @@ def _verify_scored(folder: str, done: Callable[[int], None]) -> Verification:
     try:
         listed |= read_marks(folder)
         listed |= {PARTS: read_manifest(folder)["parts"]["sha256"]}
-        parts = read_parts_list(folder, read_manifest(folder))
+        parts = read_parts_list(folder, read_manifest(folder), ["name", "sha256"])
         listed |= dict(zip(parts["name"].to_pylist(), parts["sha256"].to_pylist(), strict=True))
     except (ValueError, KeyError, TypeError) as error:
         # Without the list nothing is said about the parts.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -114,8 +114,8 @@ def write_parts_list(folder: str, parts: pa.Table) -> dict[str, Any]:
     }
 
 
-def read_parts_list(folder: str, manifest: Mapping[str, Any]) -> pa.Table:
-    """Returns name, rows, bytes and SHA-256 of the parts of a finished folder.
+def read_parts_list(folder: str, manifest: Mapping[str, Any], columns: Sequence[str]) -> pa.Table:
+    """Returns columns of the list of the parts of a finished folder, see `part_list_schema`.
 
     Raises:
         ValueError: the list can't be read, or is not the one of the manifest.
@@ -124,7 +124,7 @@ def read_parts_list(folder: str, manifest: Mapping[str, Any]) -> pa.Table:
         content = objects.read_bytes(f"{folder}/{PARTS}")
         if hashlib.sha256(content).hexdigest() != manifest["parts"]["sha256"]:
             raise ValueError(f"{PARTS} is not the one that the manifest names")
-        return pq.read_table(pa.BufferReader(content)).select(part_list_schema().names)
+        return pq.read_table(pa.BufferReader(content), columns=list(columns)).select(columns)
     except (OSError, KeyError, pa.ArrowException) as error:
         raise ValueError(f"{PARTS} can't be read: {' '.join(str(error).split())}") from error
 

@@ -113,6 +113,8 @@ class ScoreProgress:
     ) -> None:
         self._stopped.set()
         self._thread.join(None if error is None else _LAST_LOOK_SECONDS)
+        if error is None:
+            self._numbers.clear()  # publishing needs the memory
 
     def expect(self, sample: tuple[int, int]) -> None:
         """Takes what `sample_sources` has found."""

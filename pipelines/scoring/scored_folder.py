@@ -88,7 +88,7 @@ class Job:
                 fingerprint["path"] for fingerprint, one in zip(self.inputs(), prefixes, strict=True) if one == prefix
             ]
             raise UserError(f"{' and '.join(twins)}: their parts would have the same names; rename one of them")
-        return prefixes
+        return Packed(prefixes)
 
     def with_known(self, known: Mapping[str, dict[str, Any]]) -> Job:
         """Returns the job with fingerprints that an earlier call took of sources that can't be read now, by path."""
@@ -187,13 +187,13 @@ def _find_damage(folder: str, sizes: Mapping[str, int], job: Job) -> tuple[bool,
     listed: pa.Table | None = None
     if SUCCESS in sizes:
         with suppress(ValueError):
-            listed = read_parts_list(folder, read_manifest(folder))
+            listed = read_parts_list(folder, read_manifest(folder), ["name", "bytes"])
     if listed is None:
         prefixes = set(job.prefixes)
         files = [name for name in sizes if _is_part(name) and "/" not in name and prefix_of(_chunk(name)) in prefixes]
         return False, find_damaged(folder, files)
     wrong: list[str] = []
-    for batch in listed.select(["name", "bytes"]).to_batches(max_chunksize=_ROWS):
+    for batch in listed.to_batches(max_chunksize=_ROWS):
         names, bytes_ = (column.to_pylist() for column in batch.columns)
         wrong += [name for name, size in zip(names, bytes_, strict=True) if sizes.get(name) != size]
     added = sum(map(_is_part, sizes)) - (listed.num_rows - sum(name not in sizes for name in wrong))
@@ -245,7 +245,7 @@ def finished_sources(job: Job, chunks: Iterable[str]) -> list[Finished]:
 
 def finished_parts(folder: str) -> set[str]:
     """Returns the names of the folder's parts of predictions, without suffix."""
-    return set(_chunks(objects.list_names(folder)))
+    return set(_chunks(objects.each_name(folder)))
 
 
 def publish(folder: str, job: Job, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,6 +289,7 @@ def publish(folder: str, job: Job, manifest: Mapping[str, Any]) -> dict[str, Any
     }
     rejects = set(pc.filter(read.table["name"], pc.starts_with(read.table["name"], f"{REJECTS}/")).to_pylist())
     del read
+    pa.default_memory_pool().release_unused()  # what comes next takes as much
     content = long_json_bytes(manifest, INPUTS, job.inputs())
     objects.write_bytes(f"{folder}/{MANIFEST}", content)
     marks = {MANIFEST: hashlib.sha256(content).hexdigest(), JOB: checksum(f"{folder}/{JOB}")}
@@ -301,8 +302,8 @@ def publish(folder: str, job: Job, manifest: Mapping[str, Any]) -> dict[str, Any
 
 def _list_parts(folder: str, place: str = "") -> set[str]:
     """Returns the names of the parts of predictions, or of those of rejects as `_rejects/NAME`."""
-    names = (f"{place}{name}" for name in objects.list_names(f"{folder}/{place}".rstrip("/")))
-    return {name for name in names if _is_part(name)}
+    names = objects.each_name(f"{folder}/{place}".rstrip("/"))
+    return {name for name in (f"{place}{name}" if place else name for name in names) if _is_part(name)}
 
 
 def _surplus(sizes: Iterable[str], job: Job) -> set[str]:

@@ -97,10 +97,20 @@ def open_object(path: str) -> BinaryIO:
 
 def list_names(folder: str) -> set[str]:
     """Returns the names of the objects directly in a folder, as `list_sizes` lists them."""
+    return set(each_name(folder))
+
+
+def each_name(folder: str) -> Iterator[str]:
+    """Yields what `list_names` returns: nothing holds all names, as long as the folder is a local one.
+
+    Raises:
+        UserError, JobFailure: as `list_sizes`.
+    """
     if not is_local(folder):
-        return set(list_sizes(folder))
+        yield from list_sizes(folder)
+        return
     with _looking_into(folder):
-        return {entry.name for entry in _scan(folder)}
+        yield from (entry.name for entry in _scan(folder))
 
 
 def list_sizes(folder: str) -> dict[str, int]:
