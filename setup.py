@@ -11,6 +11,7 @@ if version is None:
     raise RuntimeError("model/__init__.py has no __version__")
 
 extras = {
+    "fast": ["openvino>=2026.4,<2027", "tokenizers>=0.22,<1"],  # the predictor openvino
     "hub": ["tensorflow-hub>=0.16.1,<0.17"],  # encoders by their TF Hub address
     "rouge": ["rouge-score>=0.1.2,<0.2"],  # scores compared with highlights
     "s3": ["boto3>=1.40,<2"],
@@ -25,7 +26,6 @@ development = [
     "pytest>=9",
     "pytest-xdist>=3.8",
     "ruff>=0.14",
-    "tokenizers>=0.22",
 ]
 
 setup(
@@ -69,6 +69,7 @@ setup(
         "all": everything,
         "bench": ["datasets>=5,<6", "torch>=2.15,<3", "transformers>=5,<6"],  # for `make bench`
         "dev": [*everything, *development],
+        "int8": ["nncf>=3.4,<4"],  # `sepline optimize --int8`
         "mutants": ["mutmut>=3.8,<4"],  # `make mutants`
     },
     entry_points={"console_scripts": ["sepline=pipelines.cli:run"]},

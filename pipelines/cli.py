@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from model import __version__
 from model.errors import Interrupted, JobFailure, UserError
+from model.inference.names import PRECISIONS, PREDICTORS
 from model.screen import controls_made_visible
 from pipelines import verbs
 from pipelines.corpora.formats import FORMATS, QUOTINGS
@@ -92,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(parsers)
     _add_evaluate(parsers)
     _add_score(parsers)
+    _add_optimize(parsers)
     _add_verify(parsers)
     _add_retrain(parsers)
     _add_models(parsers)
@@ -179,11 +181,23 @@ def _add_score(parsers: Parsers) -> None:
     verb.add_argument("--workers", type=_positive, metavar="N", help="processes (default: by cores and memory)")
     verb.add_argument("--chunk-records", type=_positive, metavar="N", help="input records per part (default: 500)")
     verb.add_argument("--batch-tokens", type=_positive, metavar="N", help="wordpieces per micro-batch (default: 8192)")
+    verb.add_argument("--predictor", choices=PREDICTORS, help="what runs the model (default: openvino if it can)")
+    verb.add_argument("--precision", choices=PRECISIONS, help="in which it computes (default: bf16 if that agrees)")
     verb.add_argument("--dry-run", action="store_true", help="only print what would be done, and how long it takes")
     verb.add_argument("--resume", action="store_true", help="continue although inputs or versions have changed")
     _add_trust(verb)
     _add_allow_broken(verb)
     _add_overwrite(verb)
+    _add_json(verb)
+
+
+def _add_optimize(parsers: Parsers) -> None:
+    summary = "a model -> one that the predictor openvino runs, too"
+    verb = _add_verb(parsers, "optimize", verbs.run_optimize, summary, beam=True)
+    verb.add_argument("model", metavar="BUNDLE", help="folder of the trained model, or REGISTRY/NAME")
+    verb.add_argument("--output", required=True, metavar="DIR", help="folder for the new bundle")
+    verb.add_argument("--data", metavar="DIR", help="records, on whose dev split both predictors are compared")
+    _add_trust(verb)
     _add_json(verb)
 
 

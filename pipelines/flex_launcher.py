@@ -20,7 +20,7 @@ from model.errors import UserError
 from model.screen import controls_made_visible
 from pipelines.cli import build_parser
 from pipelines.scoring.pipeline import submit_units
-from pipelines.scoring.score import describe_job, plan_units
+from pipelines.scoring.score import choose_predictor, describe_job, plan_units
 from pipelines.scoring.scored_folder import claim_scored_folder
 from pipelines.scoring.settings import ScoringContext
 from pipelines.scoring.worker_notes import report_failures
@@ -59,11 +59,11 @@ def submit(options: argparse.Namespace, beam_options: PipelineOptions) -> Any:
         JobFailure: an input can't be read.
     """
     bundle, output = open_model(options.model, trusted=options.trust_model), options.output.rstrip("/")
-    bundle.check_graph()
     settings, reading = score_settings(options), read_options(options)
-    job = describe_job(bundle, options.input, settings=settings, options=reading)
+    choice = choose_predictor(bundle, options.predictor, options.precision)
+    job = describe_job(bundle, options.input, settings=settings, options=reading, predictor=choice)
     claim = claim_scored_folder(output, job, overwrite=options.overwrite, resume=options.resume)
-    context = ScoringContext(bundle, output, settings, reading)
+    context = ScoringContext(bundle, output, settings, reading, choice)
     units, failures = plan_units(job, claim.finished, context)
     report_failures(failures, len(job.sources))
     return submit_units(units, context, beam_options)

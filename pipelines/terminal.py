@@ -10,6 +10,7 @@ from rich.text import Text
 
 from model.console import VisibleConsole
 from model.evaluation.metrics import Metrics
+from model.inference.names import PRECISIONS
 from model.progress import show_seconds
 from model.schema import SPLITS
 from model.screen import visible
@@ -177,7 +178,22 @@ def show_bundle(bundle: Bundle) -> None:
         console.print(
             f"best epoch {bundle.description['best_epoch']}: dev {figures} over {dev['sentences']:,} sentences"
         )
+    if bundle.openvino:
+        console.print(_describe_openvino(bundle.openvino))
     console.print(f"bundle: {bundle.path} (fingerprint {bundle.fingerprint[:12]})")
+
+
+def _describe_openvino(facts: Mapping[str, Any]) -> str:
+    said = f"model for openvino {facts['version']}"
+    dev = facts.get("dev")
+    if not dev:
+        return f"{said}: not compared with TensorFlow's, for want of a dev split"
+    precisions = [name for name in PRECISIONS if name in dev]
+    if "differing_labels" in dev[precisions[0]]:
+        differences = [f"{dev[name]['differing_labels']:,} in {name}" for name in precisions]
+        return f"{said}: of {dev['sentences']:,} dev labels differ from TensorFlow's {', '.join(differences)}"
+    differences = [f"{dev[name]['largest_difference']:.1e} in {name}" for name in precisions]
+    return f"{said}: dev scores differ from TensorFlow's by at most {', '.join(differences)}"
 
 
 def show_evaluation(results: Mapping[str, Metrics | ScoreMetrics], *, split: str) -> None:

@@ -119,9 +119,10 @@ def run_score(options: argparse.Namespace) -> int:
     """Scores documents, or prints an estimate for `--dry-run`; returns 1 if a document failed or records are lost."""
     _check_local("--model", options.model)
     if not (options.dry_run or options.beam_flags or options.runner_config):
-        from pipelines.scoring.server import scoring_server
+        from pipelines.scoring.server import start_server
 
-        scoring_server().start()  # loads what the workers need while this process loads what it needs
+        # It loads what the workers need while this process loads what it needs.
+        start_server(options.model, options.predictor, options.precision)
     from model.records import Reason
     from pipelines.corpora.chunks import ids_are_shared
     from pipelines.scoring.score import score
@@ -141,24 +142,29 @@ def run_score(options: argparse.Namespace) -> int:
             settings=settings,
             options=reading,
             trust_model=options.trust_model,
+            predictor=options.predictor,
+            precision=options.precision,
         )
         if options.json:
             _print_json(found.to_json())
         else:
             show_estimate(found)
         return 0
-    manifest = score(
-        options.model,
-        options.input,
-        options.output,
-        settings=settings,
-        options=reading,
-        beam_options=_beam_options(options),
-        workers=options.workers,
-        overwrite=options.overwrite,
-        resume=options.resume,
-        trust_model=options.trust_model,
-    )
+    with redirect_stdout(sys.stderr if options.json else sys.stdout):
+        manifest = score(
+            options.model,
+            options.input,
+            options.output,
+            settings=settings,
+            options=reading,
+            beam_options=_beam_options(options),
+            workers=options.workers,
+            overwrite=options.overwrite,
+            resume=options.resume,
+            trust_model=options.trust_model,
+            predictor=options.predictor,
+            precision=options.precision,
+        )
     if options.json:
         _print_json(objects.read_json(f"{options.output.rstrip('/')}/{MANIFEST}"))
     else:
@@ -179,6 +185,22 @@ def run_score(options: argparse.Namespace) -> int:
         print(f"sepline: {killed} records killed the process that reads them; {rejects} says how", file=sys.stderr)
     lost = _report_lost_records(manifest["counts"], rejects, allow_broken=options.allow_broken_sources)
     return lost or int(failed + killed > 0)
+
+
+def run_optimize(options: argparse.Namespace) -> None:
+    """Adds to a bundle what the predictor openvino runs, and prints how far it agrees with TensorFlow."""
+    _check_local("--model", options.model)
+    _check_local("--output", options.output)
+    data = _records(options, [options.data])[0] if options.data else None
+    from model.optimization.optimize import optimize
+    from pipelines.terminal import show_bundle
+
+    with redirect_stdout(sys.stderr if options.json else sys.stdout):
+        bundle = optimize(options.model, options.output, data_dir=data, trust_model=options.trust_model)
+    if options.json:
+        _print_json({"bundle": str(bundle.path), **bundle.description})
+    else:
+        show_bundle(bundle)
 
 
 def run_verify(options: argparse.Namespace) -> int:

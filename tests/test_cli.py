@@ -29,7 +29,7 @@ def test_help_answers_at_once_because_nothing_heavy_is_imported() -> None:
     assert not imported & {"tensorflow", "apache_beam", "keras", "pyarrow", "numpy", "pydantic", "rich"}
 
 
-VERBS = ("inspect", "preprocess", "encoder", "train", "evaluate", "score", "retrain", "models", "demo")
+VERBS = ("inspect", "preprocess", "encoder", "train", "evaluate", "score", "optimize", "retrain", "models", "demo")
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import PROJECT
 
 from model.bundles.bundle import Bundle
@@ -17,7 +18,8 @@ NOT_LOADED = {
     "models": {"apache_beam", "tensorflow", "keras", "pyarrow", "pandas", "sklearn", "scipy"},
     "train": {"apache_beam", *ANALYSIS},
     "evaluate": {"apache_beam", *ANALYSIS},
-    "score": {"sklearn", "tensorboard", "tensorflow_hub", "tokenizers", *ANALYSIS},
+    "score": {"sklearn", "tensorboard", "tensorflow_hub", *ANALYSIS},
+    "score by openvino": {"tensorflow", "tensorflow_text", "keras", "h5py", "openvino_telemetry"},
 }
 """The libraries that a verb must not load; `--help` is in `test_cli.py`."""
 
@@ -57,11 +59,36 @@ def test_train_and_evaluate_load_neither_beam_nor_tf_transform(tiny_bundle: Bund
     assert not modules & (NOT_LOADED["train"] | NOT_LOADED["evaluate"])
 
 
-def test_score_loads_neither_tf_transform_nor_scikit_learn_nor_tensorboard(
-    tiny_bundle: Bundle, tiny_corpus: Path, tmp_path: Path
+@pytest.mark.parametrize("predictor", ["tensorflow", "openvino"])
+def test_score_loads_what_its_predictor_needs(
+    predictor: str, tiny_bundle: Bundle, tiny_corpus: Path, tmp_path: Path
 ) -> None:
-    score = ["score", "--model", str(tiny_bundle.path), "--input", str(tiny_corpus), "--output"]
-    modules = loaded([*score, str(tmp_path / "scored"), "--dry-run"], [*score, str(tmp_path / "scored")])
+    """The dry run predicts in this process, as workers do."""
+    score = ["score", "--model", str(tiny_bundle.path), "--input", str(tiny_corpus), "--predictor", predictor]
+    score += ["--output", str(tmp_path / "scored")]
+    modules = loaded([*score, "--dry-run"], score)
     assert (tmp_path / "scored" / "_SUCCESS").exists()
-    assert {"tensorflow", "apache_beam"} <= modules
+    assert {predictor, "apache_beam"} <= modules
     assert not modules & NOT_LOADED["score"]
+    assert predictor == "tensorflow" or not modules & NOT_LOADED["score by openvino"]
+
+
+def test_the_command_that_scores_loads_no_predictor(tiny_bundle: Bundle, tiny_corpus: Path, tmp_path: Path) -> None:
+    """Its workers do."""
+    score = ["score", "--model", str(tiny_bundle.path), "--input", str(tiny_corpus)]
+    modules = loaded([*score, "--output", str(tmp_path / "scored")])
+    assert not modules & {*NOT_LOADED["score by openvino"], "openvino", "tokenizers"}
+
+
+def test_workers_of_openvino_load_no_tensorflow() -> None:
+    """The process that forks them, which has loaded what they need."""
+    program = (
+        "import importlib, sys; from pipelines.runners.quiet_imports import keep_imports_quiet; keep_imports_quiet()\n"
+        "from model.inference.kinds import PredictorChoice; from pipelines.scoring.server import PIPELINE\n"
+        "for name in (PIPELINE, *PredictorChoice('openvino').kind().modules): importlib.import_module(name)\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True)
+    modules = set(result.stdout.split())
+    assert {"openvino", "tokenizers", "apache_beam"} <= modules
+    assert not modules & NOT_LOADED["score by openvino"]

@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "bundles": "foundation text",
     "inference": "foundation text classifier bundles",
     "evaluation": "foundation bundles inference",
-    "training": "foundation text encoders classifier bundles inference evaluation",
+    "optimization": "foundation bundles inference evaluation",
+    "training": "foundation text encoders classifier bundles inference evaluation optimization",
     "storage": "foundation encoders bundles",
     "corpora": "foundation storage",
     "runners": "foundation storage",
@@ -32,11 +33,11 @@ MAY_IMPORT = {
     "scoring": "foundation bundles inference storage corpora runners",
     "retraining": "foundation bundles evaluation training corpora preprocessing",
     "inspection": "foundation text encoders bundles storage corpora preprocessing scoring",
-    "terminal": "foundation evaluation retraining",
+    "terminal": "foundation inference evaluation retraining",
     "demo": "foundation encoders retraining terminal",
-    "verbs": "foundation encoders bundles evaluation training storage corpora runners preprocessing scoring retraining "
-    "inspection terminal demo",
-    "cli": "foundation corpora runners verbs",
+    "verbs": "foundation encoders bundles evaluation optimization training storage corpora runners preprocessing "
+    "scoring retraining inspection terminal demo",
+    "cli": "foundation inference corpora runners verbs",
     "flex_launcher": "foundation bundles scoring verbs cli",
 }
 """For each room all rooms that it imports, the lowest first.

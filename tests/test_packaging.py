@@ -34,7 +34,7 @@ def test_the_import_names_belong_to_sepline() -> None:
 def test_every_pinned_version_is_within_its_range() -> None:
     required = [Requirement(text) for text in installed().requires or []]
     extras = installed().metadata.get_all("Provides-Extra")
-    assert set(extras or []) == {"all", "bench", "dev", "hub", "mutants", "rouge", "s3"}
+    assert set(extras or []) == {"all", "bench", "dev", "fast", "hub", "int8", "mutants", "rouge", "s3"}
     for python in PYTHONS:
         everything, peers = pinned_versions(python), pinned_versions(python, name=BENCH)
         for requirement in required:

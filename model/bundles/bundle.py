@@ -2,6 +2,7 @@
 
     saved_model.pb, variables/, ...   the signatures in model/inference/serving.py
     vocab.txt                         the encoder's wordpieces
+    openvino/model.xml, model.bin     the classifier for the predictor openvino; not in every bundle
     bundle.json                       labels, windows, encoder, data and code versions, metrics, files, fingerprint
 
 `bundle.json` is written last and the folder is renamed into place, so a folder that has it is complete.
@@ -29,6 +30,8 @@ from model.text.vocabulary import Vocabulary
 BUNDLE_FORMAT = 2
 DESCRIPTION = "bundle.json"
 """The file that describes a bundle."""
+OPENVINO_MODEL = "openvino/model.xml"
+"""The classifier for OpenVINO, in float32; its weights are in `openvino/model.bin`."""
 _VOCABULARY = "vocab.txt"
 
 
@@ -57,6 +60,14 @@ class Bundle:
     fingerprint: str
     description: Mapping[str, Any]
     trusted: bool = False
+
+    @property
+    def openvino(self) -> Mapping[str, Any] | None:
+        """What is known of the bundle's model for OpenVINO; None if it has none.
+
+        `version` is that of openvino, and `dev` how the model differs from TensorFlow's on dev, if that was measured.
+        """
+        return openvino_facts(self.description)
 
     def check_graph(self) -> None:
         """Checks, without running it, that the model's graph only computes; a trusted one is not checked.
@@ -88,13 +99,7 @@ def load_bundle(path: str | Path, *, trusted: bool = False) -> Bundle:
         UserError: it has another format.
     """
     folder = Path(path)
-    try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        description = None
-    if not isinstance(description, dict) or "format" not in description:
-        hint = "give the `bundle` folder that `sepline train` wrote, or the REGISTRY/NAME of a model"
-        raise DamagedFileError(f"{folder}: not a bundle ({DESCRIPTION} is missing or unreadable); {hint}")
+    description = read_description(folder)
     if description["format"] != BUNDLE_FORMAT:
         raise UserError(
             f"{folder}: bundle format {description['format']}, this sepline reads {BUNDLE_FORMAT}; export it again"
@@ -122,9 +127,31 @@ def load_bundle(path: str | Path, *, trusted: bool = False) -> Bundle:
     )
 
 
+def read_description(folder: Path) -> dict[str, Any]:
+    """Returns what is in a bundle's `bundle.json`; nothing is checked against it.
+
+    Raises:
+        DamagedFileError: the folder has none.
+    """
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        description = None
+    if not isinstance(description, dict) or "format" not in description:
+        hint = "give the `bundle` folder that `sepline train` wrote, or the REGISTRY/NAME of a model"
+        raise DamagedFileError(f"{folder}: not a bundle ({DESCRIPTION} is missing or unreadable); {hint}")
+    return description
+
+
+def openvino_facts(description: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Returns `Bundle.openvino` of a bundle with this description."""
+    facts: Mapping[str, Any] | None = description.get("openvino")
+    return facts if OPENVINO_MODEL in description.get("files", {}) else None
+
+
 def write_bundle(
     path: str | Path,
-    export: Callable[[Path], None],
+    export: Callable[[Path], Mapping[str, Any] | None],
     *,
     labels: tuple[str, ...],
     window: WindowSettings,
@@ -137,26 +164,50 @@ def write_bundle(
 
     Args:
         path: the bundle's folder.
-        export: writes the SavedModel into the folder it is given.
+        export: writes the SavedModel, and what else belongs there, into the folder it is given; it may return further
+            JSON values for the description.
         labels, window, vocabulary, features, mask_outliers: see `Bundle`.
         facts: further JSON values for the description.
     """
-    folder = Path(path)
+
+    def fill(fresh: Path) -> dict[str, Any]:
+        more = export(fresh)
+        (fresh / _VOCABULARY).write_text(vocabulary.text, encoding="utf-8")
+        return {
+            **facts,
+            **(more or {}),
+            "format": BUNDLE_FORMAT,
+            "labels": list(labels),
+            "window": window.model_dump(mode="json"),
+            "features": [{"mean": mean, "deviation": deviation} for mean, deviation in features],
+            "mask_outliers": mask_outliers,
+            "lower_case": vocabulary.lower_case,
+        }
+
+    return _publish(Path(path), fill)
+
+
+def rewrite_bundle(bundle: Bundle, path: str | Path, change: Callable[[Path], Mapping[str, Any]]) -> Bundle:
+    """Writes a changed copy of a bundle, under a temporary name first, and returns it.
+
+    Args:
+        bundle: what is copied.
+        path: the folder of the new one.
+        change: changes the files in the folder it is given, and returns JSON values that replace the description's.
+    """
+
+    def fill(fresh: Path) -> dict[str, Any]:
+        shutil.copytree(bundle.path, fresh, dirs_exist_ok=True, ignore=shutil.ignore_patterns(DESCRIPTION))
+        return {**bundle.description, **change(fresh)}
+
+    return _publish(Path(path), fill)
+
+
+def _publish(folder: Path, fill: Callable[[Path], dict[str, Any]]) -> Bundle:
     fresh = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    export(fresh)
-    (fresh / _VOCABULARY).write_text(vocabulary.text, encoding="utf-8")
-    description: dict[str, Any] = {
-        **facts,
-        "format": BUNDLE_FORMAT,
-        "labels": list(labels),
-        "window": window.model_dump(mode="json"),
-        "features": [{"mean": mean, "deviation": deviation} for mean, deviation in features],
-        "mask_outliers": mask_outliers,
-        "lower_case": vocabulary.lower_case,
-        "files": _hash_files(fresh),
-    }
+    description = {**fill(fresh), "files": _hash_files(fresh)}
     description["fingerprint"] = _fingerprint(description)
     (fresh / DESCRIPTION).write_bytes(json_bytes(description))
     publish_folder(fresh, folder)

@@ -42,16 +42,23 @@ def open_model(path: str | Path, *, trusted: bool = False) -> Bundle:
     Raises:
         UserError: the path is a `REGISTRY/NAME` without a champion, or `load_bundle` refuses the folder.
     """
+    return load_bundle(find_model(path), trusted=trusted)
+
+
+def find_model(path: str | Path) -> Path:
+    """Returns the folder of the bundle that a path names; whether it is one is not looked at.
+
+    Raises:
+        UserError: the path is a `REGISTRY/NAME` without a champion.
+    """
     folder = Path(path)
-    if (folder / _VERSIONS).is_dir():
-        registry = Registry(folder)
-        version = registry.champion()
-        if version is None:
-            raise UserError(
-                f"{folder}: has no champion yet; promote a version with `sepline models promote {folder} N`"
-            )
-        folder = registry.version_path(version)
-    return load_bundle(folder, trusted=trusted)
+    if not (folder / _VERSIONS).is_dir():
+        return folder
+    registry = Registry(folder)
+    version = registry.champion()
+    if version is None:
+        raise UserError(f"{folder}: has no champion yet; promote a version with `sepline models promote {folder} N`")
+    return registry.version_path(version)
 
 
 @dataclass(frozen=True)

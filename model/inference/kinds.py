@@ -38,6 +38,14 @@ class PredictorKind(Protocol):
     modules: Sequence[str]
     packages: Sequence[str]
 
+    def examine(self, bundle: Bundle) -> tuple[str, ...]:
+        """Returns the precisions in which this machine can run the bundle.
+
+        Raises:
+            UserError: the bundle is not trusted, or the predictor is not installed.
+        """
+        ...
+
     def open_tokenizer(self, bundle: Bundle) -> Tokenize:
         """Returns the bundle's tokenizer."""
         ...
@@ -52,7 +60,10 @@ class PredictorKind(Protocol):
         ...
 
 
-_KINDS = {"tensorflow": "model.inference.tensorflow_predictor:TensorFlowPredictor"}
+_KINDS = {
+    "tensorflow": "model.inference.tensorflow_predictor:TensorFlowPredictor",
+    "openvino": "model.inference.openvino_predictor:OpenVinoPredictor",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +95,10 @@ class PredictorChoice:
     def describe(self) -> dict[str, Any]:
         """Returns name, version and precision as JSON values."""
         return {"name": self.name, "version": _version(self.kind().packages[0]), "precision": self.precision}
+
+    def describe_in_words(self) -> str:
+        """Returns the same as text, such as `openvino 2026.4.1 in bf16`."""
+        return "{name} {version} in {precision}".format(**self.describe())
 
 
 @cache

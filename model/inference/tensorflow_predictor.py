@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +19,11 @@ class TensorFlowPredictor:
 
     modules = ("model.text.tokenization",)
     packages = ("tensorflow", "tensorflow-text")
+
+    def examine(self, bundle: Bundle) -> tuple[str, ...]:
+        """Checks that the bundle's graph only computes."""
+        bundle.check_graph()
+        return ("f32",)
 
     def open_tokenizer(self, bundle: Bundle) -> Tokenize:
         """Returns the tokenizer of tf.text, which is also in the bundle."""
@@ -33,27 +39,32 @@ class TensorFlowPredictor:
             UserError: its graph can do more than compute, and it is not trusted.
         """
         assert precision == "f32"
-        _use_given_threads()
-        import tensorflow as tf
-        import tensorflow_text  # noqa: F401  registers the operations of the tokenizer in the SavedModel
-
-        for gpu in tf.config.list_physical_devices("GPU"):
-            with suppress(RuntimeError):  # TensorFlow has run already
-                tf.config.experimental.set_memory_growth(gpu, True)
         bundle.check_graph()
-        loaded = tf.saved_model.load(str(bundle.path))
-        signature = loaded.signatures["classify"]
+        return load_signature(bundle.path)
 
-        def classify(batch: Mapping[str, np.ndarray]) -> Outputs:
-            # The signature has only weak references to its variables; `loaded` keeps them alive.
-            assert loaded is not None
-            try:
-                outputs = signature(**{name: tf.constant(array) for name, array in batch.items()})
-                return {name: output.numpy() for name, output in outputs.items()}
-            except (tf.errors.OpError, MemoryError) as error:
-                raise BatchError(_reason(str(error))) from error
 
-        return classify
+def load_signature(folder: Path) -> Classify:
+    """Returns the signature `classify` of a SavedModel that may be run; threads may share it."""
+    _use_given_threads()
+    import tensorflow as tf
+    import tensorflow_text  # noqa: F401  registers the operations of the tokenizer in the SavedModel
+
+    for gpu in tf.config.list_physical_devices("GPU"):
+        with suppress(RuntimeError):  # TensorFlow has run already
+            tf.config.experimental.set_memory_growth(gpu, True)
+    loaded = tf.saved_model.load(str(folder))
+    signature = loaded.signatures["classify"]
+
+    def classify(batch: Mapping[str, np.ndarray]) -> Outputs:
+        # The signature has only weak references to its variables; `loaded` keeps them alive.
+        assert loaded is not None
+        try:
+            outputs = signature(**{name: tf.constant(array) for name, array in batch.items()})
+            return {name: output.numpy() for name, output in outputs.items()}
+        except (tf.errors.OpError, MemoryError) as error:
+            raise BatchError(_reason(str(error))) from error
+
+    return classify
 
 
 def _use_given_threads() -> None:

@@ -17,6 +17,7 @@ from model.inference.kinds import Outputs
 from model.inference.labelled_windows import read_windows
 from model.inference.owned import take_owned
 from model.inference.predictor import Predictor
+from model.records import EncodedWindow
 from model.schema import classify_signature
 
 _LEAST_PROBABILITY = 1e-12
@@ -37,6 +38,11 @@ class DevSplit:
         self._labels, self._pad_id, self._batch_tokens = labels, pad_id, batch_tokens
         self._signature = classify_signature(len(data.features))
         self._windows = list(read_windows(data, "dev")) if data.window_lengths.get("dev") else []
+
+    @property
+    def windows(self) -> list[EncodedWindow]:
+        """The windows without their labels."""
+        return [one.encoded for one in self._windows]
 
     def __bool__(self) -> bool:
         return bool(self._windows)

@@ -12,8 +12,10 @@ A run's folder:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -25,8 +27,11 @@ from model.bundles.training_data import open_training_data
 from model.classifier.classifier import SentenceClassifier
 from model.config import Settings
 from model.encoders.encoder import open_encoder
+from model.errors import UserError
 from model.folders import claim_folder
 from model.inference.serving import ServingModule
+from model.optimization.optimize import add_openvino, is_installed
+from model.records import EncodedWindow
 from model.text.tokenization import Tokenizer
 from model.training.checkpoints import reporting_disk_errors
 from model.training.checks import check_records, settle
@@ -138,10 +143,15 @@ def train_and_evaluate(
         "best_epoch": best_epoch(history)["epoch"],
         "dev": dev_figures,
     }
+
+    def export(folder: Path) -> dict[str, Any]:
+        serving.export(folder)
+        return _add_openvino(folder, dev.windows, pad_id=vocabulary.pad_id)
+
     with reporting_disk_errors(run):
         return write_bundle(
             run / "bundle",
-            serving.export,
+            export,
             labels=labels,
             window=data.settings.window,
             vocabulary=vocabulary,
@@ -149,3 +159,14 @@ def train_and_evaluate(
             mask_outliers=data.settings.data.mask_outliers,
             facts=facts,
         )
+
+
+def _add_openvino(folder: Path, windows: Sequence[EncodedWindow], *, pad_id: int) -> dict[str, Any]:
+    """Adds the model for OpenVINO if that is installed; a model that it can't convert is served by TensorFlow alone."""
+    if not is_installed():
+        return {}
+    try:
+        return add_openvino(folder, windows, pad_id=pad_id)
+    except UserError as error:
+        print(f"the bundle has no model for openvino: {error}", file=sys.stderr, flush=True)
+        return {}

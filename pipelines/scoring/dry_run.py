@@ -16,7 +16,7 @@ from pipelines.corpora.options import ReadOptions
 from pipelines.scoring.pipeline import SplitAndTokenize
 from pipelines.scoring.predictions import ChunkInference, assemble_documents, prediction_table
 from pipelines.scoring.progress import estimate_records, sample_sources, sources_to_sample
-from pipelines.scoring.score import describe_job, plan_units
+from pipelines.scoring.score import choose_predictor, describe_job, plan_units
 from pipelines.scoring.scored_folder import finished_parts, finished_sources
 from pipelines.scoring.settings import ScoreSettings, ScoringContext
 from pipelines.scoring.worker_notes import report_failures
@@ -67,6 +67,8 @@ def estimate(
     settings: ScoreSettings,
     options: ReadOptions,
     trust_model: bool = False,
+    predictor: str | None = None,
+    precision: str | None = None,
 ) -> Estimate:
     """Returns what `score` with the same arguments would do. Writes nothing.
 
@@ -76,8 +78,9 @@ def estimate(
     """
     bundle = open_model(bundle_dir, trusted=trust_model)
     prediction_schema(bundle.labels, {}, **asdict(settings.format))  # raises for a column that there isn't
-    context = ScoringContext(bundle, output, settings, options)
-    job = describe_job(bundle, inputs, settings=settings, options=options)
+    choice = choose_predictor(bundle, predictor, precision)
+    context = ScoringContext(bundle, output, settings, options, choice)
+    job = describe_job(bundle, inputs, settings=settings, options=options, predictor=choice)
     finished = finished_sources(job, finished_parts(output))
     units, failures = plan_units(job, finished, context)
     report_failures(failures, len(job.sources))
@@ -115,7 +118,7 @@ def _run_sample(units: Sequence[Unit], context: ScoringContext) -> _Sample:
     schema = prediction_schema(bundle.labels, {}, **asdict(settings.format))
     split_and_tokenize = SplitAndTokenize(context)
     split_and_tokenize.setup()
-    predictor = Predictor.load(bundle, batch_tokens=settings.batch_tokens)
+    predictor = Predictor.load(bundle, context.predictor, batch_tokens=settings.batch_tokens)
     sample = _Sample()
     for number, chunk in enumerate(_small_chunks(units, context.options, limit=settings.limit)):
         started = time.perf_counter()

@@ -15,6 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from model.bundles.bundle import Bundle
 from model.errors import JobFailure, UserError
+from model.inference.kinds import PredictorChoice
 from pipelines.corpora.chunks import Killer, Unit, finished_chunks, unfinished
 from pipelines.corpora.options import ReadOptions
 from pipelines.runners.local_processes import LocalWorkers, count_gpus, default_workers
@@ -32,28 +33,29 @@ _MOST_KILLERS = 20  # of a chunk; a model that kills its process whatever it rea
 _MEMORY = "if memory ran out, take fewer --workers, a smaller --batch-tokens or fewer --chunk-records"
 
 
-def check_model(bundle: Bundle) -> None:
-    """Checks, in a worker, that the model's graph only computes; this process loads no TensorFlow.
+def examine(bundle: Bundle, predictor: str) -> tuple[str, ...]:
+    """Returns the precisions in which a predictor runs a bundle here, found by a worker; this process loads nothing.
 
     Raises:
-        UserError: it can do more, and is not trusted.
+        UserError: the model's graph can do more than compute, and is not trusted; or the predictor is not installed.
         JobFailure: the worker died.
     """
-    with LocalWorkers(scoring_server(), 1) as workers:
-        end = workers.run(f"{__name__}:refusal", bundle)
+    with LocalWorkers(scoring_server(predictor), 1) as workers:
+        end = workers.run(f"{__name__}:examine_here", bundle, predictor)
     if end.died is not None:
         raise JobFailure(f"{bundle.path}: a worker process that looked at the model ended with {end.died}")
-    if end.returned is not None:
-        raise UserError(end.returned)
+    refusal, precisions = end.returned
+    if refusal is not None:
+        raise UserError(refusal)
+    return tuple(precisions)
 
 
-def refusal(bundle: Bundle) -> str | None:
-    """Returns why a bundle's graph is refused, or None if it is not."""
+def examine_here(bundle: Bundle, predictor: str) -> tuple[str | None, tuple[str, ...]]:
+    """Returns why a predictor can't run a bundle in this process, None if it can, and its precisions."""
     try:
-        bundle.check_graph()
+        return None, PredictorChoice(predictor).kind().examine(bundle)
     except UserError as error:
-        return str(error)
-    return None
+        return str(error), ()
 
 
 def score_locally(
@@ -77,8 +79,8 @@ def score_locally(
         JobFailure: workers die, and not by single records.
         RuntimeError: a worker raised; the message has its traceback.
     """
-    server = scoring_server()
-    gpus = visible_gpus()
+    server = scoring_server(context.predictor.name)
+    gpus = visible_gpus() if context.predictor.name == "tensorflow" else []
     if gpus:
         with LocalWorkers(server, 1) as counting:
             gpus = gpus[: counting.run(f"{count_gpus.__module__}:{count_gpus.__name__}").returned or 0]

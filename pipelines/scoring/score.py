@@ -8,7 +8,7 @@ from the finished parts, and the folder (`scored_folder.py`) becomes the same as
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from model.bundles.bundle import Bundle
 from model.bundles.registry import open_model
 from model.errors import UserError
+from model.inference.choice import choose_name, choose_precision
 from model.inference.kinds import TENSORFLOW, PredictorChoice
 from model.schema import prediction_schema
 from pipelines.corpora.chunks import Finished, Unit, cut_source, finished_chunks
@@ -25,10 +26,10 @@ from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sources import FingerprintedSource, SourceFailure, fingerprint_sources
 from pipelines.runners.failures import one_line_failures
 from pipelines.runners.options import check_paths
-from pipelines.scoring.local import check_model, score_locally
+from pipelines.scoring.local import examine, score_locally
 from pipelines.scoring.progress import ScoreProgress
 from pipelines.scoring.scored_folder import Claim, Job, claim_scored_folder, finished_parts, publish, read_manifest
-from pipelines.scoring.server import scoring_server
+from pipelines.scoring.server import start_server
 from pipelines.scoring.settings import ScoreSettings, ScoringContext
 from pipelines.scoring.versions import software_versions
 from pipelines.scoring.worker_notes import describe_work, read_notes, report_failures
@@ -53,6 +54,8 @@ def score(
     overwrite: bool = False,
     resume: bool = False,
     trust_model: bool = False,
+    predictor: str | None = None,
+    precision: str | None = None,
 ) -> dict[str, Any]:
     """Scores every record of the inputs and returns the manifest of the folder, without the list of inputs.
 
@@ -69,9 +72,10 @@ def score(
         overwrite: True to replace the content of the folder.
         resume: True to continue although something has changed, see `scored_folder.claim_scored_folder`.
         trust_model: True to run the model although its graph can do more than compute.
+        predictor, precision: what runs the model, and in which precision; None to choose. The choice is printed.
 
     Raises:
-        UserError: bundle, inputs or folder can't be used.
+        UserError: bundle, inputs or folder can't be used, or the predictor.
         JobFailure: the job failed; a repeated job continues.
         Interrupted: the user stopped it; a repeated job continues.
     """
@@ -79,16 +83,13 @@ def score(
     if workers is not None and not local:
         raise UserError("--workers are processes of this machine; leave it out and set the runner's own option")
     if local:
-        scoring_server().start()  # it loads TensorFlow while the job is planned
+        start_server(bundle_dir, predictor, precision)  # it loads the predictor while the job is planned
     bundle, output = open_model(bundle_dir, trusted=trust_model), output.rstrip("/")
     check_paths(beam_options, [str(bundle.path), output, *inputs])
     prediction_schema(bundle.labels, {}, **asdict(settings.format))  # raises for a column that there isn't
-    job = describe_job(bundle, inputs, settings=settings, options=options)
-    if local:
-        check_model(bundle)
-    else:
-        bundle.check_graph()  # before the workers do
-    context = ScoringContext(bundle, output, settings, options)
+    choice = choose_predictor(bundle, predictor, precision, examine=examine if local else None)
+    job = describe_job(bundle, inputs, settings=settings, options=options, predictor=choice)
+    context = ScoringContext(bundle, output, settings, options, choice)
     with objects.lock_folder(output):
         claim = claim_scored_folder(output, job, overwrite=overwrite, resume=resume)
         if claim.damaged:
@@ -97,6 +98,7 @@ def score(
         if claim.complete:
             report_failures(job.failures, len(job.sources))
             return read_manifest(output)
+        print(f"predictor: {choice.describe_in_words()}", flush=True)
         units, failures = plan_units(job, claim.finished, context)
         progress = ScoreProgress(job, units, options, limit=settings.limit, folder=output, samples=not local)
         ending = one_line_failures(
@@ -118,6 +120,28 @@ def score(
                 score_units(units, context, beam_options)
         report_failures({**failures, **read_notes(output)}, len(job.sources))
         return publish(output, job, _manifest(bundle_dir, context, job, claim))
+
+
+def choose_predictor(
+    bundle: Bundle,
+    predictor: str | None,
+    precision: str | None,
+    *,
+    examine: Callable[[Bundle, str], tuple[str, ...]] | None = None,
+) -> PredictorChoice:
+    """Returns what runs a job's bundle on all of its workers.
+
+    Args:
+        bundle: the model.
+        predictor, precision: what the user asked for; None to choose.
+        examine: returns the precisions of a predictor; None to look in this process, which loads the predictor.
+
+    Raises:
+        UserError: the predictor can't run the bundle.
+    """
+    name = choose_name(str(bundle.path), bundle.openvino, predictor, precision)
+    found = examine(bundle, name) if examine else PredictorChoice(name).kind().examine(bundle)
+    return choose_precision(bundle.openvino, name, precision, found)
 
 
 def describe_job(

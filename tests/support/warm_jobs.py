@@ -232,6 +232,7 @@ def _serve(output: str) -> None:
     from pipelines.runners.quiet_imports import keep_imports_quiet
 
     keep_imports_quiet()
+    import model.inference.openvino_imports
     import model.training.train  # noqa: F401
     import pipelines.preprocessing.preprocess
     import pipelines.retraining.evaluation

@@ -1,0 +1,72 @@
+"""Chooses what runs a job's bundle: once, before it starts, for all of its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from model.errors import UserError
+from model.inference.kinds import PredictorChoice
+
+MOST_DIFFERING = 0.005
+"""With a larger share of dev labels that differ from TensorFlow's, bfloat16 is not chosen by itself."""
+
+
+def choose_name(bundle: str, facts: Mapping[str, Any] | None, name: str | None, precision: str | None) -> str:
+    """Returns the name of a bundle's predictor; nothing is loaded for that.
+
+    Args:
+        bundle: its path, for messages.
+        facts: `Bundle.openvino`.
+        name, precision: what the user asked for; None to choose.
+
+    Raises:
+        UserError: the bundle or this machine can't do what was asked for.
+    """
+    wants_openvino = name == "openvino" or (name is None and precision not in (None, "f32"))
+    if name == "tensorflow" and precision not in (None, "f32"):
+        raise UserError(f"the predictor tensorflow computes in f32 alone; --precision {precision} needs openvino")
+    if wants_openvino and facts is None:
+        raise UserError(
+            f"{bundle}: has no model for openvino; `sepline optimize {bundle} --output NEW` makes a bundle that has one"
+        )
+    if wants_openvino or name == "tensorflow":
+        return name or "openvino"
+    return "openvino" if facts is not None and _are_installed("openvino", "tokenizers") else "tensorflow"
+
+
+def choose_precision(
+    facts: Mapping[str, Any] | None, name: str, precision: str | None, precisions: Sequence[str]
+) -> PredictorChoice:
+    """Returns the predictor with its precision.
+
+    Args:
+        facts: `Bundle.openvino`.
+        name: of the predictor.
+        precision: what the user asked for; None to choose.
+        precisions: in which the processor computes.
+
+    Raises:
+        UserError: the processor does not compute in the precision that was asked for.
+    """
+    if name == "tensorflow":
+        return PredictorChoice()
+    if precision is not None and precision not in precisions:
+        raise UserError(f"this processor does not compute in {precision}; give --precision f32")
+    if precision is None:
+        share = differing_share(facts, "bf16")
+        agrees = share is not None and share <= MOST_DIFFERING
+        precision = "bf16" if "bf16" in precisions and agrees else "f32"
+    return PredictorChoice(name, precision)
+
+
+def differing_share(facts: Mapping[str, Any] | None, precision: str) -> float | None:
+    """Returns the share of dev labels that differ from TensorFlow's; None if it was not measured."""
+    dev = (facts or {}).get("dev", {})
+    differing = dev.get(precision, {}).get("differing_labels")
+    return None if differing is None else float(differing) / max(dev["sentences"], 1)
+
+
+def _are_installed(*packages: str) -> bool:
+    return all(find_spec(package) is not None for package in packages)

@@ -1,0 +1,1 @@
+"""Makes of a trained model one that other predictors than TensorFlow run."""
