@@ -64,10 +64,8 @@ def test_a_source_on_a_bad_disk_fails_and_is_read_by_the_next_call(
     source.write_text("".join(json.dumps(one) + "\n" for one in documents), encoding="utf-8")
     words = command(verb, str(source), output)
     said = warm_jobs.errors.stat().st_size
-    bad = ["-o", "/dev/null", "-P", str(source), "-e", "inject=read,pread64:error=EIO:when=3+"]
-    job, tracer = warm_jobs.start_traced(words, bad)
-    assert job.wait() == 1
-    tracer.wait()
+    bad = ["-P", str(source), "-e", "inject=read,pread64:error=EIO:when=3+"]
+    assert warm_jobs.run_traced(words, bad) == 1
     message = printed(warm_jobs, said)
     assert f"{source}: cannot be read: Input/output error" in message and "Traceback" not in message, message
     assert not (output / "_SUCCESS").exists() and not (output / "COMPLETED").exists()
@@ -92,10 +90,8 @@ def test_checkpoints_on_a_bad_disk_are_kept(
     assert len(there) == 2
     said, told = warm_jobs.errors.stat().st_size, warm_jobs.output.stat().st_size
     weights = there[-1] / "variables.data-00000-of-00001"
-    bad = ["-o", "/dev/null", "-P", str(weights), "-e", "inject=read,pread64:error=EIO:when=1+"]
-    job, tracer = warm_jobs.start_traced(words, bad)
-    assert job.wait() == 1
-    tracer.wait()
+    bad = ["-P", str(weights), "-e", "inject=read,pread64:error=EIO:when=1+"]
+    assert warm_jobs.run_traced(words, bad) == 1
     message = printed(warm_jobs, said)
     assert f"{weights}: Input/output error; repeat the command" in message and "Traceback" not in message, message
     assert sorted((run / "checkpoints").glob("[0-9]*")) == there
@@ -113,10 +109,8 @@ def test_weights_that_the_disk_does_not_take_end_the_training(
     settings.write_text(f"encoder: {{handle: {tiny_encoder}}}\ntraining: {training}\n", encoding="utf-8")
     words = ["train", "--config", str(settings), "--data", str(tiny_records), "--output"]
     run, said = tmp_path / "run", warm_jobs.errors.stat().st_size
-    bad = ["-o", "/dev/null", "-P", str(run / ".best-1.npz.writing"), "-e", "inject=write,pwrite64:error=EIO:when=1"]
-    job, tracer = warm_jobs.start_traced([*words, str(run)], bad)
-    assert job.wait() == 1
-    tracer.wait()
+    bad = ["-P", str(run / ".best-1.npz.writing"), "-e", "inject=write,pwrite64:error=EIO:when=1"]
+    assert warm_jobs.run_traced([*words, str(run)], bad) == 1
     message = printed(warm_jobs, said)
     assert f"{run}/best-1.npz" in message and "Input/output error" in message and "Traceback" not in message, message
     assert warm_jobs.run([*words, str(run)]) == 0

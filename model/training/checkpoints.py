@@ -171,16 +171,17 @@ class Checkpoints:
 
     def _read(self, folder: Path) -> Progress | None:
         """Returns the progress of a checkpoint; None if it, or the best weights that it counts on, are not whole."""
+        hashes = {}
         for file in (*folder.iterdir(), *self._run.glob("best-*.npz")):
-            with reporting_disk_errors(file):
-                _sha256(file)  # a disk that can't be read is no damage, and the readers below don't tell them apart
+            with reporting_disk_errors(file):  # a disk that can't be read is no damage
+                hashes[file.name] = _sha256(file)
         try:
             progress = TypeAdapter(Progress).validate_json((folder / _STATE).read_bytes())
             reader = tf.train.load_checkpoint(str(folder / _PREFIX))
             for name in reader.get_variable_to_shape_map():
                 reader.get_tensor(name)  # compares its checksum
             best = progress.best
-            return progress if best is None or _sha256(self._run / best.file) == best.sha256 else None
+            return progress if best is None or hashes.get(best.file) == best.sha256 else None
         except _DISK_BUSY as error:
             raise JobFailure(f"{folder}: {str(error).splitlines()[0]}; repeat the command to continue") from error
         except Exception:  # whatever else the readers raise, it is not whole

@@ -87,6 +87,13 @@ class WarmJobs:
         job.send(signal.SIGCONT)
         return job, tracer
 
+    def run_traced(self, arguments: Sequence[str], strace: Sequence[str]) -> int:
+        """Runs `sepline ARGUMENTS`, as `start_traced` does, and returns its exit code."""
+        job, tracer = self.start_traced(arguments, ["-o", "/dev/null", *strace])
+        code = job.wait()
+        tracer.wait()
+        return code
+
     def _reap(self) -> int:
         self._running = None
         self._ask("")
