@@ -306,7 +306,7 @@ def tiny_settings(tiny_encoder: Path) -> Any:
             "encoder": {"handle": str(tiny_encoder)},
             "window": {"max_tokens": 48, "context": 1},
             "data": {"splits": {"train": 0.6, "dev": 0.2, "test": 0.2}, "part_records": 25, "buckets": 3},
-            "training": {"epochs": 8, "batch_tokens": 192, "learning_rate": 0.01},
+            "training": {"epochs": 12, "batch_tokens": 192, "learning_rate": 0.01},
         },
         origin="tests",
     )
@@ -331,7 +331,7 @@ def tiny_command(tiny_corpus: Path, tiny_settings: Any, tmp_path: Path) -> list[
 
 @pytest.fixture(scope="session")
 def tiny_bundle(make_once: MakeOnce, tiny_records: Path, tiny_settings: Any) -> Any:
-    """The `Bundle` of eight epochs on `tiny_records`, right on most sentences; its run is `tiny_bundle.path.parent`.
+    """The `Bundle` of twelve epochs on `tiny_records`, right on most sentences; its run is `tiny_bundle.path.parent`.
 
     Read-only: every test shares it.
     """

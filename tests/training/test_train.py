@@ -150,7 +150,7 @@ def test_training_learns(tiny_bundle: Bundle, tiny_records: Path) -> None:
     """Better on dev than always giving the most frequent label, and the bundle holds the best epoch's weights."""
     data = open_training_data(tiny_records)
     history = read_history(tiny_bundle.path.parent)
-    assert [figures["epoch"] for figures in history] == list(range(1, 9))
+    assert [figures["epoch"] for figures in history] == list(range(1, 13))
     assert history[-1]["loss"] < history[0]["loss"] * 0.8
     counts = data.stats["label_counts"]["dev"].values()
     best = best_epoch(history)
@@ -171,7 +171,7 @@ def test_a_finished_run_is_returned_as_it_is(tiny_bundle: Bundle, tiny_records: 
 
 def test_settings_of_the_data_need_not_be_repeated(tiny_bundle: Bundle, tiny_records: Path) -> None:
     settings = load_settings(
-        None, ["training.epochs=8", "training.batch_tokens=192", "training.learning_rate=0.01", "window.context=1"]
+        None, ["training.epochs=12", "training.batch_tokens=192", "training.learning_rate=0.01", "window.context=1"]
     )
     assert train_and_evaluate(settings, str(tiny_records), str(tiny_bundle.path.parent)) == tiny_bundle
 
