@@ -38,6 +38,9 @@ CUES = {
     "conclusions": ("suggest", "conclude", "should"),
 }
 """The labels of the tiny corpus, and the words any one of which gives a sentence its label."""
+TINY_TRAINING = {"epochs": 12, "batch_tokens": 192, "learning_rate": 0.01}
+"""The training settings of the tiny bundle: enough steps to be right on most sentences."""
+TINY_TRAINING_OVERRIDES = [f"training.{name}={value}" for name, value in TINY_TRAINING.items()]
 FILLERS = (
     "the",
     "a",
@@ -306,7 +309,7 @@ def tiny_settings(tiny_encoder: Path) -> Any:
             "encoder": {"handle": str(tiny_encoder)},
             "window": {"max_tokens": 48, "context": 1},
             "data": {"splits": {"train": 0.6, "dev": 0.2, "test": 0.2}, "part_records": 25, "buckets": 3},
-            "training": {"epochs": 12, "batch_tokens": 192, "learning_rate": 0.01},
+            "training": TINY_TRAINING,
         },
         origin="tests",
     )

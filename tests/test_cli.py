@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from conftest import TINY_TRAINING_OVERRIDES
 
 from model.bundles.bundle import Bundle
 from model.bundles.training_data import open_training_data
@@ -51,8 +52,7 @@ def test_what_is_finished_is_told_as_json(
     command = ["preprocess", "--input", str(tiny_corpus), "--output", str(tiny_records), *settings, "--json"]
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out) == data.stats
-    settings = ["training.epochs=12", "training.batch_tokens=192", "training.learning_rate=0.01"]
-    flags = [flag for setting in settings for flag in ("--set", setting)]
+    flags = [flag for setting in TINY_TRAINING_OVERRIDES for flag in ("--set", setting)]
     assert main(["train", "--data", str(tiny_records), "--output", str(tiny_bundle.path.parent), *flags, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["bundle"], said["fingerprint"]) == (str(tiny_bundle.path), tiny_bundle.fingerprint)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, TINY_TRAINING_OVERRIDES
 
 from model.bundles.bundle import Bundle
 from model.bundles.registry import Registry
@@ -51,8 +51,7 @@ def test_models_loads_neither_tensorflow_nor_beam(tiny_bundle: Bundle, tmp_path:
 
 def test_train_and_evaluate_load_neither_beam_nor_tf_transform(tiny_bundle: Bundle, tiny_records: Path) -> None:
     """The training is finished already, which `train` only finds with all that it needs to train."""
-    settings = ["training.epochs=8", "training.batch_tokens=192", "training.learning_rate=0.01"]
-    flags = [flag for setting in settings for flag in ("--set", setting)]
+    flags = [flag for setting in TINY_TRAINING_OVERRIDES for flag in ("--set", setting)]
     train = ["train", "--data", str(tiny_records), "--output", str(tiny_bundle.path.parent), *flags]
     modules = loaded(train, ["evaluate", "--model", str(tiny_bundle.path), "--data", str(tiny_records)])
     assert {"tensorflow", "sklearn"} <= modules

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import write_checkpoint
+from conftest import TINY_TRAINING_OVERRIDES, write_checkpoint
 from support.warm_jobs import WarmJobs
 
 from model.bundles.bundle import Bundle, load_bundle
@@ -170,9 +170,7 @@ def test_a_finished_run_is_returned_as_it_is(tiny_bundle: Bundle, tiny_records: 
 
 
 def test_settings_of_the_data_need_not_be_repeated(tiny_bundle: Bundle, tiny_records: Path) -> None:
-    settings = load_settings(
-        None, ["training.epochs=12", "training.batch_tokens=192", "training.learning_rate=0.01", "window.context=1"]
-    )
+    settings = load_settings(None, [*TINY_TRAINING_OVERRIDES, "window.context=1"])
     assert train_and_evaluate(settings, str(tiny_records), str(tiny_bundle.path.parent)) == tiny_bundle
 
 
