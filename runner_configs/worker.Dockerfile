@@ -2,8 +2,11 @@
 #
 #   docker build -f runner_configs/worker.Dockerfile -t IMAGE:cpu .
 #   docker build -f runner_configs/worker.Dockerfile -t IMAGE:gpu --build-arg VARIANT=gpu .
+#   docker build -f runner_configs/worker.Dockerfile -t IMAGE:slim --build-arg VARIANT=slim .
 #
-# Packages are those of requirements.txt and cuda.txt, by their hashes; a test compares the versions given here.
+# The slim one has no TensorFlow: it scores, by the predictor openvino, and does nothing else.
+#
+# Packages are those of requirements.txt, cuda.txt or slim.txt, by their hashes; a test compares the versions given here.
 # PYTHON_VERSION is 3.11, 3.12 or 3.13: workers need the Python that starts the job. The launcher's image is for 3.11;
 # only its program is copied, which runs this image's Python. TensorFlow chooses CUDA's libraries.
 #
@@ -29,15 +32,17 @@ RUN useradd --create-home --uid 10001 sepline
 WORKDIR /opt/sepline
 
 # Dependencies are a layer of their own: the code changes more often.
-COPY requirements.txt runner_configs/cuda.txt ./
-RUN pip install --no-deps --require-hashes --requirement requirements.txt \
+COPY requirements.txt runner_configs/cuda.txt runner_configs/slim.txt ./
+RUN if [ "$VARIANT" = slim ]; then mv slim.txt requirements.txt; fi \
+    && pip install --no-deps --require-hashes --requirement requirements.txt \
     && if [ "$VARIANT" = gpu ]; then \
          pip install --no-deps --require-hashes --requirement cuda.txt; \
        fi
 COPY setup.py pyproject.toml README.md ./
 COPY model model
 COPY pipelines pipelines
-RUN pip install --no-deps --no-build-isolation . && pip check
+# The package itself names TensorFlow among its requirements, which the slim image lacks.
+RUN pip install --no-deps --no-build-isolation . && if [ "$VARIANT" != slim ]; then pip check; fi
 
 # Dataflow puts the GPU's driver here.
 ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64

@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import venv
 import zipfile
 from pathlib import Path
 
+import pytest
 import yaml
 from conftest import PROJECT
 from packaging.requirements import Requirement
@@ -16,6 +18,10 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from support.constraints import PYTHONS, pinned_versions, read_pins
 
+from model.bundles.bundle import Bundle
+
+SLIM = "runner_configs/slim.txt"
+"""The pins of workers that only score, by openvino."""
 BENCH = "benchmarks/requirements.txt"
 """The pins of what `make bench` compares with, which has an environment of its own."""
 
@@ -45,7 +51,7 @@ def test_every_pinned_version_is_within_its_range() -> None:
 
 
 def test_every_file_of_pins_has_the_same_versions_and_their_hashes() -> None:
-    for name in ("constraints.txt", "requirements.txt", "runner_configs/cuda.txt", BENCH):
+    for name in ("constraints.txt", "requirements.txt", "runner_configs/cuda.txt", SLIM, BENCH):
         for line, hashes in read_pins(name).items():
             assert hashes and all(re.fullmatch("sha256:[0-9a-f]{64}", value) for value in hashes), (name, line)
         for python in PYTHONS:
@@ -137,3 +143,41 @@ def test_make_says_which_pythons_will_do(tmp_path: Path) -> None:
     assert made.returncode == 2
     said = made.stderr.splitlines()[0]
     assert said == f"make: no Python {', '.join(PYTHONS[:-1])} or {PYTHONS[-1]} with venv is here; install one"
+
+
+SCORE = """
+import sys
+from pipelines.cli import main
+code = main(sys.argv[1:])
+print(code, *sorted({name.partition(".")[0] for name in sys.modules} & {"tensorflow", "keras", "pytest"}))
+"""
+
+
+@pytest.mark.engines
+def test_a_slim_environment_scores_a_bundle_to_the_same_bytes(
+    tiny_bundle: Bundle, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    """An empty environment with the packages of `runner_configs/slim.txt` alone, and sepline."""
+    environment, source = tmp_path / "slim", tmp_path / "source"
+    venv.create(environment, with_pip=True)
+    python = environment / "bin" / "python"
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    subprocess.run([*install, "--require-hashes", "--requirement", str(PROJECT / SLIM)], check=True)
+    for name in ("model", "pipelines"):
+        shutil.copytree(PROJECT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(PROJECT / name, source / name)
+    subprocess.run([*install, "--no-build-isolation", str(source)], check=True)
+    assert not list(environment.glob("lib/python*/site-packages/tensorflow*"))
+    made = []
+    for number, runs in enumerate((python, Path(sys.executable))):
+        output = tmp_path / f"out{number}"
+        command = ["score", "--model", str(tiny_bundle.path), "--input", str(tiny_corpus), "--output", str(output)]
+        command += ["--predictor", "openvino", "--precision", "f32"]
+        result = subprocess.run(
+            [str(runs), "-c", SCORE, *command], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.splitlines()[-1] == "0"
+        made.append({part.name: part.read_bytes() for part in output.glob("part-*")})
+    assert made[0] == made[1] != {}
