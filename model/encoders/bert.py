@@ -215,7 +215,7 @@ class TransformerLayer(keras.layers.Layer):
         shape = ops.shape(padding_mask if rows is None else rows)
         attended = self.attention_output(self._attend(wanted, shape, states, padding_mask, training))
         wanted = self.attention_norm(wanted + self.dropout(attended, training=training), training=training)
-        expanded = gelu(self.intermediate(wanted), tanh=self.config.activation == "gelu_tanh")
+        expanded = gelu(self.intermediate(wanted), tanh=self.config.activation == "gelu_tanh", training=training)
         transformed = self.output_dense(expanded)
         return self.output_norm(wanted + self.dropout(transformed, training=training), training=training)
 
@@ -237,9 +237,12 @@ class TransformerLayer(keras.layers.Layer):
         # Always in float32: half precision has too little range for the bias and too few digits for a softmax's sum.
         # The mask is passed as integers, since Keras would cast a float bias to half precision.
         bias = (1.0 - ops.cast(padding_mask, "float32"))[:, None, None, :] * -1e9
-        weights = ops.cast(ops.softmax(ops.cast(scores, "float32") + bias, axis=-1), scores.dtype)
+        exact = ops.cast(scores, "float32") + bias
         if training:
-            weights, value = self.attention_dropout.mask(weights), value * self.attention_dropout.scale
+            weights, value = self.attention_dropout.masked_softmax(exact), value * self.attention_dropout.scale
+        else:
+            weights = ops.softmax(exact, axis=-1)
+        weights = ops.cast(weights, scores.dtype)
         mixed = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
         return ops.reshape(mixed, (-1, self.config.width))
 

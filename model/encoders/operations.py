@@ -28,12 +28,34 @@ class Dropout(keras.layers.Dropout):
 
     def mask(self, states: Any) -> Any:
         """Returns the states with some set to 0 and the rest unscaled."""
+        return ops.where(self._kept(states), states, ops.zeros_like(states))
+
+    def masked_softmax(self, scores: Any) -> Any:
+        """Returns what `mask` makes of the softmax over the last axis, with a gradient of few operations."""
         if not self._dropped:
-            return states
+            return ops.softmax(scores, axis=-1)
+        kept = self._kept(scores)
+
+        @ops.custom_gradient
+        def softmax(scores: Any) -> Any:
+            weights = ops.softmax(scores, axis=-1)
+            masked = ops.where(kept, weights, ops.zeros_like(weights))
+
+            def gradient(*upstream: Any) -> Any:
+                (given,) = upstream
+                share = given * masked
+                return share - weights * ops.sum(share, axis=-1, keepdims=True)
+
+            return masked, gradient
+
+        return softmax(scores)
+
+    def _kept(self, states: Any) -> Any:
+        """Returns random bool, of the states' shape."""
         shape, count = ops.shape(states), ops.size(states)
         numbers = keras.random.randint((-(-count // 4), 1), -(2**31), 2**31 - 1, "int32", seed=self.seed_generator)
         octets = ops.reshape(ops.reshape(ops.view(numbers, "uint8"), (-1,))[:count], shape)
-        return ops.where(octets >= self._dropped, states, ops.zeros_like(states))
+        return octets >= self._dropped
 
     @property
     def _dropped(self) -> int:
@@ -96,11 +118,25 @@ def _normalize_on_tensorflow(states: Any, epsilon: float) -> Any:
     return tf.reshape(normal.y, [rows, width])
 
 
-def gelu(states: Any, *, tanh: bool) -> Any:
+def gelu(states: Any, *, tanh: bool, training: bool | None = None) -> Any:
     """Returns GELU (Hendrycks and Gimpel 2016, arXiv 1606.08415), exact or approximated by tanh.
 
     Keras's exact one is written with erfc on TensorFlow, which is slow, and which no compiler fuses.
     """
     if tanh:
         return ops.gelu(states, approximate=True)
-    return (ops.erf(states * math.sqrt(0.5)) + 1.0) * 0.5 * states
+    if not training:
+        return (ops.erf(states * math.sqrt(0.5)) + 1.0) * 0.5 * states
+
+    @ops.custom_gradient
+    def exact(states: Any) -> Any:
+        below = (ops.erf(states * math.sqrt(0.5)) + 1.0) * 0.5
+
+        def gradient(*upstream: Any) -> Any:
+            (given,) = upstream
+            density = ops.exp(ops.square(states) * -0.5) * (1 / math.sqrt(2 * math.pi))
+            return given * (below + states * density)
+
+        return below * states, gradient
+
+    return exact(states)

@@ -17,8 +17,11 @@ _TOKEN_STEP = 16  # padded widths are multiples of this, so that the kernels see
 _SENTENCE_STEP = 8
 
 DEFAULT_BATCH_TOKENS = 8192
-BATCH_COST = 256
-"""The fixed cost of a micro-batch, expressed in wordpieces: a few hundredths of a second on two cores."""
+BATCH_COST = 64
+"""The fixed cost of a micro-batch, expressed in wordpieces.
+
+benchmarks/micro_batches.py measures it: 25 to 36 in processor seconds (4 to 7 ms), more where threads wait for others.
+"""
 
 
 @dataclass(slots=True)

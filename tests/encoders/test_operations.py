@@ -57,6 +57,23 @@ def test_a_gradient_passes_where_a_state_does() -> None:
     np.testing.assert_array_equal(tape.gradient(found, states), found)
 
 
+def test_gradient_of_a_softmax_with_dropout() -> None:
+    scores = tf.constant(np.random.default_rng(4).normal(size=(3, 2, 5, 7)), tf.float32)
+    given = tf.constant(np.random.default_rng(5).normal(size=scores.shape), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(scores)
+        found = Dropout(0.25, seed=7).masked_softmax(scores)
+    share = (np.asarray(found) == 0).mean()
+    assert 0.1 < share < 0.4
+    with tf.GradientTape() as plain:
+        plain.watch(scores)
+        expected = tf.nn.softmax(scores) * tf.cast(found != 0, tf.float32)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    gradient = tape.gradient(found, scores, output_gradients=given)
+    np.testing.assert_allclose(gradient, plain.gradient(expected, scores, output_gradients=given), atol=1e-6)
+    np.testing.assert_allclose(Dropout(0.0).masked_softmax(scores), tf.nn.softmax(scores), atol=1e-6)
+
+
 def layer_norm(width: int) -> tuple[LayerNorm, np.random.Generator]:
     layer, draw = LayerNorm(epsilon=1e-12), np.random.default_rng(3)
     layer.build((None, width))
@@ -99,7 +116,12 @@ def test_gradients_of_layer_norm(training: bool) -> None:
 
 
 @pytest.mark.parametrize("tanh", [False, True])
-def test_gelu(tanh: bool) -> None:
+@pytest.mark.parametrize("training", [False, True])
+def test_gelu_and_its_gradient(tanh: bool, training: bool) -> None:
     states = tf.linspace(-6.0, 6.0, 401)
-    expected = tf.nn.gelu(tf.cast(states, tf.float64), approximate=tanh)
-    np.testing.assert_allclose(gelu(states, tanh=tanh), expected, atol=1e-6)
+    wide = tf.cast(states, tf.float64)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([states, wide])
+        found, expected = gelu(states, tanh=tanh, training=training), tf.nn.gelu(wide, approximate=tanh)
+    np.testing.assert_allclose(found, expected, atol=5e-6)
+    np.testing.assert_allclose(tape.gradient(found, states), tape.gradient(expected, wide), atol=5e-6)
