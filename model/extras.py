@@ -2,8 +2,11 @@
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from types import ModuleType
 from typing import Any
 
 from model.errors import UserError
@@ -38,18 +41,27 @@ def import_openvino(purpose: str) -> Any:
     Raises:
         UserError: as `import_extra`.
     """
-    with import_blocked("openvino_telemetry"):
+    with imports_blocked("openvino_telemetry"):
         return import_extra("openvino", extra="fast", purpose=purpose)
 
 
 @contextmanager
-def import_blocked(name: str) -> Iterator[None]:
-    """Makes imports of a module fail, unless it has been imported before."""
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # type: ignore[assignment]  # how Python lets one block an import
+def imports_blocked(*names: str) -> Iterator[None]:
+    """Makes imports of packages fail, except of those that have been imported before."""
+    finder = _Blocked(frozenset(names))
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        del sys.modules[name]
+        sys.meta_path.remove(finder)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Blocked(MetaPathFinder):
+    """Lets nobody find some packages. A None in `sys.modules` would do, but for Cython's code it is a module."""
+
+    names: frozenset[str]
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if fullname.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)

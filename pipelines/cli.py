@@ -18,8 +18,8 @@ from model.inference.names import PRECISIONS, PREDICTORS
 from model.screen import controls_made_visible
 from pipelines import verbs
 from pipelines.corpora.formats import FORMATS, QUOTINGS
+from pipelines.runners import machine
 from pipelines.runners.failures import ending_at_sigterm, system_failure
-from pipelines.runners.machine import keep_to_quota
 from pipelines.runners.quiet_imports import keep_imports_quiet
 
 Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run_verb(arguments: list[str]) -> int:
     keep_imports_quiet()
-    keep_to_quota()
+    machine.keep_to_quota()
     beam_flags: list[str] = []
     if "--" in arguments:
         cut = arguments.index("--")
@@ -69,6 +69,7 @@ def _run_verb(arguments: list[str]) -> int:
 
 def run() -> None:
     """The console script: runs a verb and exits with its code."""
+    machine.runs_command = True
     with controls_made_visible():
         try:
             code = main()

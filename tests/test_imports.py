@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ NOT_LOADED = {
     "models": {"apache_beam", "tensorflow", "keras", "pyarrow", "pandas", "sklearn", "scipy"},
     "train": {"apache_beam", *ANALYSIS},
     "evaluate": {"apache_beam", *ANALYSIS},
-    "score": {"sklearn", "tensorboard", "tensorflow_hub", *ANALYSIS},
+    "score": {"pandas", "pymongo", "sklearn", "tensorboard", "tensorflow_hub", *ANALYSIS},
     "score by openvino": {"tensorflow", "tensorflow_text", "keras", "h5py", "openvino_telemetry"},
 }
 """The libraries that a verb must not load; `--help` is in `test_cli.py`."""
@@ -91,3 +92,35 @@ def test_workers_of_openvino_load_no_tensorflow() -> None:
     modules = set(result.stdout.split())
     assert {"openvino", "tokenizers", "apache_beam"} <= modules
     assert not modules & NOT_LOADED["score by openvino"]
+
+
+SCORE_FROM_A_PROGRAM = """
+import sys, threading
+from pipelines.cli import main
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("program", "interpreters"), [("command", 1), ("library", 2)])
+def test_a_command_forks_its_workers_and_a_program_of_others_is_not_forked(
+    program: str, interpreters: int, tiny_bundle: Bundle, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    """Nobody knows the threads of a program that uses sepline, so that a fork of it might hang."""
+    started = tmp_path / "started"
+    (tmp_path / "sitecustomize.py").write_text(f"open({str(started)!r}, 'a').write('.')\n", encoding="utf-8")
+    starts = {
+        "command": [sys.executable, str(Path(sys.executable).parent / "sepline")],
+        "library": [sys.executable, "-c", SCORE_FROM_A_PROGRAM],
+    }
+    score = ["score", "--model", str(tiny_bundle.path), "--input", str(tiny_corpus), "--output", str(tmp_path / "out")]
+    result = subprocess.run(
+        [*starts[program], *score],
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert started.read_text() == "." * interpreters

@@ -30,12 +30,15 @@ from pkgutil import resolve_name
 from typing import Any
 
 from model.errors import JobFailure
+from pipelines.runners import machine
 from pipelines.runners.quiet_imports import keep_imports_quiet
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)  # which may be sent to the whole group; only the starting process must react
 _REPLY = struct.Struct("!ii")  # a worker's id and its exit code, or _STARTED; or _FAILED and the error's number
 _STARTED = 1 << 16
 _FAILED = -1
+GONE = (EOFError, BrokenPipeError, ConnectionResetError)
+"""What a channel raises when the process at its other end has ended."""
 _ENDED = "the process that starts the workers has ended; if memory ran out, take fewer --workers"
 
 
@@ -75,7 +78,7 @@ class ForkServer:
         ours, theirs = socket.socketpair()
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
-            if _can_fork(self._modules):
+            if _can_fork():
                 self._pid = os.fork()
                 if self._pid == 0:
                     ours.close()
@@ -102,6 +105,7 @@ class ForkServer:
 
         Raises:
             JobFailure: the server has died, or no process can be started.
+            OSError: the worker can't be told what to run.
         """
         self.start()
         ours, theirs = socket.socketpair()
@@ -118,7 +122,7 @@ class ForkServer:
             if pid == _FAILED:
                 raise JobFailure(f"no worker process can be started: {os.strerror(code)}")
             channel = Connection(ours.detach())
-        with suppress(OSError):  # one that is killed by now is told by its end
+        with suppress(*GONE):  # one that is killed by now is told by its end
             channel.send_bytes(pickle.dumps((function, arguments, os.getcwd())))
         return Worker(pid, channel)
 
@@ -175,13 +179,18 @@ def fork_server(*modules: str) -> ForkServer:
     return server
 
 
-def _can_fork(modules: tuple[str, ...]) -> bool:
-    """Returns True if this process has loaded it all and has one thread; once TensorFlow has run, it has more."""
+def _can_fork() -> bool:
+    """Returns True if a fork of this process can run Python: then what it has loaded is neither loaded nor held twice.
+
+    Threads of numpy and Arrow, which a command has from loading them, do no harm. Nobody knows what the threads of a
+    program do that uses sepline as a library, and TensorFlow doesn't survive a fork once it has run.
+    """
+    if machine.runs_command and sys.platform == "linux" and "tensorflow" not in sys.modules:
+        return threading.active_count() == 1
     try:
-        threads = len(os.listdir("/proc/self/task"))
+        return len(os.listdir("/proc/self/task")) == 1
     except OSError:
         return False
-    return threads == 1 and all(module in sys.modules for module in modules)
 
 
 def serve(control: int, modules: tuple[str, ...]) -> None:

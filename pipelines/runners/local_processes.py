@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from model.threads import limit_threads
-from pipelines.runners.fork_server import ForkServer, Worker
+from pipelines.runners.fork_server import GONE, ForkServer, Worker
 from pipelines.runners.machine import free_memory, usable_cores
 
 _BYTES_A_WORKER = 2 << 30  # TensorFlow, Beam, a chunk and a micro-batch, without the model
@@ -176,14 +176,14 @@ def _take(running: _Running) -> bool:
     """Takes a message of a worker; returns False if there can be none any more."""
     try:
         kind, content = running.worker.channel.recv()
-    except (EOFError, OSError):
+    except GONE:
         return False
     if kind == "told":
         part, message = content
         running.told.pop(part, None)  # the newest comes last
         running.told[part] = message
     elif kind == "asked":
-        with suppress(OSError):  # one that is dead by now is told by its end
+        with suppress(*GONE):  # one that is dead by now is told by its end
             running.worker.channel.send(running.supply())
     elif kind == "returned":
         running.returned = content

@@ -11,6 +11,9 @@ _ROOT = Path("/")
 _CGROUPS = "sys/fs/cgroup"
 _UNLIMITED = 1 << 60  # version 1 writes a number like it where there is no limit
 
+runs_command = False
+"""Whether this process runs a command of sepline and nothing else, so that all its threads are known."""
+
 
 def usable_cores(root: Path = _ROOT) -> int:
     """Returns how many cores the process may keep busy: by its affinity, and by the quota of its control groups.

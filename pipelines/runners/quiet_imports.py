@@ -1,4 +1,4 @@
-"""Loads heavy libraries without the messages that they print, and without scikit-learn."""
+"""Loads heavy libraries without the messages that they print, and without others that nothing here needs of them."""
 
 from __future__ import annotations
 
@@ -9,24 +9,30 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from model.extras import import_blocked
+from model.extras import imports_blocked
 
 _NOISY = frozenset({"apache_beam", "tensorflow", "tensorflow_text", "tensorflow_transform", "tfx_bsl"})
 _LOGGERS = ("apache_beam", "tensorflow", "absl")
-# TensorFlow loads Keras, and Keras loads scikit-learn if it is installed: seconds, for wrappers that nothing here uses.
-_UNUSED = {"tensorflow": "sklearn"}
+# What a library loads if it is installed, for functions that nothing here uses: seconds, and tens of megabytes.
+_UNUSED = {
+    "apache_beam": ("pandas", "pymongo", "bson"),
+    "keras": ("pandas", "sklearn"),
+    "pyarrow": ("pandas",),
+    "tensorflow": ("pandas", "sklearn"),
+}
 
 
 def keep_imports_quiet() -> None:
     """Makes every later import of TensorFlow, Beam and the like quiet, wherever in this process it happens.
 
     What such a library prints while it is loaded appears only if loading fails. Python's warnings, and log messages
-    below errors, are silenced from here on. TensorFlow is loaded without scikit-learn, which can be imported later.
+    below errors, are silenced from here on. TensorFlow, Beam and Arrow are loaded without
+    scikit-learn and pandas, which can be imported later.
     """
     if not any(isinstance(finder, _QuietFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _QuietFinder())
@@ -42,7 +48,7 @@ class _QuietFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in _NOISY:
+        if fullname not in _NOISY and fullname not in _UNUSED:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
@@ -50,16 +56,13 @@ class _QuietFinder(MetaPathFinder):
         load = spec.loader.exec_module
 
         def load_quietly(module: ModuleType) -> None:
-            with _quiet(), _without_unused(fullname):
+            with _quiet(), imports_blocked(*_UNUSED.get(fullname, ())):
                 load(module)
+                if fullname == "pyarrow" and "pandas" not in sys.modules:
+                    module.array([None])  # Arrow looks for pandas now, and not again
 
         spec.loader.exec_module = load_quietly  # type: ignore[method-assign]
         return spec
-
-
-def _without_unused(name: str) -> AbstractContextManager[None]:
-    unused = _UNUSED.get(name)
-    return nullcontext() if unused is None else import_blocked(unused)
 
 
 @contextmanager

@@ -222,8 +222,16 @@ class _LocalJob:
                     f"more than {_MOST_KILLERS} of {self._name(unit, index)} end the worker process, the last one "
                     f"with {trial.died}; so it is not these records alone"
                 )
+            if not found:
+                self._check_model()
             found.append(_killer(place.record_index, trial.died, stage))
             first = place.record_index + 1
+
+    def _check_model(self) -> None:
+        """Lets a worker put a plain sentence to the model: if that kills it, records are not to blame."""
+        died = self._workers.run(f"{PIPELINE}:try_model", self._context).died
+        if died is not None:
+            raise JobFailure(f"a worker process ended with {died} when it put a plain sentence to the model; {_MEMORY}")
 
     def _name(self, unit: Unit, index: int) -> str:
         return f"the records {index * self._size} to {(index + 1) * self._size - 1} of {unit.source}"

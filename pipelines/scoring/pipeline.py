@@ -35,6 +35,8 @@ from pipelines.scoring.settings import ScoringContext
 from pipelines.scoring.worker_notes import note_chunk, read_or_note
 from pipelines.storage.packed import Packed, unpack
 
+_PLAIN_SENTENCE = "This is a sentence."
+
 
 def score_supplied(context: ScoringContext, beam_options: PipelineOptions) -> None:
     """Runs the pipeline in a local worker over the units that it is supplied with; it tells where it is."""
@@ -236,6 +238,19 @@ def try_records(unit: Unit, index: int, first: int, context: ScoringContext, bea
             predictor = predictor or handler.load_model()
             for _ in handler.run_inference([tokenized], predictor):
                 pass
+
+
+def try_model(context: ScoringContext) -> None:
+    """Loads all that works on a record, and puts a plain sentence to the model; it writes nothing.
+
+    A worker that dies of that dies of no record.
+    """
+    quiet_expected_errors()
+    SplitAndTokenize(context).setup()
+    bundle, handler = context.bundle, ClassifierHandler(context)
+    sentences = [((_PLAIN_SENTENCE,), ((0.0,) * len(bundle.features),))]
+    for windows in encode_documents(sentences, bundle, context.predictor.kind().open_tokenizer(bundle)):
+        handler.load_model().results(windows, PredictorCounts())
 
 
 def is_labelled(document: Document) -> bool:

@@ -69,3 +69,15 @@ def test_tensorflow_is_loaded_without_scikit_learn_which_can_be_imported_later(t
     assert (result.stdout, result.returncode) == ("(None, 'itself')\n", 0), result.stderr
     user = "import sklearn, tensorflow\nANSWER = tensorflow.sklearn is sklearn"
     assert run(tmp_path, user_of_libraries=user).stdout == "True\n"
+
+
+def test_arrow_is_loaded_without_pandas_which_can_be_imported_later(tmp_path: Path) -> None:
+    user = """
+import pyarrow, sys
+built = pyarrow.array([1, 2]), pyarrow.table({"a": [1.5]})
+before = "pandas" in sys.modules
+import pandas
+ANSWER = before, int(pandas.Series([1]).sum()), built[0].to_pylist()
+"""
+    result = run(tmp_path, user_of_libraries=user)
+    assert (result.stdout, result.returncode) == ("(False, 1, [1, 2])\n", 0), result.stderr

@@ -85,6 +85,49 @@ def test_records_that_kill_their_worker_are_rejected_and_all_others_are_scored(
     assert {path.name: hashlib.sha256(path.read_bytes()).digest() for path in output.rglob("part-*")} == made
 
 
+def test_a_model_that_kills_its_workers_is_not_blamed_on_the_records(
+    tiny_bundle: Bundle, warm_jobs: WarmJobs, tmp_path: Path
+) -> None:
+    """As where memory is too small to run the model: once there is more of it, the same command scores them."""
+    source, output = tmp_path / "one.jsonl", tmp_path / "out"
+    source.write_text(json_lines(["We found a level ."]), encoding="utf-8")
+    command = ["score", "--model", str(tiny_bundle.path), "--input", str(source), "--output", str(output)]
+    killed = """
+import os, signal
+from pipelines.scoring import pipeline
+pipeline.Predictor.results = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+"""
+    said = warm_jobs.errors.stat().st_size
+    assert warm_jobs.run(command, before=killed) == 1
+    message = warm_jobs.errors.read_bytes()[said:].decode().splitlines()[-1]
+    assert message.startswith(
+        "sepline: a worker process ended with signal 9 when it put a plain sentence to the model; "
+    )
+    assert not (output / "_SUCCESS").exists()
+    assert warm_jobs.run(command) == 0
+    assert pq.read_table(output).num_rows == 1
+
+
+def test_a_worker_that_can_not_be_told_what_to_do_ends_the_job(
+    tiny_bundle: Bundle, tiny_corpus: Path, warm_jobs: WarmJobs, tmp_path: Path
+) -> None:
+    """It would wait for ever."""
+    failing = """
+import errno
+from multiprocessing.connection import Connection
+
+def fail(*arguments):
+    raise OSError(errno.ENOBUFS, "No buffer space available")
+
+Connection.send_bytes = fail
+"""
+    command = ["score", "--model", str(tiny_bundle.path), "--input", str(tiny_corpus)]
+    said = warm_jobs.errors.stat().st_size
+    assert warm_jobs.run([*command, "--output", str(tmp_path / "out")], before=failing) == 1
+    message = warm_jobs.errors.read_bytes()[said:].decode().splitlines()
+    assert message == ["sepline: No buffer space available; what is finished is kept, repeat the command to continue"]
+
+
 def test_a_slow_file_holds_up_none_that_another_worker_can_take(
     tiny_bundle: Bundle, warm_jobs: WarmJobs, tmp_path: Path
 ) -> None:
