@@ -207,7 +207,10 @@ def _add_verify(parsers: Parsers) -> None:
     verb = _add_verb(parsers, "verify", verbs.run_verify, summary, beam=True)
     verb.add_argument("folder", nargs="+", metavar="FOLDER", help="scored folders, records, bundles, REGISTRY/NAME")
     _add_json(verb)
-    verb.epilog = "Exit codes: 0 all is as it was written; 1 something is missing, has changed or was added."
+    verb.epilog = (
+        "Exit codes: 0 all is as it was written; 1 something is missing, has changed or was added; "
+        "2 a folder that is not there, or is of another kind."
+    )
 
 
 def _add_retrain(parsers: Parsers) -> None:
