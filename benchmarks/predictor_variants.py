@@ -2,8 +2,8 @@
 
     python benchmarks/predictor_variants.py CSABSTRUCT [--abstracts 300] [--epochs 2] [--folder build/variants]
 
-CSABSTRUCT is a folder with train.jsonl and dev.jsonl as published. Features and scores are made from sentences and labels.
-For every variant, predictor and precision the table has the dev labels that differ from TensorFlow's, the largest
+CSABSTRUCT is a folder with train.jsonl and dev.jsonl as published. Features and scores are made of what is in them. For
+every variant, predictor and precision the table has the dev labels that differ from TensorFlow's, the largest
 difference of a probability or score, accuracy (for scores, the mean squared error), the calibration error, and whether
 one and two threads give the same bytes. A repeated command goes on after the last variant that is done.
 """

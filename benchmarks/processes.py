@@ -6,11 +6,12 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_SECONDS_BETWEEN_LOOKS = 0.02
+_SECONDS_BETWEEN_LOOKS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Usage:
     Attributes:
         seconds: from its start to its end.
         cpu_seconds: of all processes that ended in order.
-        peak_mib: the peaks of resident memory of all processes, added up; pages that they share count in each.
+        peak_mib: the most memory that all processes had at a time; pages that they share count once.
         output: what it printed on standard output.
     """
 
@@ -60,9 +61,9 @@ def run(
         assert process.stdout is not None
         assert process.stderr is not None
         ended = threading.Event()
-        peaks: dict[int, int] = {}
+        totals: list[int] = [0]
         errors: list[str] = []
-        watcher = threading.Thread(target=_watch, args=(process.pid, ended, peaks))
+        watcher = threading.Thread(target=_watch, args=(process.pid, ended, totals))
         reader = threading.Thread(target=errors.extend, args=(process.stderr,))
         watcher.start()
         reader.start()
@@ -76,22 +77,27 @@ def run(
     if process.returncode:
         said = [line.strip() for line in errors if line.strip()] or ["nothing"]
         raise CommandError(f"exit code {process.returncode}: {said[-1]}")
-    # The peak in `usage` is no use: it begins with that of this process, from before the command was loaded.
-    return Usage(seconds, usage.ru_utime + usage.ru_stime, sum(peaks.values()) / 1024, output)
+    # The peak in `usage` is no use: it is that of one process, and begins with that of this one.
+    return Usage(seconds, usage.ru_utime + usage.ru_stime, max(totals) / 1024, output)
 
 
-def _watch(session: int, ended: threading.Event, peaks: dict[int, int]) -> None:
-    """Notes the peak of each process of a session in KiB, until the event."""
+def _watch(session: int, ended: threading.Event, totals: list[int]) -> None:
+    """Notes the memory of a session's processes in KiB again and again, until the event."""
     while not ended.wait(_SECONDS_BETWEEN_LOOKS):
-        for process in Path("/proc").iterdir():
-            if process.name.isdigit():
-                pid = int(process.name)
-                try:
-                    if os.getsid(pid) != session:
-                        continue
-                    status = (process / "status").read_text(encoding="utf-8")
-                except OSError:  # it has ended meanwhile
-                    continue
-                peak = status.partition("VmHWM:")[2].split(maxsplit=1)
-                if peak:
-                    peaks[pid] = max(peaks.get(pid, 0), int(peak[0]))
+        totals.append(sum(map(_memory, _processes(session))))
+
+
+def _processes(session: int) -> Iterator[Path]:
+    for process in Path("/proc").iterdir():
+        with suppress(OSError):  # it has ended meanwhile
+            if process.name.isdigit() and os.getsid(int(process.name)) == session:
+                yield process
+
+
+def _memory(process: Path) -> int:
+    """Returns a process's proportional set size in KiB: of a page that several share, each has its share."""
+    try:
+        rolled_up = (process / "smaps_rollup").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    return int(rolled_up.partition("\nPss:")[2].split(maxsplit=1)[0] or 0)
