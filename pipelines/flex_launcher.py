@@ -19,6 +19,7 @@ from model.bundles.registry import open_model
 from model.errors import UserError
 from model.screen import controls_made_visible
 from pipelines.cli import build_parser
+from pipelines.runners.options import asks_for_gpus
 from pipelines.scoring.pipeline import submit_units
 from pipelines.scoring.score import choose_predictor, describe_job, plan_units
 from pipelines.scoring.scored_folder import claim_scored_folder
@@ -60,7 +61,7 @@ def submit(options: argparse.Namespace, beam_options: PipelineOptions) -> Any:
     """
     bundle, output = open_model(options.model, trusted=options.trust_model), options.output.rstrip("/")
     settings, reading = score_settings(options), read_options(options)
-    choice = choose_predictor(bundle, options.predictor, options.precision)
+    choice = choose_predictor(bundle, options.predictor, options.precision, gpu=asks_for_gpus(beam_options))
     job = describe_job(bundle, options.input, settings=settings, options=reading, predictor=choice)
     claim = claim_scored_folder(output, job, overwrite=options.overwrite, resume=options.resume)
     context = ScoringContext(bundle, output, settings, reading, choice)

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "verbs": "foundation encoders bundles evaluation optimization training storage corpora runners preprocessing "
     "scoring retraining inspection terminal demo",
     "cli": "foundation inference corpora runners verbs",
-    "flex_launcher": "foundation bundles scoring verbs cli",
+    "flex_launcher": "foundation bundles runners scoring verbs cli",
 }
 """For each room all rooms that it imports, the lowest first.
 

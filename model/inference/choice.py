@@ -13,13 +13,16 @@ MOST_DIFFERING = 0.005
 """With a larger share of dev labels that differ from TensorFlow's, bfloat16 is not chosen by itself."""
 
 
-def choose_name(bundle: str, facts: Mapping[str, Any] | None, name: str | None, precision: str | None) -> str:
+def choose_name(
+    bundle: str, facts: Mapping[str, Any] | None, name: str | None, precision: str | None, *, gpu: bool = False
+) -> str:
     """Returns the name of a bundle's predictor; nothing is loaded for that.
 
     Args:
         bundle: its path, for messages.
         facts: `Bundle.openvino`.
         name, precision: what the user asked for; None to choose.
+        gpu: whether the workers have GPUs, which openvino would leave idle.
 
     Raises:
         UserError: the bundle or this machine can't do what was asked for.
@@ -33,7 +36,9 @@ def choose_name(bundle: str, facts: Mapping[str, Any] | None, name: str | None, 
         )
     if wants_openvino or name == "tensorflow":
         return name or "openvino"
-    return "openvino" if facts is not None and _are_installed("openvino", "tokenizers") else "tensorflow"
+    if facts is None or not _are_installed("openvino", "tokenizers") or (gpu and _are_installed("tensorflow")):
+        return "tensorflow"
+    return "openvino"
 
 
 def choose_precision(

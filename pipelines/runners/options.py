@@ -16,7 +16,13 @@ from typing import Any
 
 import yaml
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import JobServerOptions, PipelineOptions, PortableOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    GoogleCloudOptions,
+    JobServerOptions,
+    PipelineOptions,
+    PortableOptions,
+    StandardOptions,
+)
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import create_runner
@@ -65,6 +71,12 @@ def beam_options(config: str | None, flags: Sequence[str]) -> PipelineOptions:
     _check_whole(parsed, runner)
     FileSystems.set_options(parsed)  # this process lists inputs before Beam would set them
     return parsed
+
+
+def asks_for_gpus(options: PipelineOptions) -> bool:
+    """Returns True if Dataflow's workers are to have GPUs. What other clusters' workers have is not known here."""
+    services = options.view_as(GoogleCloudOptions).dataflow_service_options or []
+    return any(service.startswith("worker_accelerator=") for service in services)
 
 
 def check_paths(options: PipelineOptions, paths: Iterable[str]) -> None:

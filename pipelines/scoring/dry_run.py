@@ -13,6 +13,7 @@ from model.inference.predictor import Predictor
 from model.schema import prediction_schema
 from pipelines.corpora.chunks import Chunk, Unit, read_chunks
 from pipelines.corpora.options import ReadOptions
+from pipelines.runners.machine import visible_gpus
 from pipelines.scoring.pipeline import SplitAndTokenize
 from pipelines.scoring.predictions import ChunkInference, assemble_documents, prediction_table
 from pipelines.scoring.progress import estimate_records, sample_sources, sources_to_sample
@@ -78,7 +79,7 @@ def estimate(
     """
     bundle = open_model(bundle_dir, trusted=trust_model)
     prediction_schema(bundle.labels, {}, **asdict(settings.format))  # raises for a column that there isn't
-    choice = choose_predictor(bundle, predictor, precision)
+    choice = choose_predictor(bundle, predictor, precision, gpu=bool(visible_gpus()))
     context = ScoringContext(bundle, output, settings, options, choice)
     job = describe_job(bundle, inputs, settings=settings, options=options, predictor=choice)
     finished = finished_sources(job, finished_parts(output))

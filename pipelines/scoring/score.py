@@ -25,7 +25,8 @@ from pipelines.corpora.chunks import Finished, Unit, cut_source, finished_chunks
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sources import FingerprintedSource, SourceFailure, fingerprint_sources
 from pipelines.runners.failures import one_line_failures
-from pipelines.runners.options import check_paths
+from pipelines.runners.machine import visible_gpus
+from pipelines.runners.options import asks_for_gpus, check_paths
 from pipelines.scoring.local import examine, score_locally
 from pipelines.scoring.progress import ScoreProgress
 from pipelines.scoring.scored_folder import Claim, Job, claim_scored_folder, finished_parts, publish, read_manifest
@@ -87,7 +88,8 @@ def score(
     bundle, output = open_model(bundle_dir, trusted=trust_model), output.rstrip("/")
     check_paths(beam_options, [str(bundle.path), output, *inputs])
     prediction_schema(bundle.labels, {}, **asdict(settings.format))  # raises for a column that there isn't
-    choice = choose_predictor(bundle, predictor, precision, examine=examine if local else None)
+    gpu = bool(visible_gpus()) if local else asks_for_gpus(beam_options)
+    choice = choose_predictor(bundle, predictor, precision, gpu=gpu, examine=examine if local else None)
     job = describe_job(bundle, inputs, settings=settings, options=options, predictor=choice)
     context = ScoringContext(bundle, output, settings, options, choice)
     with objects.lock_folder(output):
@@ -127,6 +129,7 @@ def choose_predictor(
     predictor: str | None,
     precision: str | None,
     *,
+    gpu: bool,
     examine: Callable[[Bundle, str], tuple[str, ...]] | None = None,
 ) -> PredictorChoice:
     """Returns what runs a job's bundle on all of its workers.
@@ -134,12 +137,13 @@ def choose_predictor(
     Args:
         bundle: the model.
         predictor, precision: what the user asked for; None to choose.
+        gpu: whether the workers have GPUs.
         examine: returns the precisions of a predictor; None to look in this process, which loads the predictor.
 
     Raises:
         UserError: the predictor can't run the bundle.
     """
-    name = choose_name(str(bundle.path), bundle.openvino, predictor, precision)
+    name = choose_name(str(bundle.path), bundle.openvino, predictor, precision, gpu=gpu)
     found = examine(bundle, name) if examine else PredictorChoice(name).kind().examine(bundle)
     return choose_precision(bundle.openvino, name, precision, found)
 

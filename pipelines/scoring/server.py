@@ -7,6 +7,7 @@ from model.bundles.registry import find_model
 from model.inference.choice import choose_name
 from model.inference.kinds import PredictorChoice
 from pipelines.runners.fork_server import ForkServer, fork_server
+from pipelines.runners.machine import visible_gpus
 
 PIPELINE = "pipelines.scoring.pipeline"
 """The module of what the workers run."""
@@ -25,4 +26,5 @@ def start_server(bundle_dir: str, predictor: str | None, precision: str | None) 
     """
     folder = find_model(bundle_dir)
     facts = openvino_facts(read_description(folder))
-    scoring_server(choose_name(str(folder), facts, predictor, precision)).start()
+    gpu = bool(visible_gpus())
+    scoring_server(choose_name(str(folder), facts, predictor, precision, gpu=gpu)).start()

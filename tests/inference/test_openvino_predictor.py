@@ -146,6 +146,8 @@ def test_what_is_chosen() -> None:
     assert choose_name("b", None, None, None) == "tensorflow"
     assert choose_name("b", facts(bf16=0), None, None) == "openvino"
     assert choose_name("b", facts(bf16=0), "tensorflow", None) == "tensorflow"
+    assert choose_name("b", facts(bf16=0), None, None, gpu=True) == "tensorflow"
+    assert choose_name("b", facts(bf16=0), "openvino", None, gpu=True) == "openvino"
     assert choose_precision(facts(bf16=5), "openvino", None, both) == BF16
     assert choose_precision(facts(bf16=6), "openvino", None, both) == F32
     assert choose_precision(facts(bf16=6), "openvino", "bf16", both) == BF16

@@ -156,6 +156,9 @@ def test_scoring(tiny_bundle: Bundle, tiny_corpus: Path, tmp_path: Path, config:
     job = build_scoring(tmp_path, tiny_bundle, tiny_corpus, config)
     assert_configured(job, expected)
     assert {"SpreadUnits", "ReadAndTokenize", "Classify", "WriteParts"} <= set(job.transforms)
+    described = json.loads((tmp_path / "out" / "_job.json").read_text(encoding="utf-8"))
+    # OpenVINO would leave the GPUs idle.
+    assert described["identity"]["predictor"]["name"] == ("tensorflow" if expected is ON_GPU else "openvino")
 
 
 def test_preprocessing(preprocessing: dict[str, Built]) -> None:
