@@ -7,6 +7,7 @@ more.
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -76,6 +77,7 @@ def run() -> None:
         except Exception:
             traceback.print_exc()  # here, since a message can hold text from data
             code = 1
+    gc.freeze()  # else Python looks through all that is loaded once more before it ends
     sys.exit(code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.machinery
 import logging
 import os
@@ -56,13 +57,25 @@ class _QuietFinder(MetaPathFinder):
         load = spec.loader.exec_module
 
         def load_quietly(module: ModuleType) -> None:
-            with _quiet(), imports_blocked(*_UNUSED.get(fullname, ())):
+            with _quiet(), _no_collections(), imports_blocked(*_UNUSED.get(fullname, ())):
                 load(module)
                 if fullname == "pyarrow" and "pandas" not in sys.modules:
                     module.array([None])  # Arrow looks for pandas now, and not again
 
         spec.loader.exec_module = load_quietly  # type: ignore[method-assign]
         return spec
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Stops Python from looking for garbage: a library that loads has made a million objects, and none is garbage."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 @contextmanager

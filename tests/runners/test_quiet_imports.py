@@ -81,3 +81,13 @@ ANSWER = before, int(pandas.Series([1]).sum()), built[0].to_pylist()
 """
     result = run(tmp_path, user_of_libraries=user)
     assert (result.stdout, result.returncode) == ("(False, 1, [1, 2])\n", 0), result.stderr
+
+
+def test_garbage_is_collected_again_when_a_library_is_loaded(tmp_path: Path) -> None:
+    library = "import gc\nANSWER = gc.isenabled()\n"
+    result = run(
+        tmp_path,
+        user_of_libraries="import gc, tensorflow\nANSWER = tensorflow.ANSWER, gc.isenabled()",
+        tensorflow=library,
+    )
+    assert (result.stdout, result.returncode) == ("(False, True)\n", 0), result.stderr
