@@ -68,34 +68,6 @@ def training_spec() -> dict[str, Any]:
     }
 
 
-def encode_training_record(values: Mapping[str, Any]) -> bytes:
-    """Returns a serialized tf.Example.
-
-    Raises:
-        ValueError: a feature is missing or unknown.
-    """
-    import tensorflow as tf
-
-    required = {name for name, feature in TRAINING_RECORD.items() if not feature.optional}
-    if unknown := values.keys() - TRAINING_RECORD.keys():
-        raise ValueError(f"not in the training record: {sorted(unknown)}")
-    missing = required - values.keys() | ({"labels or scores"} if not values.keys() & {"labels", "scores"} else set())
-    if missing:
-        raise ValueError(f"missing in the training record: {sorted(missing)}")
-    example = tf.train.Example()
-    for name in sorted(values):
-        feature = TRAINING_RECORD[name]
-        items = values[name] if feature.ragged else [values[name]]
-        slot = example.features.feature[name]
-        if feature.kind == "string":
-            slot.bytes_list.value.extend(item.encode("utf-8") for item in items)
-        elif feature.kind == "float32":
-            slot.float_list.value.extend(float(item) for item in items)
-        else:
-            slot.int64_list.value.extend(int(item) for item in items)
-    return example.SerializeToString(deterministic=True)
-
-
 def classify_signature(features: int = 0) -> dict[str, tf.TensorSpec]:
     """Returns the inputs of the bundle's `classify` signature: a padded batch of windows.
 

@@ -13,15 +13,18 @@ import tensorflow as tf
 from model.bundles.training_data import TrainingData
 from model.config import TrainingSettings
 from model.errors import UserError
-from model.schema import TRAINING_RECORD, encode_training_record, training_spec
+from model.examples import encode_training_records
+from model.schema import TRAINING_RECORD, training_spec
 from model.training.batch_plan import BatchPlan, plan_batches
 
 _SHUFFLE_BUFFER = 16_384  # windows; a few kilobytes each
-_EMPTY = encode_training_record(
-    {
-        name: [] if feature.ragged else ("" if feature.kind == "string" else 0)
-        for name, feature in TRAINING_RECORD.items()
-    }
+(_EMPTY,) = encode_training_records(
+    [
+        {
+            name: [] if feature.ragged else ("" if feature.kind == "string" else 0)
+            for name, feature in TRAINING_RECORD.items()
+        }
+    ]
 )
 _READ_TOGETHER = 512  # windows, to see how long they are
 

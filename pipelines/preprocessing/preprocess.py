@@ -1,8 +1,11 @@
-"""`sepline preprocess`: turns labelled corpora into training records, in three Beam pipelines:
+"""`sepline preprocess`: turns labelled corpora into training records, in two or three Beam pipelines:
 
 1. ingest: sources -> documents as text, one Parquet part per chunk and split; and rejects;
-2. analyze: the train documents -> a tf.Transform graph with tokenizer, label vocabulary and length statistics;
+2. analyze, if there are additional features: the train documents -> mean and deviation of each feature;
 3. transform: all documents -> token ids -> windows -> one TFRecord part per part of documents.
+
+Before the last one, the driver writes the tf.Transform graph, with the tokenizer, the label vocabulary, which is known
+from the counts of the first, and the features' statistics. So every text is tokenized once, by that graph.
 
 They pass files to each other, not collections in memory, so that memory is bounded by a part on any runner. The files
 may be on any filesystem that Beam knows; only the graph has to be where TensorFlow reaches it while it is made and run.
@@ -16,12 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
-import pyarrow as pa
-import tensorflow_transform.beam as tft_beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from model.bundles.training_data import STATS
-from model.config import DataSettings, Settings
+from model.config import Settings
 from model.encoders.encoder import open_encoder
 from model.errors import DataError, UserError
 from model.schema import SPLITS
@@ -38,22 +39,12 @@ from pipelines.preprocessing.records_folder import (
     records_mark,
     records_stats,
 )
-from pipelines.preprocessing.statistics import write_vocabulary_use
-from pipelines.preprocessing.transform import (
-    PASSED_THROUGH,
-    Statistics,
-    adapter_config,
-    make_preprocessing_fn,
-    raw_batch,
-    read_statistics,
-    scratch_folder,
-    scratch_place,
-)
-from pipelines.preprocessing.windows import write_windows
+from pipelines.preprocessing.statistics import label_vocabulary, write_vocabulary_use
+from pipelines.preprocessing.transform import Analysis, scratch_folder, scratch_place, write_graph
+from pipelines.preprocessing.windows import WriteWindows
 from pipelines.runners.failures import one_line_failures
 from pipelines.runners.options import check_paths
 from pipelines.storage import objects
-from pipelines.storage.parquet import read_table
 
 GRAPH = "transform"
 
@@ -121,13 +112,14 @@ def _make_records(
     counts = +counts  # without labels that no document has any more
     _check_ingested(counts)
     parts = document_parts(folder)
-    statistics = analyze(parts, job)
+    analysis = analyze(parts, counts, job)
     if data.target == "labels":
-        _check_labels(counts, statistics)
+        _check_labels(counts, analysis.labels)
+    write_graph(f"{job.scratch}/{GRAPH}", job.vocabulary, data, analysis)
     counts.update(transform(parts, job))
     objects.copy_tree(f"{job.scratch}/{GRAPH}", f"{folder}/{GRAPH}")
     write_vocabulary_use(counts, job.vocabulary, folder)
-    objects.write_json(f"{folder}/{STATS}", records_stats(mark, counts, statistics, job.settings, job.vocabulary))
+    objects.write_json(f"{folder}/{STATS}", records_stats(mark, counts, analysis, job.settings, job.vocabulary))
     return parts
 
 
@@ -150,57 +142,38 @@ class RecordsJob:
     beam_options: PipelineOptions
 
 
-def analyze(parts: Sequence[str], job: RecordsJob) -> Statistics:
-    """Writes the transform graph into the scratch folder and returns the statistics of the train documents."""
-    data, graph = job.settings.data, f"{job.scratch}/{GRAPH}"
-    preprocessing_fn = make_preprocessing_fn(job.vocabulary, data)
-    train = [part for part in parts if part.startswith("train/")]
-    with tft_beam.Context(temp_dir=job.scratch), beam.Pipeline(options=job.beam_options) as pipeline:
-        raw = pipeline | "ReadTrain" >> ReadDocuments(train, job.folder, data)
-        transform = (raw, adapter_config(data)) | "Analyze" >> tft_beam.AnalyzeDataset(preprocessing_fn)
-        transform | "WriteGraph" >> tft_beam.WriteTransformFn(graph)
-    return read_statistics(graph, data)
+def analyze(parts: Sequence[str], counts: Counts, job: RecordsJob) -> Analysis:
+    """Returns what the transform graph takes from the train documents.
+
+    Args:
+        parts: all parts of documents.
+        counts: of the documents in them.
+        job: whose scratch folder is used for the features.
+    """
+    data = job.settings.data
+    features: tuple[tuple[float, float], ...] = ()
+    if data.features:
+        from pipelines.preprocessing.features import analyze_features  # loads all of tf.Transform, for seconds
+
+        train = [part for part in parts if part.startswith("train/")]
+        features = analyze_features(train, job.folder, job.scratch, data.features, beam_options=job.beam_options)
+    return Analysis(label_vocabulary(counts, data), features)
 
 
 def transform(parts: Sequence[str], job: RecordsJob) -> Counts:
     """Writes the windows of all parts by the transform graph in the scratch folder, and returns their counts."""
-    summary, data = f"{job.folder}/transform.json", job.settings.data
-    with (
-        tft_beam.Context(temp_dir=job.scratch, passthrough_keys=set(PASSED_THROUGH)),
-        beam.Pipeline(options=job.beam_options) as pipeline,
-    ):
-        graph = pipeline | "ReadGraph" >> tft_beam.ReadTransformFn(f"{job.scratch}/{GRAPH}")
-        raw = pipeline | "ReadAll" >> ReadDocuments(parts, job.folder, data)
-        dataset = ((raw, adapter_config(data)), graph)
-        ids, _ = dataset | "Transform" >> tft_beam.TransformDataset(output_record_batches=True)
+    summary = f"{job.folder}/transform.json"
+    write_windows = WriteWindows(job.folder, f"{job.scratch}/{GRAPH}", job.vocabulary, job.settings)
+    with beam.Pipeline(options=job.beam_options) as pipeline:
         (
-            ids
-            | "WriteWindows" >> beam.Map(write_windows, job.folder, job.vocabulary, job.settings)
+            pipeline
+            | "Parts" >> beam.Create(parts)
+            | "SpreadParts" >> beam.Reshuffle()
+            | "WriteWindows" >> beam.ParDo(write_windows)
             | "Sum" >> beam.CombineGlobally(sum_counts)
             | "WriteSummary" >> beam.Map(write_counts, summary)
         )
     return read_counts(summary)
-
-
-class ReadDocuments(beam.PTransform):
-    """Turns parts of documents, `SPLIT/NAME.parquet`, into record batches for tf.Transform, one per part."""
-
-    def __init__(self, parts: Sequence[str], folder: str, data: DataSettings) -> None:
-        super().__init__()
-        self._parts, self._folder, self._data = parts, folder, data
-
-    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
-        return (
-            pipeline
-            | "Parts" >> beam.Create(self._parts)
-            | "Spread" >> beam.Reshuffle()
-            | "Read" >> beam.Map(read_documents, self._folder, self._data)
-        )
-
-
-def read_documents(part: str, folder: str, data: DataSettings) -> pa.RecordBatch:
-    """Returns one part of documents, `SPLIT/NAME.parquet`, as a record batch for tf.Transform."""
-    return raw_batch(read_table(f"{folder}/documents/{part}"), part, data)
 
 
 def _check_ingested(counts: Counts) -> None:
@@ -213,9 +186,9 @@ def _check_ingested(counts: Counts) -> None:
         )
 
 
-def _check_labels(counts: Counts, statistics: Statistics) -> None:
+def _check_labels(counts: Counts, labels: Sequence[str]) -> None:
     for split in SPLITS[1:]:
-        if unknown := sorted(by_value(counts, "labels", split).keys() - set(statistics.labels)):
+        if unknown := sorted(by_value(counts, "labels", split).keys() - set(labels)):
             raise DataError(
                 f"the {split} split has labels that the train split has not: {', '.join(unknown)}; "
                 "map them with --label-map or name the labels to use in data.labels"

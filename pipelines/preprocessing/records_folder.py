@@ -30,8 +30,8 @@ from model.text.vocabulary import Vocabulary
 from pipelines.corpora.chunks import ids_are_shared
 from pipelines.corpora.options import ReadOptions
 from pipelines.preprocessing.counts import Count, Counts, by_split, by_value
-from pipelines.preprocessing.statistics import text_statistics
-from pipelines.preprocessing.transform import Statistics
+from pipelines.preprocessing.statistics import length_statistics, text_statistics
+from pipelines.preprocessing.transform import Analysis
 from pipelines.storage import objects
 from pipelines.storage.checksums import checksums
 
@@ -126,10 +126,11 @@ def read_files(folder: str) -> dict[str, str]:
 
 
 def records_stats(
-    mark: Mapping[str, Any], counts: Counts, statistics: Statistics, settings: Settings, vocabulary: Vocabulary
+    mark: Mapping[str, Any], counts: Counts, analysis: Analysis, settings: Settings, vocabulary: Vocabulary
 ) -> dict[str, Any]:
     """Returns the content of `stats.json`."""
     longest = settings.window.max_tokens
+    statistics = length_statistics(counts, settings.data.buckets)
     rejects = by_value(counts, "rejects")
     return {
         "format": DATA_FORMAT,
@@ -138,7 +139,7 @@ def records_stats(
         "inputs": mark["inputs"],
         "settings": mark["settings"],
         "vocabulary_fingerprint": vocabulary.fingerprint,
-        "labels": list(statistics.labels),
+        "labels": list(analysis.labels),
         "bucket_boundaries": sorted({length for length in statistics.length_quantiles if 1 < length <= longest}),
         "counts": {
             "records": counts[Count("records")],
@@ -166,7 +167,7 @@ def records_stats(
             "max_tokens": statistics.max_tokens,
             "mean_sentences": statistics.mean_sentences,
         },
-        "features": [{"mean": mean, "deviation": deviation} for mean, deviation in statistics.features],
+        "features": [{"mean": mean, "deviation": deviation} for mean, deviation in analysis.features],
         "window_lengths": {split: by_value(counts, "window_lengths", split) for split in SPLITS},
         **text_statistics(counts, vocabulary),
         "window_sentences": {split: by_value(counts, "window_sentences", split) for split in SPLITS},

@@ -1,7 +1,8 @@
-"""tf.Transform's part: full passes over the train split, and one graph that turns text into ids."""
+"""tf.Transform's graph, which turns text into ids: how it is written, and where."""
 
 from __future__ import annotations
 
+import json
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -10,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 import tensorflow_transform as tft
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
-from tensorflow_metadata.proto.v0 import schema_pb2
-from tfx_bsl.tfxio.tensor_adapter import TensorAdapterConfig
+from tensorflow_transform.impl_helper import analyze_in_place
+from tensorflow_transform.saved.saved_transform_io_v2 import SavedModelLoader
 
 from model.config import DataSettings
 from model.errors import UserError
@@ -24,29 +26,42 @@ from model.text.vocabulary import Vocabulary
 from pipelines.runners.options import workers_are_here
 from pipelines.storage.objects import is_local
 
-PASSED_THROUGH = ("part", "doc_id", "confidences")
-_LABEL_VOCABULARY = "labels"
-_STRINGS = pa.large_list(pa.large_binary())
-_FLOATS = pa.large_list(pa.float32())
+LABEL_VOCABULARY = "labels"
+
+
+@dataclass(frozen=True, slots=True)
+class TransformedDocuments:
+    """The documents of one part, as the transform graph returns them; what belongs to sentences lies one by one.
+
+    Attributes:
+        doc_ids: the documents' identifiers.
+        sentences: int64 `[documents]`, how many sentences each has.
+        lengths: int64 `[sentences]`, how many wordpieces each has.
+        token_ids: int64 `[wordpieces]`, without special tokens.
+        targets: int64 label ids or float32 scores, `[sentences]`.
+        confidences: for each document a number for each sentence; None if it has none.
+        features: float32 `[sentences, features]`, standardized; None if the model takes none.
+    """
+
+    doc_ids: Sequence[str]
+    sentences: np.ndarray
+    lengths: np.ndarray
+    token_ids: np.ndarray
+    targets: np.ndarray
+    confidences: Sequence[Sequence[float] | None]
+    features: np.ndarray | None
 
 
 @dataclass(frozen=True)
-class Statistics:
-    """Statistics of the train split, from tf.Transform's full pass.
+class Analysis:
+    """What the transform graph takes from the train split.
 
     Attributes:
-        labels: the label vocabulary, in the order of the label ids.
-        length_quantiles: wordpieces of a document, special tokens included, at the inner quantiles.
-        mean_tokens, max_tokens: wordpieces of a document.
-        mean_sentences: sentences of a document.
+        labels: the label vocabulary, in the order of the label ids; empty for scores.
         features: mean and standard deviation of each additional feature over the train sentences.
     """
 
     labels: tuple[str, ...]
-    length_quantiles: tuple[int, ...]
-    mean_tokens: float
-    max_tokens: int
-    mean_sentences: float
     features: tuple[tuple[float, float], ...]
 
 
@@ -91,75 +106,50 @@ def scratch_folder(place: str | None) -> Iterator[str]:
         tf.io.gfile.rmtree(scratch)
 
 
-class _AdapterConfig(TensorAdapterConfig):
-    """Is sent to the workers with the graph. Unpickling it imports this module, which registers the graph's operations.
+def write_graph(path: str, vocabulary: Vocabulary, data: DataSettings, analysis: Analysis) -> None:
+    """Writes the transform graph: the function that turns text into ids, with what the analysis found.
 
-    Otherwise a worker that runs only a stage of tf.Transform would not know those of tf.text.
+    Args:
+        path: a folder that TensorFlow reaches.
+        vocabulary: the encoder's.
+        data: decides which columns there are.
+        analysis: of the train split.
     """
-
-
-def adapter_config(data: DataSettings) -> TensorAdapterConfig:
-    """Returns how tf.Transform reads the record batches of `raw_batch` as ragged tensors."""
-
-    def ragged(column: str) -> schema_pb2.TensorRepresentation:
-        representation = schema_pb2.TensorRepresentation()
-        representation.ragged_tensor.feature_path.step.append(column)
-        representation.ragged_tensor.row_partition_dtype = schema_pb2.TensorRepresentation.INT64
-        return representation
-
-    names = [name for name in _raw_schema(data).names if name not in PASSED_THROUGH]
-    return _AdapterConfig(_raw_schema(data), {name: ragged(name) for name in names})
-
-
-def raw_batch(documents: pa.Table, part: str, data: DataSettings) -> pa.RecordBatch:
-    """Returns the documents of one part as a record batch for tf.Transform; the columns `PASSED_THROUGH` are unchanged.
-
-    The features of a document are one flat list, sentence after sentence.
-    """
-    rows = documents.num_rows
-    made = {
-        "part": pa.array([[part.encode()]] * rows, _STRINGS),
-        "doc_id": pa.array([[doc_id.encode()] for doc_id in documents["doc_id"].to_pylist()], _STRINGS),
-    }
-    schema = _raw_schema(data)
-    if "features" in schema.names:
-        flat = [[number for row in rows for number in row] for rows in documents["features"].to_pylist()]
-        made["features"] = pa.array(flat, _FLOATS)
-    columns = [
-        made[name] if name in made else documents[name].combine_chunks().cast(schema.field(name).type)
-        for name in schema.names
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    with tempfile.TemporaryDirectory() as scratch:
+        label_file = Path(scratch) / LABEL_VOCABULARY  # becomes part of the graph
+        label_file.write_text("".join(f"{label}\n" for label in analysis.labels), encoding="utf-8")
+        preprocessing_fn = make_preprocessing_fn(vocabulary, data, analysis, str(label_file))
+        analyze_in_place(
+            preprocessing_fn,
+            force_tf_compat_v1=False,
+            feature_specs={},
+            type_specs=_input_specs(data),
+            transform_output_path=path,
+        )
+    if data.target == "labels" and data.labels is None:
+        with tf.io.gfile.GFile(f"{path}/{tft.TFTransformOutput.TRANSFORMED_METADATA_DIR}/asset_map", "w") as file:
+            file.write(json.dumps({LABEL_VOCABULARY: LABEL_VOCABULARY}))
 
 
 def make_preprocessing_fn(
-    vocabulary: Vocabulary, data: DataSettings
+    vocabulary: Vocabulary, data: DataSettings, analysis: Analysis, label_file: str
 ) -> Callable[[dict[str, tf.RaggedTensor]], dict[str, Any]]:
-    """Returns the function that tf.Transform analyzes and applies.
+    """Returns the function that tf.Transform applies to every document.
 
-    If `data.labels` is None, the full pass finds the label vocabulary, the most frequent label first.
+    Args:
+        vocabulary: the encoder's.
+        data: decides which columns there are.
+        analysis: of the train split.
+        label_file: a file with the labels of the analysis, one a line.
     """
 
     def preprocessing_fn(inputs: dict[str, tf.RaggedTensor]) -> dict[str, Any]:
         sentences = inputs["sentences"]
         tokens = Tokenizer(vocabulary, mask_outliers=data.mask_outliers).tokenize(sentences.values)
-        sentence_tokens = sentences.with_values(tokens.row_lengths() + 1)  # each with its [SEP]
-        document_tokens = 1 + tf.reduce_sum(sentence_tokens, axis=1)  # and one [CLS]
-        rows = tf.size(document_tokens)
-
-        def for_each_row(statistic: tf.Tensor) -> tf.Tensor:
-            # Every output has a row for each input; the driver reads the first.
-            return tf.tile(tf.reshape(tf.cast(statistic, tf.float32), [1, -1]), [rows, 1])
-
-        outputs = {
-            "token_ids": sentences.with_values(tokens.with_values(tf.cast(tokens.values, tf.int64))),
-            "length_quantiles": for_each_row(tft.quantiles(document_tokens, data.buckets, epsilon=0.001)),
-            "mean_tokens": for_each_row(tft.mean(document_tokens)),
-            "max_tokens": for_each_row(tft.max(document_tokens)),
-            "mean_sentences": for_each_row(tft.mean(sentences.row_lengths())),
-        }
+        outputs = {"token_ids": sentences.with_values(tokens.with_values(tf.cast(tokens.values, tf.int64)))}
         if data.target == "labels":
-            outputs["label_ids"] = inputs["labels"].with_values(_label_ids(inputs["labels"].values, data.labels))
+            labels = inputs["labels"]
+            outputs["label_ids"] = labels.with_values(_label_ids(labels.values, data.labels, label_file))
         else:
             scores = inputs["scores"]
             if data.mask_outliers:
@@ -167,60 +157,78 @@ def make_preprocessing_fn(
             outputs["scores"] = scores
         if data.features:
             features = inputs["features"]
-            # In 64 bits, in which neither sums nor squares of 32-bit numbers overflow.
+            mean, deviation = (tf.constant(numbers, tf.float32) for numbers in zip(*analysis.features, strict=True))
             table = tf.reshape(tf.cast(features.values, tf.float64), [-1, data.features])
-            mean = tf.cast(tft.mean(table, reduce_instance_dims=False), tf.float32)
-            deviation = tf.cast(tf.sqrt(tft.var(table, reduce_instance_dims=False)), tf.float32)
             centred = table - tf.cast(mean, tf.float64)
             standardized = tf.math.divide_no_nan(centred, tf.cast(deviation, tf.float64))
             outputs["features"] = features.with_values(tf.cast(tf.reshape(standardized, [-1]), tf.float32))
-            outputs["feature_mean"] = for_each_row(mean)
-            outputs["feature_deviation"] = for_each_row(deviation)
         return outputs
 
     return preprocessing_fn
 
 
-def read_statistics(transform_dir: str, data: DataSettings) -> Statistics:
-    """Returns the statistics that the analysis found, read from its saved graph."""
-    output = tft.TFTransformOutput(transform_dir)
-    row: dict[str, tf.RaggedTensor] = {"sentences": tf.ragged.constant([["."]])}
-    if data.target == "labels":
-        row["labels"] = tf.ragged.constant([["."]])
-    else:
-        row["scores"] = tf.ragged.constant([[0.0]])
-    if data.features:
-        row["features"] = tf.ragged.constant([[0.0] * data.features])
-    found = output.transform_features_layer()(row)
-    quantiles = [int(quantile) for quantile in found["length_quantiles"][0].numpy()]
-    labels: Sequence[str] = ()
-    if data.target == "labels":
-        labels = data.labels or [label.decode() for label in output.vocabulary_by_name(_LABEL_VOCABULARY)]
-    features: list[tuple[float, float]] = []
-    if data.features:
-        columns = (found[name][0].numpy().tolist() for name in ("feature_mean", "feature_deviation"))
-        features = list(zip(*columns, strict=True))
-    return Statistics(
-        labels=tuple(labels),
-        length_quantiles=tuple(quantiles),
-        mean_tokens=float(found["mean_tokens"][0, 0]),
-        max_tokens=int(found["max_tokens"][0, 0]),
-        mean_sentences=float(found["mean_sentences"][0, 0]),
-        features=tuple(features),
-    )
+class TransformGraph:
+    """The graph, loaded; its methods may be called in several threads."""
+
+    def __init__(self, path: str, data: DataSettings) -> None:
+        """Loads it.
+
+        Args:
+            path: where it was written.
+            data: as when it was written.
+        """
+        self._data = data
+        self._loaded = SavedModelLoader(f"{path}/{tft.TFTransformOutput.TRANSFORM_FN_DIR}")
+        self._loaded.finalize(_input_specs(data), self._loaded.structured_outputs)
+
+    def apply(self, documents: pa.Table) -> TransformedDocuments:
+        """Returns documents, a table of `schema.document_schema`, as the graph transforms them.
+
+        Raises:
+            ValueError: a label is not in the label vocabulary.
+        """
+        data, columns = self._data, {name: documents[name].combine_chunks() for name in documents.column_names}
+        counts = columns["sentences"].value_lengths().to_numpy()
+        inputs = {}
+        for name in _input_specs(data):
+            values = columns[name].flatten()
+            if name == "features":
+                inputs[name] = _ragged(values.flatten().to_numpy(), counts * data.features)
+            else:
+                inputs[name] = _ragged(values.to_numpy(zero_copy_only=False), counts)
+        found = self._loaded.apply_transform_model(inputs)
+        tokens = found["token_ids"].values
+        targets = found["label_ids" if data.target == "labels" else "scores"].values.numpy()
+        if data.target == "labels" and len(targets) and targets.min() < 0:
+            first = int(np.searchsorted(np.cumsum(counts), int(np.argmin(targets)), side="right"))
+            name = columns["doc_id"][first].as_py()
+            raise ValueError(f"document {name!r}: the transform graph has no id for one of its labels")
+        return TransformedDocuments(
+            doc_ids=columns["doc_id"].to_pylist(),
+            sentences=counts,
+            lengths=tokens.row_lengths().numpy(),
+            token_ids=tokens.values.numpy(),
+            targets=targets,
+            confidences=columns["confidences"].to_pylist(),
+            features=found["features"].values.numpy().reshape(-1, data.features) if data.features else None,
+        )
 
 
-def _raw_schema(data: DataSettings) -> pa.Schema:
-    target = ("labels", _STRINGS) if data.target == "labels" else ("scores", _FLOATS)
-    features = [("features", _FLOATS)] if data.features else []
-    passed_through = [("part", _STRINGS), ("doc_id", _STRINGS), ("confidences", _FLOATS)]
-    return pa.schema([("sentences", _STRINGS), target, *features, *passed_through])
+def _ragged(values: np.ndarray, lengths: np.ndarray) -> tf.RaggedTensor:
+    return tf.RaggedTensor.from_row_lengths(values, lengths.astype(np.int64), validate=False)
 
 
-def _label_ids(labels: tf.Tensor, fixed: Sequence[str] | None) -> tf.Tensor:
+def _input_specs(data: DataSettings) -> dict[str, tf.RaggedTensorSpec]:
+    """Returns what the graph takes, as ragged tensors `[documents, (sentences)]`; features lie one after the other."""
+    target = ("labels", tf.string) if data.target == "labels" else ("scores", tf.float32)
+    columns = [("sentences", tf.string), target, *([("features", tf.float32)] if data.features else [])]
+    return {name: tf.RaggedTensorSpec([None, None], dtype, row_splits_dtype=tf.int64) for name, dtype in columns}
+
+
+def _label_ids(labels: tf.Tensor, fixed: Sequence[str] | None, label_file: str) -> tf.Tensor:
     """Returns int64 ids, -1 for a label that is not in the vocabulary."""
     if fixed is None:
-        return tft.compute_and_apply_vocabulary(labels, vocab_filename=_LABEL_VOCABULARY, default_value=-1)
+        return tft.apply_vocabulary(labels, label_file, default_value=-1)
     matches = tf.equal(labels[:, tf.newaxis], tf.constant(list(fixed))[tf.newaxis, :])
     return tf.where(
         tf.reduce_any(matches, axis=1), tf.argmax(tf.cast(matches, tf.int8), axis=1, output_type=tf.int64), -1

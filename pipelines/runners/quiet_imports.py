@@ -24,7 +24,7 @@ _UNUSED = {
     "apache_beam": ("pandas", "pymongo", "bson"),
     "keras": ("pandas", "sklearn"),
     "pyarrow": ("pandas",),
-    "tensorflow": ("pandas", "sklearn"),
+    "tensorflow": ("jax", "pandas", "sklearn"),  # JAX for its converter to TensorFlow Lite
 }
 
 
@@ -33,7 +33,7 @@ def keep_imports_quiet() -> None:
 
     What such a library prints while it is loaded appears only if loading fails. Python's warnings, and log messages
     below errors, are silenced from here on. TensorFlow, Beam and Arrow are loaded without
-    scikit-learn and pandas, which can be imported later.
+    scikit-learn, pandas, and JAX if that is not the backend of Keras; they can be imported later.
     """
     if not any(isinstance(finder, _QuietFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _QuietFinder())
@@ -57,7 +57,8 @@ class _QuietFinder(MetaPathFinder):
         load = spec.loader.exec_module
 
         def load_quietly(module: ModuleType) -> None:
-            with _quiet(), _no_collections(), imports_blocked(*_UNUSED.get(fullname, ())):
+            unused = set(_UNUSED.get(fullname, ())) - {os.environ.get("KERAS_BACKEND")}
+            with _quiet(), _no_collections(), imports_blocked(*unused):
                 load(module)
                 if fullname == "pyarrow" and "pandas" not in sys.modules:
                     module.array([None])  # Arrow looks for pandas now, and not again

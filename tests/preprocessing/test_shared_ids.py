@@ -16,6 +16,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from model.bundles.training_data import open_training_data
 from model.config import DataSettings
 from model.inference.labelled_windows import read_windows
+from model.schema import document_schema
 from pipelines.cli import main
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sources import fingerprint_sources
@@ -23,7 +24,7 @@ from pipelines.preprocessing.counts import Count, by_split, by_value
 from pipelines.preprocessing.duplicates import drop_duplicates
 from pipelines.preprocessing.ingest import assign_split, ingest
 from pipelines.preprocessing.records_folder import notes_on_ids
-from pipelines.preprocessing.windows import transformed_documents
+from pipelines.preprocessing.transform import TransformGraph
 
 
 def shared(number: int, *, doc_id: object = 0, label: str = "results") -> dict[str, Any]:
@@ -112,9 +113,11 @@ def test_when_ids_identify_documents(
     assert len(notes_on_ids({"ids": ids})) == noted + bool(by_position)
 
 
-def test_a_label_without_an_id_is_never_written() -> None:
-    batch = pa.RecordBatch.from_pydict(
-        {"doc_id": [[b"d"]], "token_ids": [[[1], [2]]], "label_ids": [[0, -1]], "confidences": [None]}
-    )
+def test_a_label_without_an_id_is_never_written(tiny_records: Path) -> None:
+    graph = TransformGraph(str(tiny_records / "transform"), DataSettings())
+    rows = [
+        {"doc_id": doc_id, "source": "a", "record_index": 0, "sentences": ["We used it.", "It is."], "labels": labels}
+        for doc_id, labels in (("c", ["methods", "results"]), ("d", ["methods", "odd"]), ("e", ["results", "results"]))
+    ]
     with pytest.raises(ValueError, match="document 'd': the transform graph has no id for one of its labels"):
-        list(transformed_documents(batch, DataSettings()))
+        graph.apply(pa.Table.from_pylist(rows, schema=document_schema()))

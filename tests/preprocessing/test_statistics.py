@@ -7,12 +7,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import tensorflow as tf
 from conftest import TINY_VOCABULARY
 
 from model.bundles.training_data import open_training_data
+from model.config import DataSettings
 from model.schema import training_spec
+from pipelines.preprocessing.counts import Count
+from pipelines.preprocessing.statistics import Statistics, label_vocabulary, length_statistics
 from pipelines.retraining.drift import (
     Profile,
     label_drift,
@@ -72,6 +76,31 @@ def test_the_windows_hold_the_tokens_that_are_counted(tiny_records: Path, tiny_e
     assert data.stats["vocabulary"]["train"]["tokens"] == sum(lengths)
     assert data.stats["counts"]["truncated"]["train"] == sum(length > 46 for length in lengths) > 0
     assert owned == sum(min(length, 46) for length in lengths)  # 48 less [CLS] and [SEP]
+
+
+def test_statistics_of_lengths_literally() -> None:
+    lengths = {5: 2, 9: 1, 20: 3}  # 5 5 9 20 20 20
+    counts = Counter({Count("document_lengths", "train", length): n for length, n in lengths.items()})
+    counts.update({Count("document_lengths", "dev", 99): 7})
+    counts.update({Count("document_sentences", "train", 1): 4, Count("document_sentences", "train", 3): 2})
+    found = length_statistics(counts, 3)
+    assert found == Statistics(
+        length_quantiles=(9, 20),
+        mean_tokens=float(np.float32(79 / 6)),
+        max_tokens=20,
+        mean_sentences=float(np.float32(10 / 6)),
+    )
+    assert length_statistics(counts, 2).length_quantiles == (20,)
+    assert length_statistics(counts, 7).length_quantiles == (5, 5, 9, 20, 20, 20)
+
+
+def test_labels_are_in_the_order_of_their_frequency() -> None:
+    numbers = {"b": 3, "a": 3, "z": 1, "c": 9}
+    counts = Counter({Count("labels", "train", label): n for label, n in numbers.items()})
+    counts[Count("labels", "dev", "z")] = 99
+    assert label_vocabulary(counts, DataSettings()) == ("c", "b", "a", "z")
+    assert label_vocabulary(counts, DataSettings(labels=("z", "q"))) == ("z", "q")
+    assert label_vocabulary(counts, DataSettings(target="scores")) == ()
 
 
 def profile(**changes: Any) -> Profile:

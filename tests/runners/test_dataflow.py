@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from model.encoders.encoder import open_encoder
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sources import fingerprint_sources
 from pipelines.preprocessing.ingest import ingest
-from pipelines.preprocessing.preprocess import RecordsJob, analyze, transform
+from pipelines.preprocessing.preprocess import RecordsJob, transform
 from pipelines.preprocessing.records_folder import document_parts
 from pipelines.runners.options import beam_options
 from pipelines.scoring.score import score
@@ -88,7 +88,7 @@ def build_scoring(folder: Path, bundle: Bundle, corpus: Path, config: str, *flag
 
 
 def build_preprocessing(folder: Path, records: Path, corpus: Path, settings: Settings, *flags: str) -> dict[str, Built]:
-    """Builds the three jobs of preprocessing a corpus, each over what the one before it has left in its records."""
+    """Builds the two jobs of preprocessing a corpus, each over what the one before it has left in its records."""
     copy = str(folder / "records")
     shutil.copytree(records, copy)
 
@@ -99,11 +99,10 @@ def build_preprocessing(folder: Path, records: Path, corpus: Path, settings: Set
     with pytest.raises(FileNotFoundError):  # the sums that the workers would have written
         ingest(sources, copy, data=settings.data, options=ReadOptions(), beam_options=options("ingest"))
     parts = document_parts(copy)
-    run = RecordsJob(copy, copy, open_encoder(settings.encoder).vocabulary, settings, options("analyze"))
-    analyze(parts, run)
+    run = RecordsJob(copy, copy, open_encoder(settings.encoder).vocabulary, settings, options("transform"))
     with pytest.raises(FileNotFoundError):
-        transform(parts, replace(run, beam_options=options("transform")))
-    return {job: built(folder / job) for job in ("ingest", "analyze", "transform")}
+        transform(parts, run)
+    return {job: built(folder / job) for job in ("ingest", "transform")}
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +163,7 @@ def test_scoring(tiny_bundle: Bundle, tiny_corpus: Path, tmp_path: Path, config:
 def test_preprocessing(preprocessing: dict[str, Built]) -> None:
     steps = {
         "ingest": {"SpreadUnits", "ReadChunks", "WriteDocuments", "WriteSummary", "GroupAlike", "WriteDuplicates"},
-        "analyze": {"ReadTrain/Read", "Analyze", "WriteGraph"},
-        "transform": {"ReadGraph", "ReadAll/Read", "Transform", "WriteWindows", "WriteSummary"},
+        "transform": {"SpreadParts", "WriteWindows", "WriteSummary"},
     }
     for name, job in preprocessing.items():
         assert_configured(job, CPU)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import PROJECT
 
 PROGRAM = """
@@ -91,3 +92,14 @@ def test_garbage_is_collected_again_when_a_library_is_loaded(tmp_path: Path) -> 
         tensorflow=library,
     )
     assert (result.stdout, result.returncode) == ("(False, True)\n", 0), result.stderr
+
+
+def test_tensorflow_is_loaded_without_jax_unless_keras_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensorflow = "try:\n    import jax\nexcept ImportError:\n    jax = None\n"
+    modules = {"tensorflow": tensorflow, "jax": "NAME = 'itself'"}
+    user = "import tensorflow, jax\nANSWER = tensorflow.jax, jax.NAME"
+    assert run(tmp_path, user_of_libraries=user, **modules).stdout == "(None, 'itself')\n"
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert run(tmp_path, user_of_libraries="import tensorflow\nANSWER = tensorflow.jax.NAME").stdout == "itself\n"

@@ -12,11 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from conftest import CUES, TINY_VOCABULARY, tiny_documents
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model.bundles.training_data import TrainingData, open_training_data
+from model.examples import encode_training_records
 from model.inference.labelled_windows import read_windows
 from model.records import LabelledWindow
-from model.schema import SPLITS, TRAINING_RECORD, encode_training_record, training_spec
+from model.schema import SPLITS, TRAINING_RECORD, training_spec
 from model.text.tokenization import Tokenizer
 from model.text.vocabulary import Vocabulary
 from model.training.input_pipeline import Batching, plan_split, plan_training_sets, training_batches
@@ -223,8 +226,8 @@ def record(**changes: Any) -> dict[str, Any]:
 def write_records(folder: Path, data: TrainingData, *records: dict[str, Any]) -> TrainingData:
     (folder / "windows" / "train").mkdir(parents=True)
     with tf.io.TFRecordWriter(str(folder / "windows" / "train" / "part-0.tfrecord")) as writer:
-        for values in records:
-            writer.write(encode_training_record(values))
+        for serialized in encode_training_records(records):
+            writer.write(serialized)
     lengths = Counter(len(values["token_ids"]) for values in records)
     sentences = Counter(len(values["sep_positions"]) for values in records)
     return dataclasses.replace(
@@ -262,9 +265,40 @@ def test_without_confidences_owned_sentences_weigh_one(tmp_path: Path, data: Tra
 
 def test_a_wrong_record_is_never_written() -> None:
     with pytest.raises(ValueError, match="not in the training record: \\['label'\\]"):
-        encode_training_record(record(label=[1]))
+        encode_training_records([record(label=[1])])
     with pytest.raises(ValueError, match="missing in the training record: \\['labels or scores'\\]"):
-        encode_training_record(record(labels=None))
+        encode_training_records([record(labels=None)])
+
+
+@given(
+    st.lists(
+        st.builds(
+            record,
+            doc_id=st.text(max_size=200),
+            window_index=st.integers(0, 2**40),
+            token_ids=st.lists(st.integers(0, 2**21), max_size=200),
+            labels=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5),
+            confidences=st.none() | st.lists(st.floats(width=32, allow_nan=False), max_size=5),
+            features=st.none() | st.lists(st.floats(-1e9, 1e9), max_size=40),
+        ),
+        max_size=5,
+    )
+)
+def test_records_have_the_bytes_of_protocol_buffers(records: list[dict[str, Any]]) -> None:
+    def serialized(values: dict[str, Any]) -> bytes:
+        example = tf.train.Example()
+        for name, value in values.items():
+            feature, slot = TRAINING_RECORD[name], example.features.feature[name]
+            items = value if feature.ragged else [value]
+            if feature.kind == "string":
+                slot.bytes_list.value.extend(item.encode() for item in items)
+            elif feature.kind == "float32":
+                slot.float_list.value.extend(items)
+            else:
+                slot.int64_list.value.extend(int(item) for item in items)
+        return example.SerializeToString(deterministic=True)
+
+    assert encode_training_records(records) == [serialized(values) for values in records]
 
 
 def test_lengths_that_disagree_with_the_files_fail_loudly(tmp_path: Path, data: TrainingData) -> None:
