@@ -45,6 +45,16 @@ def import_openvino(purpose: str) -> Any:
         return import_extra("openvino", extra="fast", purpose=purpose)
 
 
+def import_nncf(purpose: str) -> Any:
+    """Returns the package nncf, loaded such that it reports nothing to its makers, as `import_openvino`.
+
+    Raises:
+        UserError: as `import_extra`.
+    """
+    with imports_blocked("openvino_telemetry"):
+        return import_extra("nncf", extra="int8", purpose=purpose)
+
+
 @contextmanager
 def imports_blocked(*names: str) -> Iterator[None]:
     """Makes imports of packages fail, except of those that have been imported before."""

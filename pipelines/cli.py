@@ -185,7 +185,7 @@ def _add_score(parsers: Parsers) -> None:
     verb.add_argument("--chunk-records", type=_positive, metavar="N", help="input records per part (default: 500)")
     verb.add_argument("--batch-tokens", type=_positive, metavar="N", help="wordpieces per micro-batch (default: 8192)")
     verb.add_argument("--predictor", choices=PREDICTORS, help="what runs the model (default: openvino if it can)")
-    verb.add_argument("--precision", choices=PRECISIONS, help="in which it computes (default: bf16 if that agrees)")
+    verb.add_argument("--precision", choices=PRECISIONS, help="in which it computes (default: the fastest good one)")
     verb.add_argument("--dry-run", action="store_true", help="only print what would be done, and how long it takes")
     verb.add_argument("--resume", action="store_true", help="continue although inputs or versions have changed")
     _add_trust(verb)
@@ -200,6 +200,7 @@ def _add_optimize(parsers: Parsers) -> None:
     verb.add_argument("model", metavar="BUNDLE", help="folder of the trained model, or REGISTRY/NAME")
     verb.add_argument("--output", required=True, metavar="DIR", help="folder for the new bundle")
     verb.add_argument("--data", metavar="DIR", help="records, on whose dev split both predictors are compared")
+    verb.add_argument("--int8", action="store_true", help="quantize it, too, if dev accuracy allows it; needs --data")
     _add_trust(verb)
     _add_json(verb)
 

@@ -180,6 +180,8 @@ def show_bundle(bundle: Bundle) -> None:
         )
     if bundle.openvino:
         console.print(_describe_openvino(bundle.openvino))
+        if "int8" in bundle.openvino:
+            console.print(_describe_int8(bundle.openvino["int8"]))
     console.print(f"bundle: {bundle.path} (fingerprint {bundle.fingerprint[:12]})")
 
 
@@ -194,6 +196,16 @@ def _describe_openvino(facts: Mapping[str, Any]) -> str:
         return f"{said}: of {dev['sentences']:,} dev labels differ from TensorFlow's {', '.join(differences)}"
     differences = [f"{dev[name]['largest_difference']:.1e} in {name}" for name in precisions]
     return f"{said}: dev scores differ from TensorFlow's by at most {', '.join(differences)}"
+
+
+def _describe_int8(facts: Mapping[str, Any]) -> str:
+    accuracy, error = facts["accuracy"], facts["calibration_error"]
+    return (
+        f"model in int8 by nncf {facts['nncf']}: dev accuracy {accuracy['after']:.4f} after {accuracy['before']:.4f}, "
+        f"{100 * accuracy['difference']:+.2f} points (95 % interval {100 * accuracy['low']:+.2f} to "
+        f"{100 * accuracy['high']:+.2f}, {facts['documents']:,} documents), calibration error {error['after']:.4f} "
+        f"after {error['before']:.4f}"
+    )
 
 
 def show_evaluation(results: Mapping[str, Metrics | ScoreMetrics], *, split: str) -> None:

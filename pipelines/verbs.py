@@ -196,7 +196,9 @@ def run_optimize(options: argparse.Namespace) -> None:
     from pipelines.terminal import show_bundle
 
     with redirect_stdout(sys.stderr if options.json else sys.stdout):
-        bundle = optimize(options.model, options.output, data_dir=data, trust_model=options.trust_model)
+        bundle = optimize(
+            options.model, options.output, data_dir=data, int8=options.int8, trust_model=options.trust_model
+        )
     if options.json:
         _print_json({"bundle": str(bundle.path), **bundle.description})
     else:

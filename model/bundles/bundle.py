@@ -3,6 +3,7 @@
     saved_model.pb, variables/, ...   the signatures in model/inference/serving.py
     vocab.txt                         the encoder's wordpieces
     openvino/model.xml, model.bin     the classifier for the predictor openvino; not in every bundle
+    openvino/int8.xml, int8.bin       the same in int8; in bundles that `sepline optimize --int8` wrote
     bundle.json                       labels, windows, encoder, data and code versions, metrics, files, fingerprint
 
 `bundle.json` is written last and the folder is renamed into place, so a folder that has it is complete.
@@ -32,6 +33,8 @@ DESCRIPTION = "bundle.json"
 """The file that describes a bundle."""
 OPENVINO_MODEL = "openvino/model.xml"
 """The classifier for OpenVINO, in float32; its weights are in `openvino/model.bin`."""
+OPENVINO_INT8_MODEL = "openvino/int8.xml"
+"""The same quantized; its weights are in `openvino/int8.bin`."""
 _VOCABULARY = "vocab.txt"
 
 
@@ -66,6 +69,7 @@ class Bundle:
         """What is known of the bundle's model for OpenVINO; None if it has none.
 
         `version` is that of openvino, and `dev` how the model differs from TensorFlow's on dev, if that was measured.
+        `int8` is there if the bundle has the model in int8: how that was made, and what it costs.
         """
         return openvino_facts(self.description)
 
@@ -207,7 +211,11 @@ def _publish(folder: Path, fill: Callable[[Path], dict[str, Any]]) -> Bundle:
     fresh = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    description = {**fill(fresh), "files": _hash_files(fresh)}
+    try:
+        description = {**fill(fresh), "files": _hash_files(fresh)}
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
     description["fingerprint"] = _fingerprint(description)
     (fresh / DESCRIPTION).write_bytes(json_bytes(description))
     publish_folder(fresh, folder)

@@ -9,12 +9,12 @@ import numpy as np
 
 from model.bundles.registry import open_model
 from model.bundles.training_data import open_training_data
-from model.errors import UserError
 from model.evaluation.baselines import evaluate_baselines
 from model.evaluation.held_out import (
     DocumentClassifier,
     all_labels,
     check_features,
+    check_target,
     measure_labels,
     measure_score_predictions,
     read_held_out,
@@ -76,22 +76,13 @@ def evaluate_bundle(bundle_dir: str, data_dir: str, split: str, *, trust_model: 
             empty.
     """
     bundle, data = open_model(bundle_dir, trusted=trust_model), open_training_data(data_dir)
-    if bool(bundle.labels) != bool(data.labels):
-        kinds = ("labels", "scores") if bundle.labels else ("scores", "labels")
-        raise UserError(f"{bundle_dir}: predicts {kinds[0]}, and the documents of {data_dir} have {kinds[1]}")
     check_features(bundle, data, hint="name records of documents that have them")
     held_out = read_held_out(data, split)
+    unknown = check_target(bundle, data, held_out)
     classifier = DocumentClassifier(bundle)
     if not bundle.labels:
         scores = measure_score_predictions(held_out, classifier.run(held_out)["scores"])
         return BundleEvaluation({"sepline": scores, **evaluate_baselines(data, split)}, {})
-    there = held_out.count_labels()
-    unknown = {label: count for label, count in sorted(there.items()) if label not in bundle.labels}
-    if len(unknown) == len(there):
-        raise UserError(
-            f"{data_dir}: has none of the labels of {bundle_dir}, but {', '.join(unknown)}; "
-            "preprocess it with a --label-map"
-        )
     labels = all_labels(bundle.labels, data.labels)
     metrics = measure_labels(held_out, classifier.classify(held_out, labels), labels)
     return BundleEvaluation({"sepline": metrics, **evaluate_baselines(data, split, labels=labels)}, unknown)

@@ -89,13 +89,16 @@ class LabelPredictions:
     probabilities: np.ndarray
 
 
-def read_held_out(data: TrainingData, split: str, *, max_documents: int | None = None) -> HeldOut:
+def read_held_out(
+    data: TrainingData, split: str, *, max_documents: int | None = None, use: str = "evaluate a model on"
+) -> HeldOut:
     """Returns a split's documents in the order of its files.
 
     Args:
         data: the folder of records.
         split: which of its documents.
         max_documents: take this many of them, those whose ids have the lowest hashes; None for all.
+        use: what for, in the message about an empty split.
 
     Raises:
         DataError: the split is empty.
@@ -103,7 +106,7 @@ def read_held_out(data: TrainingData, split: str, *, max_documents: int | None =
     columns = ["doc_id", "source", "sentences", "labels", "scores", "features", "highlights"]
     parts = [pq.read_table(file, columns=columns, partitioning=None) for file in data.document_files(split)]
     if not parts:
-        raise DataError(f"{data.path}: the {split} split is empty; there is nothing to evaluate a model on")
+        raise DataError(f"{data.path}: the {split} split is empty; there is nothing to {use}")
     table = pa.concat_tables(parts)
     if max_documents is not None:
         ranks = [hashlib.sha256(doc_id.encode("utf-8")).digest() for doc_id in table["doc_id"].to_pylist()]
@@ -129,6 +132,25 @@ def check_features(bundle: Bundle, data: TrainingData, *, hint: str) -> None:
     there, wanted = data.settings.data.features, len(bundle.features)
     if wanted not in (0, there):
         raise UserError(f"{bundle.path}: takes {wanted} features a sentence, and {data.path} has {there}; {hint}")
+
+
+def check_target(bundle: Bundle, data: TrainingData, held_out: HeldOut) -> dict[str, int]:
+    """Returns the documents' labels that a bundle does not know, and how many sentences have each.
+
+    Raises:
+        UserError: bundle and documents have another target, or no label in common.
+    """
+    if bool(bundle.labels) != bool(data.labels):
+        kinds = ("labels", "scores") if bundle.labels else ("scores", "labels")
+        raise UserError(f"{bundle.path}: predicts {kinds[0]}, and the documents of {data.path} have {kinds[1]}")
+    there = held_out.count_labels()
+    unknown = {label: count for label, count in sorted(there.items()) if label not in bundle.labels}
+    if there and len(unknown) == len(there):
+        raise UserError(
+            f"{data.path}: has none of the labels of {bundle.path}, but {', '.join(unknown)}; "
+            "preprocess it with a --label-map"
+        )
+    return unknown
 
 
 class DocumentClassifier:

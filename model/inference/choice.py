@@ -27,13 +27,16 @@ def choose_name(
     Raises:
         UserError: the bundle or this machine can't do what was asked for.
     """
+    makes = f"`sepline optimize {bundle} --output NEW` makes a bundle that has one"
+    if precision == "int8":
+        makes = makes.replace(" --output", " --int8 --data RECORDS --output")
     wants_openvino = name == "openvino" or (name is None and precision not in (None, "f32"))
     if name == "tensorflow" and precision not in (None, "f32"):
         raise UserError(f"the predictor tensorflow computes in f32 alone; --precision {precision} needs openvino")
     if wants_openvino and facts is None:
-        raise UserError(
-            f"{bundle}: has no model for openvino; `sepline optimize {bundle} --output NEW` makes a bundle that has one"
-        )
+        raise UserError(f"{bundle}: has no model for openvino; {makes}")
+    if wants_openvino and precision == "int8" and not has_int8(facts):
+        raise UserError(f"{bundle}: has no model in int8; {makes}")
     if wants_openvino or name == "tensorflow":
         return name or "openvino"
     if facts is None or not _are_installed("openvino", "tokenizers") or (gpu and _are_installed("tensorflow")):
@@ -50,7 +53,7 @@ def choose_precision(
         facts: `Bundle.openvino`.
         name: of the predictor.
         precision: what the user asked for; None to choose.
-        precisions: in which the processor computes.
+        precisions: in which the processor runs the bundle, the fastest first.
 
     Raises:
         UserError: the processor does not compute in the precision that was asked for.
@@ -61,9 +64,14 @@ def choose_precision(
         raise UserError(f"this processor does not compute in {precision}; give --precision f32")
     if precision is None:
         share = differing_share(facts, "bf16")
-        agrees = share is not None and share <= MOST_DIFFERING
-        precision = "bf16" if "bf16" in precisions and agrees else "f32"
+        good = {"f32": True, "bf16": share is not None and share <= MOST_DIFFERING, "int8": has_int8(facts)}
+        precision = next(each for each in precisions if good[each])
     return PredictorChoice(name, precision)
+
+
+def has_int8(facts: Mapping[str, Any] | None) -> bool:
+    """Returns True if the bundle has a model in int8, which it has only if its accuracy was found good enough."""
+    return "int8" in (facts or {})
 
 
 def differing_share(facts: Mapping[str, Any] | None, precision: str) -> float | None:

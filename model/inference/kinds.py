@@ -39,7 +39,7 @@ class PredictorKind(Protocol):
     packages: Sequence[str]
 
     def examine(self, bundle: Bundle) -> tuple[str, ...]:
-        """Returns the precisions in which this machine can run the bundle.
+        """Returns the precisions in which this machine can run the bundle, the fastest first.
 
         Raises:
             UserError: the bundle is not trusted, or the predictor is not installed.

@@ -1,4 +1,4 @@
 """What predictors and precisions are called on the command line, which loads nothing else for them."""
 
 PREDICTORS = ("tensorflow", "openvino")
-PRECISIONS = ("f32", "bf16")
+PRECISIONS = ("f32", "bf16", "int8")

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model.bundles.bundle import OPENVINO_MODEL, Bundle
+from model.bundles.bundle import OPENVINO_INT8_MODEL, OPENVINO_MODEL, Bundle
 from model.errors import JobFailure, UserError
 from model.extras import import_openvino
+from model.inference.choice import has_int8
 from model.inference.kinds import BatchError, Classify, Outputs, Tokenize
 from model.threads import given_threads
 
 _PURPOSE = "the predictor openvino"
+_VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
+"""Instructions that add products of int8 exactly; earlier ones can overflow."""
 
 
 class OpenVinoPredictor:
@@ -25,7 +30,7 @@ class OpenVinoPredictor:
 
     def examine(self, bundle: Bundle) -> tuple[str, ...]:
         """Returns what the processor computes in. Converted models have no operations that do more than compute."""
-        return processor_precisions()
+        return tuple(each for each in processor_precisions() if each != "int8" or has_int8(bundle.openvino))
 
     def open_tokenizer(self, bundle: Bundle) -> Tokenize:
         """Returns the tokenizer of Hugging Face."""
@@ -47,14 +52,18 @@ class OpenVinoPredictor:
             raise JobFailure(
                 f"a worker's processor does not compute in {precision}, which the job is in; give --precision f32"
             )
-        return compile_model(core, core.read_model(bundle.path / OPENVINO_MODEL), precision)
+        file = OPENVINO_INT8_MODEL if precision == "int8" else OPENVINO_MODEL
+        return compile_model(core, core.read_model(bundle.path / file), precision)
 
 
 def compile_model(core: Any, model: Any, precision: str) -> Classify:
-    """Returns a function that runs an `openvino.Model`; threads may share it, but take turns."""
+    """Returns a function that runs an `openvino.Model`; threads may share it, but take turns.
+
+    What a model in int8 doesn't compute in int8, it computes in float32: bfloat16 is no faster there.
+    """
     threads = given_threads()
     settings = {
-        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "int8" else precision,
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,  # several workers would all be pinned to the same cores
         **({} if threads is None else {"INFERENCE_NUM_THREADS": threads}),
@@ -77,7 +86,7 @@ def compile_model(core: Any, model: Any, precision: str) -> Classify:
 
 
 def processor_precisions() -> tuple[str, ...]:
-    """Returns the precisions in which this machine's processor computes, by openvino.
+    """Returns the precisions in which this machine's processor computes, the fastest first.
 
     Raises:
         UserError: openvino is not installed.
@@ -86,8 +95,29 @@ def processor_precisions() -> tuple[str, ...]:
 
 
 def _precisions(core: Any) -> tuple[str, ...]:
-    """bfloat16 would run everywhere, slower than float32 where the processor has no instructions for it."""
-    return ("f32", "bf16") if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else ("f32",)
+    """Both others would run everywhere, but slower than float32 where the processor has no instructions for them.
+
+    Openvino names int8 among the capabilities of every processor.
+    """
+    flags = _processor_flags()
+    found = ["f32"]
+    if flags & _VNNI:
+        found.insert(0, "int8")
+    if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        # Where the processor multiplies whole matrices, int8 saves less than quantizing activations takes.
+        found.insert(0 if "amx_bf16" in flags else len(found) - 1, "bf16")
+    return tuple(found)
+
+
+@cache
+def _processor_flags() -> frozenset[str]:
+    """Returns what Linux says of the processor's instructions; nothing on other systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    flags = (line.partition(":")[2] for line in lines if line.startswith("flags"))
+    return frozenset(next(flags, "").split())
 
 
 def _reason(message: str) -> str:

@@ -13,33 +13,34 @@ from model.inference.predictor import Predictor
 from model.records import EncodedWindow
 
 
-def measure_agreement(
-    windows: Sequence[EncodedWindow], reference: Classify, others: Mapping[str, Classify], *, pad_id: int
-) -> dict[str, Any]:
-    """Returns how each of some classifiers differs from a reference, as JSON values.
+def run_owned(classify: Classify, windows: Sequence[EncodedWindow], *, pad_id: int) -> Outputs:
+    """Returns a classifier's outputs for all sentences of some documents in order, `[sentences, ...]` by name.
 
     Args:
+        classify: the classifier.
         windows: of whole documents, at least one.
-        reference: TensorFlow's classifier.
-        others: classifiers by precision.
         pad_id: the vocabulary's `[PAD]`.
+    """
+    return take_owned((one.window for one in windows), Predictor(classify, pad_id=pad_id).run(windows))
+
+
+def measure_agreement(reference: Outputs, others: Mapping[str, Outputs]) -> dict[str, Any]:
+    """Returns how the outputs of some classifiers differ from those of a reference, as JSON values.
+
+    Args:
+        reference: of TensorFlow's classifier.
+        others: of other classifiers for the same sentences, by precision.
 
     Returns:
         `sentences`, and by precision `differing_labels`, the number of sentences with another label (not for scores),
         and `largest_difference` of a probability or score.
     """
-
-    def run(classify: Classify) -> Outputs:
-        return take_owned((one.window for one in windows), Predictor(classify, pad_id=pad_id).run(windows))
-
-    expected = run(reference)
-    values = "scores" if "scores" in expected else "probabilities"
-    found: dict[str, Any] = {"sentences": len(expected[values])}
-    for precision, classify in others.items():
-        outputs = run(classify)
+    values = "scores" if "scores" in reference else "probabilities"
+    found: dict[str, Any] = {"sentences": len(reference[values])}
+    for precision, outputs in others.items():
         differences: dict[str, Any] = {}
         if values == "probabilities":
-            differences["differing_labels"] = int(np.count_nonzero(outputs["label_ids"] != expected["label_ids"]))
-        differences["largest_difference"] = float(np.abs(outputs[values] - expected[values]).max())
+            differences["differing_labels"] = int(np.count_nonzero(outputs["label_ids"] != reference["label_ids"]))
+        differences["largest_difference"] = float(np.abs(outputs[values] - reference[values]).max())
         found[precision] = differences
     return found

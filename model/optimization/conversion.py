@@ -49,12 +49,12 @@ def convert(folder: Path) -> Any:
             raise UserError(f"the model can't be converted for openvino: {_reason(str(error))}") from error
     fuse(model)
     # A function returns its outputs in the order of their names.
-    _name(model, sorted(inputs), sorted(signature.structured_outputs))
+    rename(model, sorted(inputs), sorted(signature.structured_outputs))
     return model
 
 
-def _name(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Names inputs and outputs, and takes the names of TensorFlow's graph from all else: they change between runs."""
+def rename(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Names inputs and outputs, and takes the names that a tool gave from all else: they change between runs."""
     for number, node in enumerate(model.get_ordered_ops()):
         node.set_friendly_name(f"{node.get_type_name()}_{number}")
         for output in node.outputs():

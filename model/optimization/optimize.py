@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from model.bundles.bundle import OPENVINO_MODEL, Bundle, load_bundle, rewrite_bundle
+from model.bundles.bundle import OPENVINO_INT8_MODEL, OPENVINO_MODEL, Bundle, load_bundle, rewrite_bundle
 from model.bundles.registry import open_model
-from model.bundles.training_data import TrainingData, open_training_data
+from model.bundles.training_data import open_training_data
 from model.errors import UserError
 from model.evaluation.held_out import check_features, read_held_out
 from model.extras import import_openvino
@@ -19,8 +19,9 @@ from model.inference.document_windows import encode_documents
 from model.inference.kinds import TENSORFLOW
 from model.inference.openvino_predictor import compile_model, processor_precisions
 from model.inference.tensorflow_predictor import load_signature
-from model.optimization.agreement import measure_agreement
+from model.optimization.agreement import measure_agreement, run_owned
 from model.optimization.conversion import convert
+from model.optimization.quantization import Quantization, quantize
 from model.records import EncodedWindow
 
 
@@ -29,61 +30,83 @@ def is_installed() -> bool:
     return find_spec("openvino") is not None
 
 
-def add_openvino(folder: Path, windows: Sequence[EncodedWindow], *, pad_id: int) -> dict[str, Any]:
+def add_openvino(
+    folder: Path, windows: Sequence[EncodedWindow], *, pad_id: int, quantization: Quantization | None = None
+) -> dict[str, Any]:
     """Converts the SavedModel in a folder, writes the converted model beside it, and returns facts for the description.
 
     Args:
         folder: of a bundle that is being written.
         windows: of dev, on which the two models are compared; none if there is no dev split.
         pad_id: the vocabulary's `[PAD]`.
+        quantization: for the model in int8, too; the windows are those of its held-out documents.
 
     Raises:
-        UserError: openvino is not installed, or can't convert the model.
+        UserError: openvino is not installed, or can't convert the model; or the one in int8 is not good enough.
     """
     openvino = import_openvino("a model for the predictor openvino")
+    files = {"f32": folder / OPENVINO_MODEL, "bf16": folder / OPENVINO_MODEL}
     model = convert(folder)
-    file = folder / OPENVINO_MODEL
-    file.parent.mkdir(exist_ok=True)
-    openvino.save_model(model, file, compress_to_fp16=False)
+    files["f32"].parent.mkdir(exist_ok=True)
+    openvino.save_model(model, files["f32"], compress_to_fp16=False)
+    if quantization is not None:
+        files["int8"] = folder / OPENVINO_INT8_MODEL
+        quantized = quantize(model, quantization.calibration, pad_id=pad_id)
+        openvino.save_model(quantized, files["int8"], compress_to_fp16=False)
     facts: dict[str, Any] = {"version": version("openvino")}
     if windows:
-        core = openvino.Core()
-        compiled = {each: compile_model(core, core.read_model(file), each) for each in processor_precisions()}
-        facts["dev"] = measure_agreement(windows, load_signature(folder), compiled, pad_id=pad_id)
+        core, there = openvino.Core(), processor_precisions()
+        expected = run_owned(load_signature(folder), windows, pad_id=pad_id)
+        found = {
+            precision: run_owned(compile_model(core, core.read_model(file), precision), windows, pad_id=pad_id)
+            for precision, file in files.items()
+            if precision in there
+        }
+        facts["dev"] = measure_agreement(expected, found)
+        if quantization is not None:
+            facts["int8"] = quantization.judge(expected, found["int8"])
     return {"openvino": facts}
 
 
-def optimize(bundle_dir: str, output: str, *, data_dir: str | None = None, trust_model: bool = False) -> Bundle:
+def optimize(
+    bundle_dir: str, output: str, *, data_dir: str | None = None, int8: bool = False, trust_model: bool = False
+) -> Bundle:
     """Writes a copy of a bundle with a model for OpenVINO, and returns it.
 
     Args:
         bundle_dir: the bundle, or REGISTRY/NAME.
         output: the folder of the new one; it must not exist.
         data_dir: training records, on whose dev split both models are compared; None for no comparison.
+        int8: True to quantize the model, too: the train split calibrates it, and the dev split decides whether it is
+            good enough.
         trust_model: True to run the model although its graph can do more than compute.
 
     Raises:
-        UserError: bundle, records or folder can't be used, openvino is missing, or it can't convert the model.
+        UserError: bundle, records or folder can't be used, openvino or nncf is missing or can't convert the model, or
+            in int8 it is not good enough.
     """
+    if int8 and data_dir is None:
+        raise UserError("--int8 needs --data: the train split of the records calibrates the model, dev judges it")
     bundle = open_model(bundle_dir, trusted=trust_model)
     bundle.check_graph()
     folder = Path(output)
     if folder.exists():
         raise UserError(f"{output}: exists already; name another --output")
-    windows = _dev_windows(bundle, open_training_data(data_dir)) if data_dir is not None else []
+    windows: list[EncodedWindow] = []
+    quantization = None
+    if data_dir is not None:
+        data = open_training_data(data_dir)
+        check_features(bundle, data, hint="name records of documents that have them")
+        held_out = read_held_out(data, "dev")
+        tokenize = TENSORFLOW.kind().open_tokenizer(bundle)
+        if int8:
+            quantization = Quantization.prepare(bundle, data, held_out, tokenize)
+        documents = list(zip(held_out.sentences, held_out.features, strict=True))
+        windows = [window for windows in encode_documents(documents, bundle, tokenize) for window in windows]
 
     def change(fresh: Path) -> dict[str, Any]:
         shutil.rmtree((fresh / OPENVINO_MODEL).parent, ignore_errors=True)
-        return add_openvino(fresh, windows, pad_id=bundle.vocabulary.pad_id)
+        return add_openvino(fresh, windows, pad_id=bundle.vocabulary.pad_id, quantization=quantization)
 
     rewrite_bundle(bundle, folder, change)
     return load_bundle(folder, trusted=trust_model)
-
-
-def _dev_windows(bundle: Bundle, data: TrainingData) -> list[EncodedWindow]:
-    """Returns the windows of the dev split's documents, with the bundle's own tokenizer and windows."""
-    check_features(bundle, data, hint="name records of documents that have them")
-    held_out = read_held_out(data, "dev")
-    tokenize = TENSORFLOW.kind().open_tokenizer(bundle)
-    documents = list(zip(held_out.sentences, held_out.features, strict=True))
-    return [window for windows in encode_documents(documents, bundle, tokenize) for window in windows]

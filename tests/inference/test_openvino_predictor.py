@@ -14,17 +14,21 @@ from conftest import PROJECT, TINY_SHAPE, write_checkpoint
 from support.untrained import write_untrained
 
 from model.bundles.bundle import Bundle, load_bundle, rewrite_bundle
-from model.config import EncoderSettings, ModelSettings
+from model.config import EncoderSettings, ModelSettings, WindowSettings
 from model.errors import JobFailure, UserError
+from model.evaluation.held_out import HeldOut
 from model.inference import openvino_predictor
 from model.inference.choice import choose_name, choose_precision, differing_share
 from model.inference.kinds import BatchError, PredictorChoice
 from model.inference.openvino_predictor import processor_precisions
 from model.inference.predictor import Predictor
 from model.optimization.optimize import add_openvino
+from model.optimization.quantization import Quantization
 from model.text.windowing import encode_windows
 
-F32, BF16 = PredictorChoice("openvino", "f32"), PredictorChoice("openvino", "bf16")
+F32, BF16, INT8 = (PredictorChoice("openvino", precision) for precision in ("f32", "bf16", "int8"))
+
+NO_DOCUMENTS = HeldOut(doc_ids=(), sources=(), sentences=(), labels=(), scores=(), features=(), highlights=())
 
 PREDICT = """
 import hashlib, json, sys
@@ -58,12 +62,23 @@ def wide_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     shape = {**TINY_SHAPE, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
     write_checkpoint(folder / "encoder", shape=shape)
     encoder = EncoderSettings(handle=str(folder / "encoder"))
+    draw = np.random.default_rng(1)
+    sentences = [[draw.integers(5, 60, size).astype(np.int32) for size in draw.integers(1, 15, 4)] for _ in range(20)]
+    calibration = [
+        window
+        for document in sentences
+        for window in encode_windows(document, WindowSettings(max_tokens=48, context=1), cls_id=2, sep_id=3)
+    ]
+    quantization = Quantization(calibration, len(sentences), NO_DOCUMENTS, ())
     return write_untrained(
-        folder / "bundle", encoder, ModelSettings(), add=lambda fresh: add_openvino(fresh, [], pad_id=0)
+        folder / "bundle",
+        encoder,
+        ModelSettings(),
+        add=lambda fresh: add_openvino(fresh, [], pad_id=0, quantization=quantization),
     )
 
 
-@pytest.mark.parametrize("precision", ["f32", "bf16"])
+@pytest.mark.parametrize("precision", ["f32", "bf16", "int8"])
 def test_threads_and_processes_change_no_bit_and_tensorflow_is_not_loaded(wide_bundle: Bundle, precision: str) -> None:
     if precision not in processor_precisions():
         pytest.skip(f"this processor does not compute in {precision}")
@@ -84,7 +99,7 @@ def test_a_trained_bundle_has_a_model_that_agrees_with_tensorflow(tiny_bundle: B
     for name in ("openvino/model.xml", "openvino/model.bin"):
         content = (tiny_bundle.path / name).read_bytes()
         assert files[name] == hashlib.sha256(content).hexdigest()
-    assert set(facts["dev"]) == {"sentences", *processor_precisions()}
+    assert set(facts["dev"]) == {"sentences", *processor_precisions()} - {"int8"}
     assert facts["dev"]["sentences"] == tiny_bundle.description["dev"]["sentences"]
     assert facts["dev"]["f32"]["differing_labels"] == 0
     assert 0 < facts["dev"]["f32"]["largest_difference"] < 1e-5
@@ -142,7 +157,7 @@ def facts(*, bf16: int, sentences: int = 1000) -> dict[str, object]:
 
 
 def test_what_is_chosen() -> None:
-    both = ("f32", "bf16")
+    both = ("bf16", "f32")
     assert choose_name("b", None, None, None) == "tensorflow"
     assert choose_name("b", facts(bf16=0), None, None) == "openvino"
     assert choose_name("b", facts(bf16=0), "tensorflow", None) == "tensorflow"
@@ -153,6 +168,12 @@ def test_what_is_chosen() -> None:
     assert choose_precision(facts(bf16=6), "openvino", "bf16", both) == BF16
     assert choose_precision(facts(bf16=0), "openvino", None, ("f32",)) == F32
     assert choose_precision({"version": "1"}, "openvino", None, both) == F32
+    with_int8 = {**facts(bf16=0), "int8": {}}
+    assert choose_precision(with_int8, "openvino", None, ("int8", "bf16", "f32")) == INT8
+    assert choose_precision(with_int8, "openvino", None, ("bf16", "int8", "f32")) == BF16
+    assert choose_precision({**facts(bf16=6), "int8": {}}, "openvino", None, ("bf16", "int8", "f32")) == INT8
+    assert choose_precision(with_int8, "openvino", None, ("f32",)) == F32
+    assert choose_name("b", with_int8, None, "int8") == "openvino"
     assert choose_precision(facts(bf16=0), "tensorflow", None, ("f32",)) == PredictorChoice("tensorflow", "f32")
     assert differing_share(facts(bf16=6), "bf16") == 0.006
     assert differing_share({"dev": {"sentences": 5, "f32": {"largest_difference": 0.1}}}, "f32") is None
@@ -164,6 +185,19 @@ def test_what_is_chosen() -> None:
         (facts(bf16=0), "tensorflow", "bf16", "the predictor tensorflow computes in f32 alone"),
         (None, "openvino", None, "b: has no model for openvino; `sepline optimize b --output NEW` makes"),
         (None, None, "bf16", "b: has no model for openvino"),
+        (
+            None,
+            None,
+            "int8",
+            "b: has no model for openvino; `sepline optimize b --int8 --data RECORDS --output NEW` makes",
+        ),
+        (
+            facts(bf16=0),
+            None,
+            "int8",
+            "b: has no model in int8; `sepline optimize b --int8 --data RECORDS --output NEW`",
+        ),
+        (facts(bf16=0), "tensorflow", "int8", "the predictor tensorflow computes in f32 alone"),
     ],
 )
 def test_what_can_not_be_chosen(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import openvino
@@ -12,6 +10,7 @@ import pytest
 import tensorflow as tf
 from conftest import TINY_SHAPE
 from support.untrained import write_untrained
+from support.variants import VARIANTS, operations, some_windows
 
 from model.bundles.bundle import Bundle
 from model.config import EncoderSettings, ModelSettings
@@ -19,38 +18,6 @@ from model.errors import UserError
 from model.inference.openvino_predictor import compile_model
 from model.inference.predictor import Predictor
 from model.optimization.conversion import convert
-from model.records import EncodedWindow
-from model.text.windowing import encode_windows
-
-SENTENCE_ATTENTION = {"width": 16, "feedforward_width": 16, "heads": 2, "layers": 1}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "labels": {},
-    "crf": {"model": {"crf": True}},
-    "cls": {"model": {"head": "cls", "sentence_attention": SENTENCE_ATTENTION}},
-    "cls and crf": {"model": {"head": "cls", "crf": True, "sentence_attention": SENTENCE_ATTENTION}},
-    "scores": {"labels": ()},
-    "mixed layers": {"encoder": {"mix_layers": True}},
-    "features": {"features": 2},
-}
-
-
-def some_windows(bundle: Bundle, *, documents: int = 12) -> list[EncodedWindow]:
-    draw, vocabulary = np.random.default_rng(0), bundle.vocabulary
-    windows: list[EncodedWindow] = []
-    for _ in range(documents):
-        lengths = draw.integers(0, 12, draw.integers(1, 9))
-        windows += encode_windows(
-            [draw.integers(5, len(vocabulary.pieces), length).astype(np.int32) for length in lengths],
-            bundle.window,
-            cls_id=vocabulary.cls_id,
-            sep_id=vocabulary.sep_id,
-            features=draw.normal(size=(len(lengths), len(bundle.features))) if bundle.features else None,
-        )
-    return windows
-
-
-def operations(model: Any) -> Counter[str]:
-    return Counter(node.get_type_name() for node in model.get_ops())
 
 
 @pytest.mark.parametrize("name", VARIANTS)
