@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -95,17 +95,24 @@ def processor_precisions() -> tuple[str, ...]:
 
 
 def _precisions(core: Any) -> tuple[str, ...]:
-    """Both others would run everywhere, but slower than float32 where the processor has no instructions for them.
+    return order_precisions(_processor_flags(), core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
-    Openvino names int8 among the capabilities of every processor.
+
+def order_precisions(flags: Set[str], capabilities: Sequence[str]) -> tuple[str, ...]:
+    """Returns the precisions that a processor has instructions for, the fastest first.
+
+    The others would run, too, but slower than float32.
+
+    Args:
+        flags: of the processor, by Linux.
+        capabilities: by openvino, which names int8 among those of every processor.
     """
-    flags = _processor_flags()
     found = ["f32"]
+    if "BF16" in capabilities:
+        found.insert(0, "bf16")
     if flags & _VNNI:
-        found.insert(0, "int8")
-    if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         # Where the processor multiplies whole matrices, int8 saves less than quantizing activations takes.
-        found.insert(0 if "amx_bf16" in flags else len(found) - 1, "bf16")
+        found.insert(1 if found[0] == "bf16" and "amx_bf16" in flags else 0, "int8")
     return tuple(found)
 
 

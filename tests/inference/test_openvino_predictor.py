@@ -20,7 +20,7 @@ from model.evaluation.held_out import HeldOut
 from model.inference import openvino_predictor
 from model.inference.choice import choose_name, choose_precision, differing_share
 from model.inference.kinds import BatchError, PredictorChoice
-from model.inference.openvino_predictor import processor_precisions
+from model.inference.openvino_predictor import order_precisions, processor_precisions
 from model.inference.predictor import Predictor
 from model.optimization.optimize import add_openvino
 from model.optimization.quantization import Quantization
@@ -121,11 +121,31 @@ def test_what_openvino_can_not_run_fails_the_batch(tiny_bundle: Bundle) -> None:
     assert classify({**batch, "sep_positions": np.zeros((2, 8), np.int32)})["label_ids"].shape == (2, 8)
 
 
-def test_a_processor_without_the_precision_is_one_line(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("choice", [BF16, INT8])
+def test_a_processor_without_the_precision_is_one_line(
+    choice: PredictorChoice, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(openvino_predictor, "_precisions", lambda core: ("f32",))
-    message = "a worker's processor does not compute in bf16, which the job is in; give --precision f32"
+    message = f"a worker's processor does not compute in {choice.precision}, which the job is in; give --precision f32"
     with pytest.raises(JobFailure, match=f"^{message}$"):
-        Predictor.load(tiny_bundle, BF16)
+        Predictor.load(tiny_bundle, choice)
+
+
+@pytest.mark.parametrize(
+    ("flags", "capabilities", "precisions"),
+    [
+        ({"amx_bf16", "amx_int8", "avx512_vnni"}, ["BF16", "INT8"], ("bf16", "int8", "f32")),
+        ({"avx512_bf16", "avx512_vnni"}, ["BF16", "INT8"], ("int8", "bf16", "f32")),
+        ({"avx_vnni"}, ["INT8"], ("int8", "f32")),
+        ({"avx2"}, ["INT8"], ("f32",)),
+        (set(), ["BF16", "INT8"], ("bf16", "f32")),
+    ],
+)
+def test_precisions_of_processors_the_fastest_first(
+    flags: set[str], capabilities: list[str], precisions: tuple[str, ...]
+) -> None:
+    """OpenVINO names INT8 on every processor."""
+    assert order_precisions(flags, capabilities) == precisions
 
 
 def test_a_worker_without_openvino_is_one_line(tiny_bundle: Bundle) -> None:
