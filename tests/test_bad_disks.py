@@ -17,7 +17,7 @@ from conftest import tiny_documents
 from support.requirements import skip_unless_required
 from support.warm_jobs import WarmJobs, stop_before
 
-from model.bundles.bundle import Bundle
+from model.bundles.bundle import Bundle, load_bundle
 from pipelines.cli import main
 
 Command = Callable[[str, str, Path], list[str]]
@@ -117,6 +117,20 @@ def test_weights_that_the_disk_does_not_take_end_the_training(
     assert warm_jobs.run([*words, str(tmp_path / "fresh")]) == 0
     weights = [folder / "bundle/variables/variables.data-00000-of-00001" for folder in (run, tmp_path / "fresh")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.usefixtures("strace")
+def test_a_converted_model_that_the_disk_does_not_take_is_one_line(
+    tiny_bundle: Bundle, tmp_path: Path, warm_jobs: WarmJobs
+) -> None:
+    words = ["optimize", str(tiny_bundle.path), "--output", str(tmp_path / "new")]
+    said, file = warm_jobs.errors.stat().st_size, tmp_path / ".new.writing" / "openvino" / "model.bin"
+    assert warm_jobs.run_traced(words, ["-P", str(file), "-e", "inject=write,writev:error=ENOSPC:when=1+"]) == 1
+    message = printed(warm_jobs, said)
+    assert "openvino/model.xml: cannot be written" in message and "Traceback" not in message, message
+    assert not (tmp_path / "new").exists()
+    assert warm_jobs.run(words) == 0
+    assert load_bundle(tmp_path / "new").openvino is not None
 
 
 def _pipe(path: Path) -> None:

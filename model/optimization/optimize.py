@@ -9,14 +9,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from model.bundles.bundle import OPENVINO_INT8_MODEL, OPENVINO_MODEL, Bundle, load_bundle, rewrite_bundle
 from model.bundles.registry import open_model
 from model.bundles.training_data import open_training_data
-from model.errors import UserError
+from model.errors import JobFailure, UserError
 from model.evaluation.held_out import check_features, read_held_out
 from model.extras import import_openvino
 from model.inference.document_windows import encode_documents
-from model.inference.kinds import TENSORFLOW
+from model.inference.kinds import TENSORFLOW, Outputs
 from model.inference.openvino_predictor import compile_model, processor_precisions
 from model.inference.tensorflow_predictor import load_signature
 from model.optimization.agreement import measure_agreement, run_owned
@@ -31,41 +33,71 @@ def is_installed() -> bool:
 
 
 def add_openvino(
-    folder: Path, windows: Sequence[EncodedWindow], *, pad_id: int, quantization: Quantization | None = None
+    folder: Path,
+    windows: Sequence[EncodedWindow],
+    expected: Outputs | None = None,
+    *,
+    pad_id: int,
+    quantization: Quantization | None = None,
 ) -> dict[str, Any]:
     """Converts the SavedModel in a folder, writes the converted model beside it, and returns facts for the description.
 
     Args:
         folder: of a bundle that is being written.
         windows: of dev, on which the two models are compared; none if there is no dev split.
+        expected: what TensorFlow makes of the windows, `[sentences, ...]` by name; None to let it.
         pad_id: the vocabulary's `[PAD]`.
         quantization: for the model in int8, too; the windows are those of its held-out documents.
 
     Raises:
         UserError: openvino is not installed, or can't convert the model; or the one in int8 is not good enough.
+        JobFailure: the converted model can't be written, or read again.
     """
     openvino = import_openvino("a model for the predictor openvino")
-    files = {"f32": folder / OPENVINO_MODEL, "bf16": folder / OPENVINO_MODEL}
     model = convert(folder)
-    files["f32"].parent.mkdir(exist_ok=True)
-    openvino.save_model(model, files["f32"], compress_to_fp16=False)
+    (folder / OPENVINO_MODEL).parent.mkdir(exist_ok=True)
+    written = {"f32": _write(model, folder / OPENVINO_MODEL)}
+    written["bf16"] = written["f32"]
     if quantization is not None:
-        files["int8"] = folder / OPENVINO_INT8_MODEL
         quantized = quantize(model, quantization.calibration, pad_id=pad_id)
-        openvino.save_model(quantized, files["int8"], compress_to_fp16=False)
+        written["int8"] = _write(quantized, folder / OPENVINO_INT8_MODEL)
     facts: dict[str, Any] = {"version": version("openvino")}
     if windows:
         core, there = openvino.Core(), processor_precisions()
-        expected = run_owned(load_signature(folder), windows, pad_id=pad_id)
+        if expected is None:
+            expected = run_owned(load_signature(folder), windows, pad_id=pad_id)
         found = {
-            precision: run_owned(compile_model(core, core.read_model(file), precision), windows, pad_id=pad_id)
-            for precision, file in files.items()
+            precision: run_owned(compile_model(core, again, precision), windows, pad_id=pad_id)
+            for precision, again in written.items()
             if precision in there
         }
         facts["dev"] = measure_agreement(expected, found)
         if quantization is not None:
             facts["int8"] = quantization.judge(expected, found["int8"])
     return {"openvino": facts}
+
+
+def _write(model: Any, file: Path) -> Any:
+    """Writes an `openvino.Model`, and returns what is read from the file then.
+
+    Raises:
+        JobFailure: it can't be written, or is another one when it is read; openvino does not notice all errors.
+    """
+    openvino = import_openvino("a model for the predictor openvino")
+    try:
+        openvino.save_model(model, file, compress_to_fp16=False)
+        again = openvino.Core().read_model(file)
+    except RuntimeError as error:
+        raise JobFailure(f"{file}: cannot be written or read again; is the disk full? Repeat the command") from error
+    constants, found = _constants(model), _constants(again)
+    if constants.keys() != found.keys() or not all(np.array_equal(constants[name], found[name]) for name in found):
+        raise JobFailure(f"{file}: is not what was written; repeat the command")
+    return again
+
+
+def _constants(model: Any) -> dict[str, np.ndarray]:
+    constants = (node for node in model.get_ordered_ops() if node.get_type_name() == "Constant")
+    return {node.get_friendly_name(): node.data for node in constants}
 
 
 def optimize(

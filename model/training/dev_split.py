@@ -52,8 +52,11 @@ class DevSplit:
         predictor = self._predictor(classifier.outputs)
         return lambda: self._figures(*predict(predictor, self._windows))
 
-    def calibrate(self, classifier: SentenceClassifier) -> tuple[float, dict[str, Any]]:
-        """Returns the temperature that makes the true labels most probable (1 for scores), and the metrics with it."""
+    def calibrate(self, classifier: SentenceClassifier) -> tuple[float, dict[str, Any], Outputs]:
+        """Returns the temperature that makes the true labels most probable (1 for scores), metrics and outputs with it.
+
+        The outputs are those of all sentences in order, `[sentences, ...]` by name.
+        """
         predictor = self._predictor(lambda batch: {"logits": classifier(batch, training=False)})
         logits, mask = _pad(outputs["logits"] for outputs in predictor.run([one.encoded for one in self._windows]))
         # Arguments, not constants of the graph, which can't hold more than 2 GiB.
@@ -76,7 +79,8 @@ class DevSplit:
             return -float(np.log(np.maximum(of_target, _LEAST_PROBABILITY)).sum())
 
         temperature = fit_temperature(negative_log_likelihood) if self._labels else 1.0
-        return temperature, self._figures(sentences, owned(temperature))
+        outputs = owned(temperature)
+        return temperature, self._figures(sentences, outputs), outputs
 
     def _figures(self, sentences: LabelledSentences, outputs: Outputs) -> dict[str, Any]:
         return measure_outputs(sentences, outputs, labels=self._labels).to_json()

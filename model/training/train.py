@@ -29,6 +29,7 @@ from model.config import Settings
 from model.encoders.encoder import open_encoder
 from model.errors import UserError
 from model.folders import claim_folder
+from model.inference.kinds import Outputs
 from model.inference.serving import ServingModule
 from model.optimization.optimize import add_openvino, is_installed
 from model.records import EncodedWindow
@@ -123,7 +124,7 @@ def train_and_evaluate(
     exported = SentenceClassifier(encoder.build(pretrained=False), num_labels, settings.model, name="classifier")
     exported.build_variables(width)
     exported.set_weights(best_weights)
-    temperature, dev_figures = dev.calibrate(exported) if dev else (1.0, None)
+    temperature, dev_figures, dev_outputs = dev.calibrate(exported) if dev else (1.0, None, None)
     serving = ServingModule(
         exported,
         Tokenizer(vocabulary, mask_outliers=data.settings.data.mask_outliers),
@@ -146,7 +147,7 @@ def train_and_evaluate(
 
     def export(folder: Path) -> dict[str, Any]:
         serving.export(folder)
-        return _add_openvino(folder, dev.windows, pad_id=vocabulary.pad_id)
+        return _add_openvino(folder, dev.windows, dev_outputs, pad_id=vocabulary.pad_id)
 
     with reporting_disk_errors(run):
         return write_bundle(
@@ -161,12 +162,14 @@ def train_and_evaluate(
         )
 
 
-def _add_openvino(folder: Path, windows: Sequence[EncodedWindow], *, pad_id: int) -> dict[str, Any]:
+def _add_openvino(
+    folder: Path, windows: Sequence[EncodedWindow], expected: Outputs | None, *, pad_id: int
+) -> dict[str, Any]:
     """Adds the model for OpenVINO if that is installed; a model that it can't convert is served by TensorFlow alone."""
     if not is_installed():
         return {}
     try:
-        return add_openvino(folder, windows, pad_id=pad_id)
+        return add_openvino(folder, windows, expected, pad_id=pad_id)
     except UserError as error:
         print(f"the bundle has no model for openvino: {error}", file=sys.stderr, flush=True)
         return {}
