@@ -58,5 +58,5 @@ def test_a_training_ends_without_it_where_it_can_not_be_made(
         raise UserError("no rule")
 
     monkeypatch.setattr(optimization, "convert", fail)
-    assert _add_openvino(tmp_path, [], pad_id=0) == {}
+    assert _add_openvino(tmp_path, [], None, pad_id=0) == {}
     assert capsys.readouterr().err == "the bundle has no model for openvino: no rule\n"
