@@ -205,6 +205,24 @@ def vocabulary_schema() -> pa.Schema:
     )
 
 
+def key_schema() -> pa.Schema:
+    """Returns the Arrow schema of the keys by which duplicates are found, one row per record; see `keys.py`."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("text", pa.binary(16)),  # a hash of the text; null for a record that isn't used
+            pa.field("id", pa.binary(16), nullable=False),  # a hash of the id
+            pa.field("split", pa.string(), nullable=False),
+            pa.field("part", pa.string(), nullable=False),
+            pa.field("doc_id", pa.string(), nullable=False),
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("record_index", pa.int64(), nullable=False),
+            pa.field("deletes", pa.bool_(), nullable=False),
+        ]
+    )
+
+
 def duplicate_schema() -> pa.Schema:
     """Returns the Arrow schema of the list of duplicates, one row per document that duplicates another."""
     import pyarrow as pa

@@ -22,7 +22,7 @@ from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sentences import SentenceSplitter, split_document
 from pipelines.corpora.sources import SourceFailure, match_sources, read_source, shown_path
 from pipelines.inspection.findings import FoundDocument, Inspection, Measure, Sample, Tally
-from pipelines.preprocessing.duplicates import normalized_text
+from pipelines.preprocessing.keys import normalized_text
 
 _BATCH_CHARS = 300_000  # of scientific prose, about 2,000 sentences
 _SAMPLES = 3

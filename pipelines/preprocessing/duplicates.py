@@ -6,19 +6,20 @@ train split. Repeated ids are reported and kept; with `data.revisions: latest` o
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import pairwise
 from pathlib import PurePosixPath
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model.records import Document, Reason, Reject
 from model.schema import duplicate_schema
 from pipelines.preprocessing.counts import Count, Counts, Kind
+from pipelines.preprocessing.keys import Key, groups
 from pipelines.storage.objects import remove
 from pipelines.storage.parquet import read_table, write_table
 
@@ -67,30 +68,6 @@ class Duplicate:
     dropped: bool
 
 
-def duplicate_keys(document: Document, *, split: str, part: str, revisions: str) -> Iterator[tuple[str, Occurrence]]:
-    """Yields the keys to group documents by: a hash of the normalized text, and one of the id.
-
-    A document without a split is not used; it has only the second key, so that what its id is worth can be seen.
-    """
-    occurrence = Occurrence(split, part, document.doc_id, document.source, document.record_index)
-    if split:
-        yield _key(SAME_TEXT, normalized_text(document)), occurrence
-    yield _key(VERSIONS if revisions == "latest" else SAME_ID, document.doc_id), occurrence
-
-
-def revision_keys(reject: Reject, *, part: str) -> Iterator[tuple[str, Occurrence]]:
-    """Yields the key that groups a rejected record with the earlier versions that it replaces."""
-    if reject.doc_id is not None:
-        deletes = reject.reason == Reason.DELETION
-        occurrence = Occurrence("", part, reject.doc_id, reject.source, reject.record_index, deletes)
-        yield _key(VERSIONS, reject.doc_id), occurrence
-
-
-def normalized_text(document: Document) -> str:
-    """Returns the text of a document with sentences, without differences of case and white space."""
-    return " ".join(" ".join(document.sentences).casefold().split())
-
-
 def find_duplicates(key: str, occurrences: Iterable[Occurrence]) -> list[Duplicate]:
     """Returns the members of a group if they are duplicates: a text in several splits, or an id of several records."""
     kind, _, group = key.partition("/")
@@ -107,16 +84,23 @@ def find_duplicates(key: str, occurrences: Iterable[Occurrence]) -> list[Duplica
     ]
 
 
-def count_shared_ids(key: str, occurrences: Iterable[Occurrence]) -> Iterator[Counts]:
-    """Yields how many records have the id of a group: by source if it has several, and of all sources if several do."""
-    if key.startswith(SAME_TEXT):
-        return
-    by_source = Counter(one.source for one in set(occurrences) if not one.deletes)
-    counts = Counter({Count("shared_in_source", value=source): n for source, n in by_source.items() if n > 1})
-    if len(by_source) > 1:
-        counts.update({Count("shared_across"): by_source.total(), Count("ids_across"): 1})
-    if counts:
-        yield counts
+def count_shared_ids(rows: pa.Table) -> Counts:
+    """Returns how many records have an id that is not theirs alone: by source if it has several, and if several do.
+
+    Args:
+        rows: of keys, at least those whose id occurs more than once.
+    """
+    records = rows.filter(pc.invert(rows["deletes"])).group_by(["id", "source"]).aggregate([([], "count_all")])
+    counts: Counts = Counter()
+    several = records.filter(pc.greater(records["count_all"], 1)).group_by("source").aggregate([("count_all", "sum")])
+    for source, number in zip(several["source"].to_pylist(), several["count_all_sum"].to_pylist(), strict=True):
+        counts[Count("shared_in_source", value=source)] = number
+    ids = records.group_by("id").aggregate([("count_all", "sum"), ("count_all", "count")])
+    across = ids.filter(pc.greater(ids["count_all_count"], 1))
+    if across.num_rows:
+        counts[Count("ids_across")] = across.num_rows
+        counts[Count("shared_across")] = pc.sum(across["count_all_sum"]).as_py()
+    return counts
 
 
 def _find_superseded(group: str, versions: set[Occurrence]) -> list[Duplicate]:
@@ -131,35 +115,43 @@ def _version_order(occurrence: Occurrence) -> tuple[str, str, int]:
     return PurePosixPath(occurrence.source).name, occurrence.source, occurrence.record_index
 
 
-def _key(kind: str, content: str) -> str:
-    return f"{kind}/{hashlib.sha256(content.encode('utf-8')).hexdigest()[:32]}"
+def write_duplicates(folder: str, ids: pa.Table, texts: pa.Table, revisions: str) -> None:
+    """Writes the list of duplicates, one row per duplicate, in an order that depends only on its content.
+
+    Texts that are in one split only, once superseded versions are dropped, are no duplicates.
+
+    Args:
+        folder: of the records.
+        ids, texts: rows of keys, at least those whose id or text occurs more than once, from `keys.repeated_rows`.
+        revisions: as in `config.DataSettings`.
+    """
+    by_id = _list(ids, "id", VERSIONS if revisions == "latest" else SAME_ID)
+    gone = by_id.filter(pc.is_in(by_id["kind"], pa.array([SUPERSEDED, DELETED])))
+    if gone.num_rows:
+        place = ["source", "record_index"]
+        left = texts.join(gone.select(place), place, join_type="left anti")
+        texts = left.sort_by([(name, "ascending") for name in ("text", *place)])
+    listed = pa.concat_tables([by_id, _list(texts, "text", SAME_TEXT)])
+    order = [(name, "ascending") for name in ("kind", "group", "source", "record_index")]
+    write_table(f"{folder}/{_FILE}", listed.sort_by(order).combine_chunks())
 
 
-def _still_duplicates(duplicates: Iterable[Duplicate]) -> list[Duplicate]:
-    """Returns the duplicates without texts that are in one split only, once superseded versions are dropped."""
-    gone = {
-        (one.occurrence.source, one.occurrence.record_index) for one in duplicates if one.kind in (SUPERSEDED, DELETED)
-    }
-    texts: dict[str, list[Duplicate]] = defaultdict(list)
-    kept = []
-    for one in duplicates:
-        if one.kind != SAME_TEXT:
-            kept.append(one)
-        elif (one.occurrence.source, one.occurrence.record_index) not in gone:
-            texts[one.group].append(one)
-    for members in texts.values():
-        if len({one.occurrence.split for one in members}) > 1:
-            kept += members
-    return kept
-
-
-def write_duplicates(duplicates: Sequence[Duplicate], folder: str) -> None:
-    """Writes the list, one row per duplicate, in an order that depends only on its content."""
-    kept = _still_duplicates(duplicates)
-    ordered = sorted(kept, key=lambda one: (one.kind, one.group, one.occurrence.source, one.occurrence.record_index))
+def _list(rows: pa.Table, key: Key, kind: str) -> pa.Table:
+    """Returns the duplicates among rows of keys, which are in the order of the keys."""
     schema = duplicate_schema()
-    rows = [{"kind": one.kind, "group": one.group, **asdict(one.occurrence), "dropped": one.dropped} for one in ordered]
-    write_table(f"{folder}/{_FILE}", pa.Table.from_pylist(rows, schema=schema))
+    found = [schema.empty_table()]
+    for some in groups(rows, key):
+        duplicates = [
+            {"kind": one.kind, "group": one.group, **asdict(one.occurrence), "dropped": one.dropped}
+            for group, members in some
+            for one in find_duplicates(f"{kind}/{group}", map(_occurrence, members))
+        ]
+        found.append(pa.Table.from_pylist(duplicates, schema=schema))
+    return pa.concat_tables(found)
+
+
+def _occurrence(row: Mapping[str, Any]) -> Occurrence:
+    return Occurrence(**{name: row[name] for name in Occurrence.__slots__})
 
 
 def drop_duplicates(folder: str) -> Counts:
@@ -170,10 +162,11 @@ def drop_duplicates(folder: str) -> Counts:
         documents dropped from train, superseded and deleted; the number of repeated ids.
     """
     table = read_table(f"{folder}/{_FILE}")
-    repeated_ids = set(table.filter(pc.equal(table["kind"], SAME_ID))["group"].to_pylist())
-    changes: Counts = Counter({Count("repeated_ids"): len(repeated_ids)})
-    dropped = table.filter(table["dropped"]).sort_by([("split", "ascending"), ("part", "ascending")]).to_pylist()
-    for (split, part), rows in groupby(dropped, key=lambda row: (row["split"], row["part"])):
+    repeated_ids = pc.count_distinct(table.filter(pc.equal(table["kind"], SAME_ID))["group"]).as_py()
+    changes: Counts = Counter({Count("repeated_ids"): repeated_ids})
+    dropped = table.filter(table["dropped"]).sort_by([("split", "ascending"), ("part", "ascending")])
+    for rows in _by_part(dropped):
+        split, part = rows[0]["split"], rows[0]["part"]
         kinds = {row["record_index"]: row["kind"] for row in rows}
         path = f"{folder}/documents/{split}/{part}.parquet"
         documents = read_table(path)
@@ -189,3 +182,13 @@ def drop_duplicates(folder: str) -> Counts:
         else:
             remove([path])
     return changes
+
+
+def _by_part(rows: pa.Table) -> Iterator[list[dict[str, Any]]]:
+    """Yields the rows of each part, which stand together."""
+    names = pc.binary_join_element_wise(rows["split"], rows["part"], "/").combine_chunks().dictionary_encode()
+    numbers = names.indices.to_numpy()
+    ends = np.append(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1, len(numbers)).tolist()
+    for start, end in pairwise([0, *ends]):
+        if start < end:
+            yield rows.slice(start, end - start).to_pylist()

@@ -56,7 +56,7 @@ def read_features(part: str, folder: str) -> pa.RecordBatch:
 
     The features of a document are one flat list, sentence after sentence.
     """
-    documents = read_table(f"{folder}/documents/{part}")["features"].to_pylist()
+    documents = read_table(f"{folder}/documents/{part}", ["features"])["features"].to_pylist()
     flat = [[number for sentence in document for number in sentence] for document in documents]
     return pa.RecordBatch.from_arrays([pa.array(flat, _SCHEMA.field("features").type)], schema=_SCHEMA)
 

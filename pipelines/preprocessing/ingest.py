@@ -1,6 +1,8 @@
 """Turns labelled corpora into documents as text: split into sentences, assigned to splits, one Parquet part per chunk.
 
-units | Reshuffle | ReadChunks | WriteDocuments -> counts, and keys | GroupByKey | FindDuplicates
+units | Reshuffle | ReadChunks | WriteDocuments -> counts
+
+Beside each part, its keys are written, by which the driver finds duplicates.
 """
 
 from __future__ import annotations
@@ -8,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -23,15 +24,8 @@ from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sentences import SentenceSplitter, split_document
 from pipelines.corpora.sources import FingerprintedSource, shown_path
 from pipelines.preprocessing.counts import Count, Counts, by_value, read_counts, sum_counts, write_counts
-from pipelines.preprocessing.duplicates import (
-    Occurrence,
-    count_shared_ids,
-    duplicate_keys,
-    find_duplicates,
-    normalized_text,
-    revision_keys,
-    write_duplicates,
-)
+from pipelines.preprocessing.duplicates import count_shared_ids, write_duplicates
+from pipelines.preprocessing.keys import PartKeys, key_files, normalized_text, remove_keys, repeated_rows
 from pipelines.storage import objects
 from pipelines.storage.parquet import write_rejects, write_table
 
@@ -53,12 +47,21 @@ def ingest(
     options = replace(options, deletions=data.revisions == "latest")
     write_documents = WriteDocuments(folder, data, max_sentences=options.max_sentences)
     counts = _ingest(sources, folder, write_documents, options=options, beam_options=beam_options)
+    files = key_files(folder)
+    ids = repeated_rows(files, "id")
+    counts.update(count_shared_ids(ids))
     paths = [source.fingerprint["path"] for source, _ in sources]
     if by_position := sources_without_ids(counts, paths, data.revisions):
+        remove_keys(folder)
         for place in ("documents", "rejects"):
             objects.remove([f"{folder}/{place}/{name}" for name in objects.list_tree(f"{folder}/{place}")])
         write_documents = WriteDocuments(folder, data, max_sentences=options.max_sentences, by_position=by_position)
         counts = _ingest(sources, folder, write_documents, options=options, beam_options=beam_options)
+        files = key_files(folder)
+        ids = repeated_rows(files, "id")
+        counts.update(count_shared_ids(ids))
+    write_duplicates(folder, ids, repeated_rows(files, "text"), data.revisions)
+    remove_keys(folder)
     return counts
 
 
@@ -86,45 +89,23 @@ def _ingest(
     options: ReadOptions,
     beam_options: PipelineOptions,
 ) -> Counts:
-    summary, ids = f"{folder}/ingest.json", f"{folder}/ids.json"
-    size = write_documents.data.part_records
+    summary, size = f"{folder}/ingest.json", write_documents.data.part_records
     units = [Unit(source.path, part_prefix(source.path), split=split, state=source.state) for source, split in sources]
     with beam.Pipeline(options=beam_options) as pipeline:
-        written = (
+        (
             pipeline
             | "Units" >> beam.Create(units)
             | "SpreadUnits" >> beam.Reshuffle()
             | "ReadChunks" >> beam.FlatMap(read_chunks, options, size=size)
-            | "WriteDocuments" >> beam.ParDo(write_documents).with_outputs(WriteDocuments.KEYS, main="counts")
-        )
-        (
-            written["counts"]
+            | "WriteDocuments" >> beam.ParDo(write_documents)
             | "Sum" >> beam.CombineGlobally(sum_counts)
             | "WriteSummary" >> beam.Map(write_counts, summary)
         )
-        alike = written[WriteDocuments.KEYS] | "GroupAlike" >> beam.GroupByKey()
-        (
-            alike
-            | "FindDuplicates" >> beam.FlatMapTuple(find_duplicates)
-            | "Gather" >> beam.combiners.ToList()
-            | "WriteDuplicates" >> beam.Map(write_duplicates, folder)
-        )
-        (
-            alike
-            | "CountSharedIds" >> beam.FlatMapTuple(count_shared_ids)
-            | "SumIds" >> beam.CombineGlobally(sum_counts)
-            | "WriteIds" >> beam.Map(write_counts, ids)
-        )
-    return read_counts(summary) + read_counts(ids)
+    return read_counts(summary)
 
 
 class WriteDocuments(beam.DoFn):
-    """Splits a chunk's documents into sentences, assigns them to splits, writes them, and emits the counts.
-
-    A second output has the keys to find duplicates by.
-    """
-
-    KEYS = "keys"
+    """Splits a chunk's documents into sentences, assigns them to splits, writes them and their keys, emits counts."""
 
     def __init__(
         self, folder: str, data: DataSettings, *, max_sentences: int, by_position: frozenset[str] = frozenset()
@@ -135,8 +116,9 @@ class WriteDocuments(beam.DoFn):
     def setup(self) -> None:
         self._splitter = SentenceSplitter()
 
-    def process(self, chunk: Chunk) -> Iterator[Any]:
+    def process(self, chunk: Chunk) -> Iterator[Counts]:
         source, data, identified = shown_path(chunk.unit.source), self.data, 0
+        keys = PartKeys(chunk.name)
         by_position = source in self._by_position
         documents: dict[str, list[Document]] = {split: [] for split in SPLITS}
         rejects: list[Reject] = []
@@ -147,7 +129,7 @@ class WriteDocuments(beam.DoFn):
                 rejects.append(result)
                 counts[Count("rejects", value=result.reason)] += 1
                 if data.revisions == "latest" and not (by_position and result.reason != Reason.DELETION):
-                    yield from self._tagged(revision_keys(result, part=chunk.name))
+                    keys.add_reject(result)
                     identified += result.doc_id is not None and result.reason != Reason.DELETION
                 continue
             # The text decides, so that it does not matter where in which file the document stands.
@@ -157,9 +139,7 @@ class WriteDocuments(beam.DoFn):
                 result = replace(result, doc_id=position_id(result))
                 counts[Count("by_position", value=source)] += 1
             identified += 1
-            yield from self._tagged(
-                duplicate_keys(result, split=split or "", part=chunk.name, revisions=data.revisions)
-            )
+            keys.add_document(result, split)
             if split is None:
                 counts[Count("sampled_out")] += 1
                 continue
@@ -174,10 +154,8 @@ class WriteDocuments(beam.DoFn):
             if members:
                 write_table(f"{self._folder}/documents/{split}/{chunk.name}.parquet", document_table(members))
         write_rejects(f"{self._folder}/rejects/{chunk.name}.parquet", rejects, {})
+        keys.write(self._folder)
         yield counts
-
-    def _tagged(self, keys: Iterator[tuple[str, Occurrence]]) -> Iterator[beam.pvalue.TaggedOutput]:
-        return (beam.pvalue.TaggedOutput(self.KEYS, keyed) for keyed in keys)
 
     def _trainable(self, document: Document) -> Document | Reject:
         return trainable(document, self._splitter, data=self.data, max_sentences=self._max_sentences)

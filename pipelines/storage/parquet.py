@@ -30,9 +30,9 @@ def write_table(path: str, table: pa.Table) -> None:
     write_bytes(path, parquet_bytes(table))
 
 
-def read_table(path: str) -> pa.Table:
-    """Returns one Parquet part."""
-    return pq.read_table(pa.BufferReader(read_bytes(path)))
+def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Returns one Parquet part, or some of its columns."""
+    return pq.read_table(pa.BufferReader(read_bytes(path)), columns=columns)
 
 
 def read_footer(path: str) -> pq.FileMetaData:

@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.bundles.training_data import TrainingData, open_training_data
+from model.records import Document
 from pipelines.cli import main
-from pipelines.preprocessing.duplicates import Occurrence, find_duplicates, write_duplicates
+from pipelines.preprocessing.duplicates import write_duplicates
+from pipelines.preprocessing.keys import PartKeys, key_files, repeated_rows
 
 ARTICLE = """<PubmedArticle><MedlineCitation><PMID Version="{version}">{pmid}</PMID><Article><Abstract>
 <AbstractText Label="METHODS" NlmCategory="METHODS">We measured {text}.</AbstractText>
@@ -119,20 +121,21 @@ def test_plain_corpora_keep_every_record(updates: Path, tiny_encoder: Path) -> N
     assert (counts["superseded"], counts["deleted"], counts["repeated_ids"]) == (0, 0, 4)
 
 
-def occurrence(split: str, doc_id: str, record_index: int) -> Occurrence:
-    return Occurrence(split, f"part-{split}", doc_id, "a.xml", record_index)
-
-
 def test_a_text_is_no_duplicate_of_a_version_that_has_left(tmp_path: Path) -> None:
     """The trained text was also that of a held-out document, which has been revised since."""
-    keyed: dict[str, list[Occurrence]] = {
-        "same_text/1": [occurrence("train", "a", 0), occurrence("test", "b", 1)],
-        "versions/2": [occurrence("test", "b", 1), occurrence("test", "b", 2)],
-        "same_text/3": [occurrence("train", "c", 3), occurrence("dev", "d", 4)],
-    }
-    write_duplicates(
-        [one for key, occurrences in keyed.items() for one in find_duplicates(key, occurrences)], str(tmp_path)
-    )
+    records = [
+        ("train", "a", "one"),
+        ("test", "b", "one"),
+        ("test", "b", "two"),
+        ("train", "c", "3"),
+        ("dev", "d", "3"),
+    ]
+    keys = PartKeys("part-0")
+    for number, (split, doc_id, text) in enumerate(records):
+        keys.add_document(Document(doc_id, "a.xml", number, sentences=(text,)), split)
+    keys.write(str(tmp_path))
+    files = key_files(str(tmp_path))
+    write_duplicates(str(tmp_path), repeated_rows(files, "id"), repeated_rows(files, "text"), "latest")
     listed: list[Any] = pq.read_table(tmp_path / "duplicates.parquet").to_pylist()
     assert [(row["kind"], row["doc_id"], row["dropped"]) for row in listed] == [
         ("same_text", "c", True),

@@ -162,7 +162,7 @@ def test_scoring(tiny_bundle: Bundle, tiny_corpus: Path, tmp_path: Path, config:
 
 def test_preprocessing(preprocessing: dict[str, Built]) -> None:
     steps = {
-        "ingest": {"SpreadUnits", "ReadChunks", "WriteDocuments", "WriteSummary", "GroupAlike", "WriteDuplicates"},
+        "ingest": {"SpreadUnits", "ReadChunks", "WriteDocuments", "WriteSummary"},
         "transform": {"SpreadParts", "WriteWindows", "WriteSummary"},
     }
     for name, job in preprocessing.items():
