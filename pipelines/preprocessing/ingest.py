@@ -23,7 +23,16 @@ from pipelines.corpora.chunks import Chunk, Unit, hash_share, ids_are_shared, pa
 from pipelines.corpora.options import ReadOptions
 from pipelines.corpora.sentences import SentenceSplitter, split_document
 from pipelines.corpora.sources import FingerprintedSource, shown_path
-from pipelines.preprocessing.counts import Count, Counts, by_value, read_counts, sum_counts, write_counts
+from pipelines.preprocessing.counts import (
+    Count,
+    Counts,
+    PackedCounts,
+    by_value,
+    pack_counts,
+    read_counts,
+    sum_counts,
+    write_counts,
+)
 from pipelines.preprocessing.duplicates import count_shared_ids, write_duplicates
 from pipelines.preprocessing.keys import PartKeys, key_files, normalized_text, remove_keys, repeated_rows
 from pipelines.storage import objects
@@ -116,7 +125,7 @@ class WriteDocuments(beam.DoFn):
     def setup(self) -> None:
         self._splitter = SentenceSplitter()
 
-    def process(self, chunk: Chunk) -> Iterator[Counts]:
+    def process(self, chunk: Chunk) -> Iterator[PackedCounts]:
         source, data, identified = shown_path(chunk.unit.source), self.data, 0
         keys = PartKeys(chunk.name)
         by_position = source in self._by_position
@@ -155,7 +164,7 @@ class WriteDocuments(beam.DoFn):
                 write_table(f"{self._folder}/documents/{split}/{chunk.name}.parquet", document_table(members))
         write_rejects(f"{self._folder}/rejects/{chunk.name}.parquet", rejects, {})
         keys.write(self._folder)
-        yield counts
+        yield pack_counts(counts)
 
     def _trainable(self, document: Document) -> Document | Reject:
         return trainable(document, self._splitter, data=self.data, max_sentences=self._max_sentences)

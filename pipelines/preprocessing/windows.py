@@ -19,7 +19,7 @@ from model.examples import encode_training_records
 from model.records import EncodedWindow
 from model.text.vocabulary import Vocabulary
 from model.text.windowing import encode_windows
-from pipelines.preprocessing.counts import Count, Counts, Kind
+from pipelines.preprocessing.counts import Count, Counts, Kind, PackedCounts, pack_counts
 from pipelines.preprocessing.statistics import text_counts
 from pipelines.preprocessing.transform import TransformedDocuments, TransformGraph
 from pipelines.storage import objects
@@ -47,7 +47,7 @@ class WriteWindows(beam.DoFn):
     def setup(self) -> None:
         self._loaded = self._shared.acquire(lambda: TransformGraph(self._graph, self._settings.data))
 
-    def process(self, part: str) -> Iterator[Counts]:
+    def process(self, part: str) -> Iterator[PackedCounts]:
         documents = self._loaded.apply(read_table(f"{self._folder}/documents/{part}"))
         split, counts = part.partition("/")[0], Counter[Count]()
         windows = list(cut_windows(documents, self._vocabulary, self._settings))
@@ -56,7 +56,7 @@ class WriteWindows(beam.DoFn):
         objects.write_bytes(path, tfrecord_bytes(records))
         counts.update(text_counts(documents, split))
         counts.update(window_counts([encoded for _, encoded in windows], split))
-        yield counts
+        yield pack_counts(counts)
 
 
 def cut_windows(
