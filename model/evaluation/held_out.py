@@ -135,7 +135,7 @@ def check_features(bundle: Bundle, data: TrainingData, *, hint: str) -> None:
 
 
 def check_target(bundle: Bundle, data: TrainingData, held_out: HeldOut) -> dict[str, int]:
-    """Returns the documents' labels that a bundle does not know, and how many sentences have each.
+    """Returns the documents' labels that a bundle of labels does not know, and how many sentences have each.
 
     Raises:
         UserError: bundle and documents have another target, or no label in common.
@@ -143,6 +143,8 @@ def check_target(bundle: Bundle, data: TrainingData, held_out: HeldOut) -> dict[
     if bool(bundle.labels) != bool(data.labels):
         kinds = ("labels", "scores") if bundle.labels else ("scores", "labels")
         raise UserError(f"{bundle.path}: predicts {kinds[0]}, and the documents of {data.path} have {kinds[1]}")
+    if not bundle.labels:
+        return {}
     there = held_out.count_labels()
     unknown = {label: count for label, count in sorted(there.items()) if label not in bundle.labels}
     if there and len(unknown) == len(there):

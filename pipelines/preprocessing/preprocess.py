@@ -69,7 +69,7 @@ def preprocess(
         given_splits: for each split, paths and globs of corpora whose documents all belong to it.
         settings: the sections `encoder`, `window` and `data` are used.
         options: how the corpora are read.
-        beam_options: for all three pipelines.
+        beam_options: for all pipelines.
         overwrite: True to replace the records in the folder.
 
     Raises:
@@ -125,14 +125,14 @@ def _make_records(
 
 @dataclass(frozen=True)
 class RecordsJob:
-    """What the two pipelines with tf.Transform share.
+    """What the steps after the ingest share.
 
     Attributes:
         folder: of the records.
         scratch: a folder that TensorFlow reaches, here and on the workers; it has the transform graph.
         vocabulary: the encoder's.
         settings: as for `preprocess`.
-        beam_options: for both.
+        beam_options: of the pipelines.
     """
 
     folder: str
