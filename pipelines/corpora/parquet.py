@@ -43,14 +43,6 @@ def read_parquet(
     if isinstance(table, Problem):
         yield table
         return
-    names = table.file.schema_arrow.names
-    needed = {"id_column": options.id_column}
-    if options.sentences_column not in names:
-        needed["text_column"] = options.text_column
-    missing = missing_columns(names, needed)
-    if missing is not None:
-        yield missing
-        return
     ends = list(accumulate(group.num_rows for group in table.groups))
     first = bisect_right(ends, start.record_index)
     passed_over = start.record_index - (ends[first - 1] if first else 0)
@@ -130,6 +122,12 @@ def _open(stream: io.BufferedReader, options: ReadOptions) -> _Table | Problem:
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
         _raise_if_failed(error)
         return Problem(Reason.UNREADABLE_SOURCE, f"this is not a readable Parquet file: {error}")
+    names = file.schema_arrow.names
+    needed = {"id_column": options.id_column}
+    if options.sentences_column not in names:
+        needed["text_column"] = options.text_column
+    if (missing := missing_columns(names, needed)) is not None:
+        return missing
     table = _Table(file, in_dictionaries, columns, stored)
     for group in table.groups:
         for index in stored:

@@ -471,6 +471,25 @@ def test_an_unreadable_source_fails_at_the_end_with_the_others_done(
     assert (tmp_path / "out" / "_SUCCESS").exists()
 
 
+@pytest.mark.parametrize("name", ["table.csv", "table.tsv", "table.parquet"])
+def test_a_table_without_the_column_of_texts_is_one_reject(
+    tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Many rows, but nothing can be read: that is no file that has changed since it was counted."""
+    source, output = tmp_path / name, tmp_path / "out"
+    table = pd.DataFrame({"doc_id": ["a", "b", "c"], "abstract": ["We found it."] * 3})
+    if name.endswith("parquet"):
+        table.to_parquet(source)
+    else:
+        table.to_csv(source, sep="\t" if name.endswith("tsv") else ",", index=False)
+    command = ["score", "--model", str(tiny_bundle.path), "--input", str(source), "--output", str(output)]
+    for _ in range(2):
+        assert main(command) == 1
+        assert "1 of the sources can't be read" in capsys.readouterr().err
+    (reject,) = pq.read_table(output / "_rejects").to_pylist()
+    assert reject["message"] == "there is no column 'text' (text_column); the columns are 'doc_id', 'abstract'"
+
+
 def test_a_monstrous_id_is_a_reject_and_a_row_that_swallowed_others_is_told_each_time(
     tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
