@@ -24,14 +24,12 @@ class Dropout(keras.layers.Dropout):
 
     def call(self, states: Any, training: bool | None = None) -> Any:
         """Returns the states, in training with some set to 0."""
-        return self.mask(states) * self.scale if training and self._dropped else states
-
-    def mask(self, states: Any) -> Any:
-        """Returns the states with some set to 0 and the rest unscaled."""
-        return ops.where(self._kept(states), states, ops.zeros_like(states))
+        if not training or not self._dropped:
+            return states
+        return ops.where(self._kept(states), states, ops.zeros_like(states)) * self.scale
 
     def masked_softmax(self, scores: Any) -> Any:
-        """Returns what `mask` makes of the softmax over the last axis, with a gradient of few operations."""
+        """Returns the softmax over the last axis with some set to 0 and the rest unscaled; its gradient is short."""
         if not self._dropped:
             return ops.softmax(scores, axis=-1)
         kept = self._kept(scores)

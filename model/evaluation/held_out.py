@@ -24,9 +24,10 @@ from model.errors import DataError, UserError
 from model.evaluation.metrics import LabelledSentences, Metrics, measure
 from model.evaluation.score_metrics import ScoreMetrics, measure_scores
 from model.inference.document_windows import encode_documents
-from model.inference.kinds import TENSORFLOW, Outputs, PredictorChoice
+from model.inference.kinds import TENSORFLOW, Outputs, PredictorChoice, Tokenize
 from model.inference.owned import take_owned
 from model.inference.predictor import Predictor
+from model.records import EncodedWindow
 
 _CHUNK_DOCUMENTS = 500
 _TIMED_DOCUMENTS = 64
@@ -56,6 +57,11 @@ class HeldOut:
     def document_of_sentence(self) -> np.ndarray:
         """Returns int64 `[sentences]`, the index of each sentence's document."""
         return np.repeat(np.arange(len(self.doc_ids)), [len(sentences) for sentences in self.sentences])
+
+    def windows(self, bundle: Bundle, tokenize: Tokenize) -> list[EncodedWindow]:
+        """Returns the windows of all documents in order, as a bundle reads them."""
+        documents = list(zip(self.sentences, self.features, strict=True))
+        return list(chain.from_iterable(encode_documents(documents, bundle, tokenize)))
 
     def count_labels(self) -> Counter[str]:
         """Returns how many sentences have each label."""

@@ -27,9 +27,8 @@ def choose_name(
     Raises:
         UserError: the bundle or this machine can't do what was asked for.
     """
-    makes = f"`sepline optimize {bundle} --output NEW` makes a bundle that has one"
-    if precision == "int8":
-        makes = makes.replace(" --output", " --int8 --data RECORDS --output")
+    flags = " --int8 --data RECORDS" if precision == "int8" else ""
+    makes = f"`sepline optimize {bundle}{flags} --output NEW` makes a bundle that has one"
     wants_openvino = name == "openvino" or (name is None and precision not in (None, "f32"))
     if name == "tensorflow" and precision not in (None, "f32"):
         raise UserError(f"the predictor tensorflow computes in f32 alone; --precision {precision} needs openvino")

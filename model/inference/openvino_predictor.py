@@ -59,7 +59,7 @@ class OpenVinoPredictor:
 def compile_model(core: Any, model: Any, precision: str) -> Classify:
     """Returns a function that runs an `openvino.Model`; threads may share it, but take turns.
 
-    What a model in int8 doesn't compute in int8, it computes in float32: bfloat16 is no faster there.
+    What a model in int8 doesn't compute in int8, it computes in float32: bfloat16 is hardly faster there.
     """
     threads = given_threads()
     settings = {

@@ -17,7 +17,6 @@ from model.bundles.training_data import open_training_data
 from model.errors import JobFailure, UserError
 from model.evaluation.held_out import check_features, read_held_out
 from model.extras import import_openvino
-from model.inference.document_windows import encode_documents
 from model.inference.kinds import TENSORFLOW, Outputs
 from model.inference.openvino_predictor import compile_model, processor_precisions
 from model.inference.tensorflow_predictor import load_signature
@@ -133,8 +132,7 @@ def optimize(
         tokenize = TENSORFLOW.kind().open_tokenizer(bundle)
         if int8:
             quantization = Quantization.prepare(bundle, data, held_out, tokenize)
-        documents = list(zip(held_out.sentences, held_out.features, strict=True))
-        windows = [window for windows in encode_documents(documents, bundle, tokenize) for window in windows]
+        windows = held_out.windows(bundle, tokenize)
 
     def change(fresh: Path) -> dict[str, Any]:
         shutil.rmtree((fresh / OPENVINO_MODEL).parent, ignore_errors=True)

@@ -28,7 +28,6 @@ from model.evaluation.held_out import (
     read_held_out,
 )
 from model.extras import import_nncf
-from model.inference.document_windows import encode_documents
 from model.inference.kinds import Outputs, Tokenize
 from model.inference.openvino_predictor import processor_precisions
 from model.inference.predictor import DEFAULT_BATCH_TOKENS, micro_batches, pad_batch
@@ -74,9 +73,8 @@ class Quantization:
             raise UserError(f"{bundle.path}: predicts scores, and only models of labels are quantized to int8")
         check_target(bundle, data, held_out)
         train = read_held_out(data, "train", max_documents=CALIBRATION_DOCUMENTS, use="calibrate a model with")
-        documents = list(zip(train.sentences, train.features, strict=True))
-        windows = [window for windows in encode_documents(documents, bundle, tokenize) for window in windows]
-        return cls(windows, len(documents), held_out, all_labels(bundle.labels, data.labels))
+        windows = train.windows(bundle, tokenize)
+        return cls(windows, len(train.doc_ids), held_out, all_labels(bundle.labels, data.labels))
 
     def judge(self, before: Outputs, after: Outputs) -> dict[str, Any]:
         """Returns what quantization costs on dev, as JSON values for the bundle's description.

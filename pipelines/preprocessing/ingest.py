@@ -55,21 +55,15 @@ def ingest(
     """
     options = replace(options, deletions=data.revisions == "latest")
     write_documents = WriteDocuments(folder, data, max_sentences=options.max_sentences)
-    counts = _ingest(sources, folder, write_documents, options=options, beam_options=beam_options)
-    files = key_files(folder)
-    ids = repeated_rows(files, "id")
-    counts.update(count_shared_ids(ids))
+    counts, ids = _ingest(sources, folder, write_documents, options=options, beam_options=beam_options)
     paths = [source.fingerprint["path"] for source, _ in sources]
     if by_position := sources_without_ids(counts, paths, data.revisions):
         remove_keys(folder)
         for place in ("documents", "rejects"):
             objects.remove([f"{folder}/{place}/{name}" for name in objects.list_tree(f"{folder}/{place}")])
         write_documents = WriteDocuments(folder, data, max_sentences=options.max_sentences, by_position=by_position)
-        counts = _ingest(sources, folder, write_documents, options=options, beam_options=beam_options)
-        files = key_files(folder)
-        ids = repeated_rows(files, "id")
-        counts.update(count_shared_ids(ids))
-    write_duplicates(folder, ids, repeated_rows(files, "text"), data.revisions)
+        counts, ids = _ingest(sources, folder, write_documents, options=options, beam_options=beam_options)
+    write_duplicates(folder, ids, repeated_rows(key_files(folder), "text"), data.revisions)
     remove_keys(folder)
     return counts
 
@@ -97,7 +91,8 @@ def _ingest(
     *,
     options: ReadOptions,
     beam_options: PipelineOptions,
-) -> Counts:
+) -> tuple[Counts, pa.Table]:
+    """Writes documents, rejects and keys, and returns the counts and the keys of repeated ids."""
     summary, size = f"{folder}/ingest.json", write_documents.data.part_records
     units = [Unit(source.path, part_prefix(source.path), split=split, state=source.state) for source, split in sources]
     with beam.Pipeline(options=beam_options) as pipeline:
@@ -110,7 +105,10 @@ def _ingest(
             | "Sum" >> beam.CombineGlobally(sum_counts)
             | "WriteSummary" >> beam.Map(write_counts, summary)
         )
-    return read_counts(summary)
+    counts = read_counts(summary)
+    ids = repeated_rows(key_files(folder), "id")
+    counts.update(count_shared_ids(ids))
+    return counts, ids
 
 
 class WriteDocuments(beam.DoFn):
